@@ -1,0 +1,440 @@
+use std::vec::Vec;
+
+use super::*;
+use crate::aarch64::Errata;
+
+const EXTRAS: [Features; 4] = [
+    Features::empty(),
+    Features::FORCED_WRITE_BACK,
+    Features::EXECUTE_NEVER_BY_LEVEL,
+    Features::FORCED_WRITE_BACK.union(Features::EXECUTE_NEVER_BY_LEVEL),
+];
+const TRACKINGS: [Tracking; 3] = [Tracking::Software, Tracking::AccessFlag, Tracking::DirtyState];
+const LEVELS: [Level; 3] = [Level(0), Level(1), Level(2)];
+
+const R: MappingFlags = MappingFlags::READ;
+const W: MappingFlags = MappingFlags::WRITE;
+const X: MappingFlags = MappingFlags::EXECUTE;
+const RW: MappingFlags = R.union(W);
+const RX: MappingFlags = R.union(X);
+const RWX: MappingFlags = RW.union(X);
+const DEV: MappingFlags = MappingFlags::DEVICE;
+const NC: MappingFlags = MappingFlags::UNCACHED;
+
+fn format(extra: Features, tracking: Tracking) -> Stage2 {
+    let capabilities = Capabilities {
+        physical_bits: 44,
+        vmid_bits: 8,
+        data_line: 64,
+        features: Features::GRANULE_4K | Features::ACCESS_FLAG | Features::DIRTY_STATE | extra,
+        errata: Errata::empty(),
+    };
+    Stage2::new(&capabilities, 40, Vmid(1)).unwrap().with_tracking(tracking).unwrap()
+}
+
+fn plain() -> Stage2 {
+    format(Features::empty(), Tracking::Software)
+}
+
+fn formats() -> impl Iterator<Item = Stage2> {
+    EXTRAS.into_iter().flat_map(|extra| TRACKINGS.map(|tracking| format(extra, tracking)))
+}
+
+fn all_flags() -> impl Iterator<Item = MappingFlags> {
+    (0..=MappingFlags::all().bits()).map(MappingFlags::from_bits_retain)
+}
+
+fn expressible(format: &Stage2) -> Vec<MappingFlags> {
+    all_flags().filter(|flags| format.check(*flags).is_ok()).collect()
+}
+
+/// Every owner and use, at an address with its lowest and highest bits set.
+fn leaves(level: Level, flags: MappingFlags) -> Vec<Leaf> {
+    let at = PhysAddr::from_usize(1 << 43 | 1 << (12 + 9 * level.0));
+    let mut leaves = Vec::new();
+    for owner in [Owner::Space, Owner::Foreign] {
+        for used in [Used::Not, Used::Accessed, Used::Dirty] {
+            leaves.push(Leaf { at, flags, owner, used });
+        }
+    }
+    leaves
+}
+
+fn leaf(at: usize, flags: MappingFlags) -> Leaf {
+    Leaf { at: PhysAddr::from_usize(at), flags, owner: Owner::Foreign, used: Used::Accessed }
+}
+
+fn page(format: &Stage2, flags: MappingFlags, used: Used) -> u64 {
+    format.leaf(Level::PAGE, &Leaf { used, ..leaf(0x4000_0000, flags) })
+}
+
+mod golden_words {
+    use super::*;
+
+    #[test]
+    fn without_forced_write_back() {
+        for (flags, word) in [
+            (RWX, 0x0000_0000_4000_07ff),
+            (RX, 0x0000_0000_4000_077f),
+            (RW, 0x0040_0000_4000_07ff),
+            (R, 0x0040_0000_4000_077f),
+            (W, 0x0040_0000_4000_07bf),
+            (X, 0x0000_0000_4000_073f),
+            (RW | NC, 0x0040_0000_4000_07d7),
+            (RW | DEV, 0x0040_0000_4000_07c7),
+            (RW | DEV | NC, 0x0040_0000_4000_07c3),
+        ] {
+            assert_eq!(page(&plain(), flags, Used::Accessed), word, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn with_forced_write_back() {
+        for (flags, word) in [
+            (RWX, 0x0000_0000_4000_07db),
+            (RW | NC, 0x0040_0000_4000_07d7),
+            (RW | DEV, 0x0040_0000_4000_07c7),
+            (RW | DEV | NC, 0x0040_0000_4000_07c3),
+        ] {
+            let format = format(Features::FORCED_WRITE_BACK, Tracking::Software);
+            assert_eq!(page(&format, flags, Used::Accessed), word, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn a_block_lacks_bit_1_and_a_table_has_nothing_else() {
+        assert_eq!(plain().leaf(Level(1), &leaf(0x4000_0000, RWX)), 0x4000_07fd);
+        assert_eq!(plain().leaf(Level(2), &leaf(0x4000_0000, RWX)), 0x4000_07fd);
+        assert_eq!(plain().table(PhysAddr::from_usize(0x8000_1000)), 0x8000_1003);
+    }
+
+    #[test]
+    fn software_bits() {
+        let owned = Leaf { owner: Owner::Space, used: Used::Dirty, ..leaf(0x4000_0000, RWX) };
+        assert_eq!(plain().leaf(Level::PAGE, &owned), 0x0180_0000_4000_07ff);
+    }
+
+    #[test]
+    fn hardware_tracking() {
+        let format = format(Features::empty(), Tracking::DirtyState);
+        assert_eq!(page(&format, RWX, Used::Not), 0x0008_0000_4000_037f, "DBM, no AF, S2AP[1] clear");
+        assert_eq!(page(&format, RWX, Used::Accessed), 0x0008_0000_4000_077f);
+        assert_eq!(page(&format, RWX, Used::Dirty), 0x0008_0000_4000_07ff);
+        assert_eq!(page(&format, RX, Used::Dirty), 0x0100_0000_4000_077f, "neither DBM nor S2AP[1]");
+    }
+}
+
+mod every_flag_set {
+    use super::*;
+
+    #[test]
+    fn goes_through_the_encoder_and_back_or_is_refused() {
+        for format in formats() {
+            for (level, flags) in LEVELS.into_iter().flat_map(|level| all_flags().map(move |flags| (level, flags))) {
+                if format.check(flags).is_err() {
+                    continue;
+                }
+                for leaf in leaves(level, flags) {
+                    // A CPU that does not set the access flag must find it set.
+                    let assumed = leaf.used == Used::Not && format.tracking == Tracking::Software;
+                    let expected = Leaf { used: if assumed { Used::Accessed } else { leaf.used }, ..leaf };
+                    let entry = format.leaf(level, &leaf);
+                    assert_eq!(format.decode(level, entry), Entry::Leaf(expected), "{format:?} {entry:#x}");
+                    let marked = format.mark(level, entry);
+                    assert_eq!(format.decode(level, marked), Entry::Marked(Marked::Leaf(expected)), "{marked:#x}");
+                    assert_eq!(marked & 1, 0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn is_refused_with_a_reason_or_gives_access() {
+        for flags in all_flags() {
+            let access = flags.intersects(RWX);
+            let device_code = flags.contains(DEV | X);
+            let expected = access && !flags.contains(MappingFlags::USER) && !device_code;
+            match plain().check(flags) {
+                Ok(()) => assert!(expected, "{flags:?}"),
+                Err(Inexpressible(reason)) => assert!(!expected && flags.contains(reason), "{flags:?}: {reason:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn becomes_every_other_as_if_it_had_been_made_so() {
+        for format in formats() {
+            let sets = expressible(&format);
+            for (level, old) in LEVELS.into_iter().flat_map(|level| sets.iter().map(move |flags| (level, *flags))) {
+                for leaf in leaves(level, old) {
+                    let entry = format.leaf(level, &leaf);
+                    for flags in sets.iter().copied() {
+                        let made = format.leaf(level, &Leaf { flags, ..leaf });
+                        assert_eq!(format.with_flags(level, entry, flags), made, "{old:?} to {flags:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+mod faults_of_others {
+    use super::*;
+
+    #[test]
+    fn e1_write_permission_is_not_inverted() {
+        assert_eq!(page(&plain(), R, Used::Accessed) & WRITE, 0);
+        assert_ne!(page(&plain(), RW, Used::Accessed) & WRITE, 0);
+    }
+
+    #[test]
+    fn e2_whatever_is_not_executable_is_execute_never_for_el1_and_el0() {
+        for format in formats() {
+            for flags in expressible(&format) {
+                let never = page(&format, flags, Used::Accessed) & EXECUTE_NEVER;
+                assert_eq!(never, if flags.contains(X) { 0 } else { EXECUTE_NEVER_ALL });
+            }
+            assert!(format.check(RX | DEV).is_err(), "device memory is never executable");
+        }
+    }
+
+    #[test]
+    fn e2_partly_executable_is_not_executable() {
+        let entry = page(&plain(), R, Used::Accessed) & !EXECUTE_NEVER;
+        for (extra, executable) in [(Features::EXECUTE_NEVER_BY_LEVEL, [true, false, false, false]),
+            (Features::empty(), [true, true, false, false])]
+        {
+            let format = format(extra, Tracking::Software);
+            for (never, executable) in (0..).zip(executable) {
+                let flags = format.decode_flags(entry | never << 53);
+                assert_eq!(flags.contains(X), executable, "XN = {never:#b}");
+            }
+        }
+    }
+
+    #[test]
+    fn e3_non_cacheable_is_a_type_of_its_own_and_no_attribute_panics() {
+        for format in formats() {
+            for attributes in 0..16 {
+                let entry = page(&format, RW, Used::Accessed) & !MEM_ATTR | attributes << 2;
+                let Entry::Leaf(leaf) = format.decode(Level::PAGE, entry) else { panic!("{entry:#x}") };
+                assert_eq!(leaf.flags.contains(NC), attributes == 0b0101 || attributes == 0);
+            }
+        }
+    }
+
+    #[test]
+    fn e4_presence_is_not_readability_and_nothing_is_zero() {
+        assert!(plain().check(MappingFlags::empty()).is_err());
+        assert!(plain().check(DEV).is_err() && plain().check(NC).is_err());
+        assert_eq!(plain().absent(), 0);
+        assert_eq!(plain().decode(Level::PAGE, 0), Entry::Absent);
+        let Entry::Leaf(leaf) = plain().decode(Level::PAGE, page(&plain(), W, Used::Accessed)) else {
+            panic!("a leaf that cannot be read is a leaf")
+        };
+        assert_eq!(leaf.flags, W);
+    }
+
+    #[test]
+    fn e5_blocks_are_of_the_levels_that_have_them() {
+        assert_eq!([0, 1, 2, 3].map(|level| plain().maps(Level(level))), [true, true, true, false]);
+        let shallow = Stage2::new(&plain().capabilities, 34, Vmid(1)).unwrap();
+        assert!(!shallow.maps(Level(2)), "the root's entries are of 2 MiB");
+    }
+
+    #[test]
+    fn e6_other_flags_keep_accessed_and_dirty() {
+        for format in formats() {
+            let dirty = page(&format, RWX, Used::Dirty);
+            let protected = format.with_flags(Level::PAGE, dirty, R);
+            let raised = format.with_flags(Level::PAGE, protected, RW);
+            for entry in [dirty, protected, raised] {
+                let Entry::Leaf(leaf) = format.decode(Level::PAGE, entry) else { panic!("{entry:#x}") };
+                assert_eq!(leaf.used, Used::Dirty);
+            }
+        }
+    }
+
+    #[test]
+    fn e7_addresses_are_as_wide_as_the_cpu_says() {
+        assert_eq!(plain().output_bits(), 44);
+        let wide = Capabilities { physical_bits: 52, ..plain().capabilities };
+        assert_eq!(Stage2::new(&wide, 48, Vmid(1)).unwrap().output_bits(), 48, "no more than the descriptor holds");
+    }
+
+    #[test]
+    fn e8_every_leaf_is_inner_shareable() {
+        for format in formats() {
+            for flags in expressible(&format) {
+                assert_eq!(page(&format, flags, Used::Not) & 0x300, 0x300);
+            }
+        }
+    }
+
+    #[test]
+    fn e9_the_shareability_field_is_no_address() {
+        let top = (1 << 48) - 0x1000;
+        let entry = plain().leaf(Level::PAGE, &leaf(top, RWX));
+        assert_eq!(entry & 0x300, 0x300);
+        assert_eq!(decode_address(entry).as_usize(), top);
+    }
+
+    #[test]
+    fn w7_address_0_is_an_address() {
+        let zero = PhysAddr::from_usize(0);
+        for (format, level) in formats().flat_map(|format| LEVELS.map(|level| (format, level))) {
+            for flags in expressible(&format) {
+                let entry = format.leaf(level, &Leaf { used: Used::Not, ..leaf(0, flags) });
+                assert!(matches!(format.decode(level, entry), Entry::Leaf(leaf) if leaf.at == zero));
+                let marked = format.decode(level, format.mark(level, entry));
+                assert!(matches!(marked, Entry::Marked(Marked::Leaf(leaf)) if leaf.at == zero && leaf.flags == flags));
+            }
+        }
+        assert_eq!(plain().decode(Level(1), plain().table(zero)), Entry::Table(zero));
+        let marked = plain().mark(Level(1), plain().table(zero));
+        assert_eq!(plain().decode(Level(1), marked), Entry::Marked(Marked::Table(zero)));
+    }
+
+    #[test]
+    fn w15_a_write_protected_leaf_is_written_by_no_hardware() {
+        for format in formats() {
+            for used in [Used::Accessed, Used::Dirty] {
+                let protected = format.with_flags(Level::PAGE, page(&format, RWX, used), RX);
+                assert_eq!(protected & (WRITE | DBM), 0);
+            }
+        }
+    }
+}
+
+mod kinds {
+    use super::*;
+
+    #[test]
+    fn a_table_and_a_page_are_told_apart_by_the_level() {
+        let at = PhysAddr::from_usize(0x8000_1000);
+        let table = plain().table(at);
+        for level in [1, 2, 3] {
+            assert_eq!(plain().decode(Level(level), table), Entry::Table(at));
+            let marked = plain().mark(Level(level), table);
+            assert_eq!(plain().decode(Level(level), marked), Entry::Marked(Marked::Table(at)));
+        }
+        assert!(matches!(plain().decode(Level::PAGE, table), Entry::Leaf(_)));
+    }
+
+    #[test]
+    fn busy_is_like_nothing_else() {
+        for format in formats() {
+            assert_eq!(format.busy() & VALID, 0);
+            for level in 0..=3 {
+                assert_eq!(format.decode(Level(level), format.busy()), Entry::Busy);
+            }
+        }
+    }
+
+    #[test]
+    fn reserved_descriptors_are_nothing() {
+        assert_eq!(plain().decode(Level::PAGE, 0x4000_07fd), Entry::Absent, "a block at the last level");
+        assert_eq!(plain().decode(Level(3), 0x4000_07fd), Entry::Absent, "a block of 512 GiB");
+    }
+}
+
+mod hardware_marks {
+    use super::*;
+
+    #[test]
+    fn touching_sets_what_the_hardware_would() {
+        for format in formats() {
+            let fresh = page(&format, RWX, Used::Not);
+            for (access, used) in
+                [(Access::Read, Used::Accessed), (Access::Execute, Used::Accessed), (Access::Write, Used::Dirty)]
+            {
+                assert_eq!(format.touched(Level::PAGE, fresh, access), page(&format, RWX, used));
+            }
+            let read_only = page(&format, R, Used::Not);
+            let written = format.touched(Level::PAGE, read_only, Access::Write);
+            assert_eq!(written, page(&format, R, Used::Dirty), "the hypervisor writes what the guest may not");
+        }
+    }
+
+    #[test]
+    fn entries_that_differ_in_them_are_stably_one() {
+        let stable = |tracking, flags, used| {
+            let format = format(Features::empty(), tracking);
+            format.stable(Level::PAGE, page(&format, flags, used))
+        };
+        assert_eq!(
+            stable(Tracking::DirtyState, RWX, Used::Not),
+            stable(Tracking::DirtyState, RWX, Used::Dirty),
+            "the hardware set both"
+        );
+        assert_eq!(stable(Tracking::AccessFlag, R, Used::Not), stable(Tracking::AccessFlag, R, Used::Accessed));
+        for tracking in TRACKINGS {
+            assert_ne!(stable(tracking, R, Used::Accessed), stable(tracking, RW, Used::Accessed), "a permission");
+            assert_ne!(stable(tracking, R, Used::Accessed), stable(tracking, R, Used::Dirty), "ours");
+        }
+    }
+
+    #[test]
+    fn a_table_has_none() {
+        let format = format(Features::empty(), Tracking::DirtyState);
+        // An address whose bits look like marks once the level is mistaken.
+        let table = format.table(PhysAddr::from_usize(0x1000)) | ACCESSED | DBM;
+        assert_eq!(format.stable(Level(1), table), table);
+        assert_ne!(format.stable(Level::PAGE, table), table);
+    }
+}
+
+mod changes {
+    use super::*;
+
+    fn change(format: &Stage2, old: MappingFlags, new: MappingFlags) -> Change {
+        format.change(Level::PAGE, page(format, old, Used::Accessed), page(format, new, Used::Accessed))
+    }
+
+    #[test]
+    fn permissions_change_in_place_and_are_restricted_when_any_goes() {
+        for format in formats() {
+            for (old, new) in (0..64).map(|pair| (pair & 7, pair >> 3)) {
+                let (old, new) = (MappingFlags::from_bits_retain(old), MappingFlags::from_bits_retain(new));
+                let expected = if new.contains(old) { Change::Raise } else { Change::Restrict };
+                if !old.is_empty() && !new.is_empty() {
+                    assert_eq!(change(&format, old, new), expected, "{old:?} to {new:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn memory_types_addresses_and_kinds_break() {
+        for format in formats() {
+            for other in [RW | NC, RW | DEV, RW | DEV | NC] {
+                assert_eq!(change(&format, RW, other), Change::Break);
+                assert_eq!(change(&format, other, RW), Change::Break);
+            }
+            let here = format.leaf(Level(1), &leaf(0x4000_0000, RW));
+            let there = format.leaf(Level(1), &leaf(0x4020_0000, RW));
+            assert_eq!(format.change(Level(1), here, there), Change::Break);
+            let table = format.table(PhysAddr::from_usize(0x4000_0000));
+            assert_eq!(format.change(Level(1), here, table), Change::Break);
+        }
+    }
+
+    #[test]
+    fn marks_that_go_have_to_be_forgotten() {
+        let format = format(Features::empty(), Tracking::DirtyState);
+        let [fresh, read, written] =
+            [Used::Not, Used::Accessed, Used::Dirty].map(|used| page(&format, RWX, used));
+        for (old, new) in [(written, read), (written, fresh), (read, fresh)] {
+            assert_eq!(format.change(Level::PAGE, old, new), Change::Restrict);
+            assert_eq!(format.change(Level::PAGE, new, old), Change::Raise);
+        }
+    }
+
+    #[test]
+    fn software_bits_are_nobodys_business() {
+        let dirty = page(&plain(), RW, Used::Dirty);
+        let clean = page(&plain(), RW, Used::Accessed);
+        assert_eq!(plain().change(Level::PAGE, dirty, clean), Change::Raise);
+        assert_eq!(plain().denials(), Denials::Cached);
+    }
+}

@@ -1,0 +1,185 @@
+//! One space's configuration: the tree's shape and EPTP, from one place (W12).
+//!
+//! Intel SDM Vol. 3C (edition of December 2024), section 29.3 "The extended page table mechanism"; EPTP in 25.6.11,
+//! the capabilities in appendix A.10.
+
+use bitflags::bitflags;
+use memory_addr::PhysAddr;
+
+use super::Ept;
+use crate::{Geometry, Level};
+
+bitflags! {
+    /// What a CPU may lack: the bits of `IA32_VMX_EPT_VPID_CAP` that matter to tables, in their places (appendix A.10).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Features: u64 {
+        /// Leaves that can be executed and not read.
+        const EXECUTE_ONLY = 1 << 0;
+        /// Tables of four levels.
+        const FOUR_LEVELS = 1 << 6;
+        /// Tables of five levels.
+        const FIVE_LEVELS = 1 << 7;
+        /// Tables that are walked uncached.
+        const UNCACHED_WALK = 1 << 8;
+        /// Tables that are walked through the write-back cache.
+        const WRITE_BACK_WALK = 1 << 14;
+        /// Leaves of 2 MiB.
+        const LEAF_2M = 1 << 16;
+        /// Leaves of 1 GiB.
+        const LEAF_1G = 1 << 17;
+        /// The CPU can set accessed and dirty.
+        const ACCESSED_DIRTY = 1 << 21;
+    }
+}
+
+/// What one CPU can do or, by [`minimum`](Capabilities::minimum), what each of several can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// The width of a physical address in bits (MAXPHYADDR).
+    pub physical_bits: u32,
+    /// What it has.
+    pub features: Features,
+}
+
+impl Capabilities {
+    /// From the value of `IA32_VMX_EPT_VPID_CAP` (MSR 0x48c) and MAXPHYADDR (CPUID 0x8000_0008, EAX\[7:0\]).
+    #[must_use]
+    pub const fn from_registers(ept_vpid_cap: u64, physical_bits: u32) -> Self {
+        Self { physical_bits, features: Features::from_bits_truncate(ept_vpid_cap) }
+    }
+
+    /// What both have.
+    #[must_use]
+    pub fn minimum(self, other: Self) -> Self {
+        Self {
+            physical_bits: self.physical_bits.min(other.physical_bits),
+            features: self.features & other.features,
+        }
+    }
+
+    /// The same without some features, for a hypervisor that does not want them.
+    #[must_use]
+    pub fn without(self, features: Features) -> Self {
+        Self { features: self.features - features, ..self }
+    }
+}
+
+/// The value that a space needs in each VMCS that runs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// EPTP: the root table and how it is walked. Without its low twelve bits it is the tag in the TLBs (EP4TA).
+    pub eptp: u64,
+}
+
+/// How many levels the tables have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Four: 48-bit guest-physical addresses.
+    Four,
+    /// Five: 57 bits.
+    Five,
+}
+
+/// Who notes which leaves were used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tracking {
+    /// The hypervisor.
+    Software,
+    /// The CPU sets accessed and dirty; the guest's own table walks count as writes (H17).
+    Hardware,
+}
+
+/// Which violations the guest takes itself, as #VE, without an exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exceptions {
+    /// The VM-execution control "EPT-violation #VE" is off.
+    Off,
+    /// It is on, and each entry suppresses the exception.
+    Suppressed,
+}
+
+/// Why a space cannot be had on these CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// No tables of that depth.
+    #[error("the CPU has no tables of {0:?} levels")]
+    NoDepth(Depth),
+    /// It walks tables neither cached nor uncached.
+    #[error("the CPU reports no memory type for its walks")]
+    NoWalk,
+    /// It does not set accessed and dirty.
+    #[error("the CPU does not set accessed and dirty")]
+    NoTracking,
+    /// An entry holds addresses of 32 to 52 bits.
+    #[error("physical addresses of {0} bits")]
+    PhysicalBits(u32),
+}
+
+/// EPTP \[2:0\]: the memory type of walks. 6 is write-back, 0 uncached (25.6.11).
+const WALK_WRITE_BACK: u64 = 6;
+/// EPTP \[5:3\]: the number of levels, less one.
+const WALK_LENGTH_SHIFT: u32 = 3;
+/// EPTP bit 6: the CPU sets accessed and dirty.
+const ACCESSED_DIRTY: u64 = 1 << 6;
+
+impl Ept {
+    /// The tables of a space.
+    ///
+    /// `capabilities` is the minimum over all CPUs that may run the space.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with what the CPUs cannot do.
+    pub fn new(capabilities: &Capabilities, depth: Depth) -> Result<Self, ConfigError> {
+        let has = |feature| capabilities.features.contains(feature);
+        let (levels, root_level) = match depth {
+            Depth::Four => (Features::FOUR_LEVELS, Level(3)),
+            Depth::Five => (Features::FIVE_LEVELS, Level(4)),
+        };
+        if !has(levels) {
+            return Err(ConfigError::NoDepth(depth));
+        }
+        if !has(Features::WRITE_BACK_WALK) && !has(Features::UNCACHED_WALK) {
+            return Err(ConfigError::NoWalk);
+        }
+        if !(32..=52).contains(&capabilities.physical_bits) {
+            return Err(ConfigError::PhysicalBits(capabilities.physical_bits));
+        }
+        Ok(Self {
+            capabilities: *capabilities,
+            geometry: Geometry { page_shift: 12, index_bits: 9, root_level, root_index_bits: 9 },
+            tracking: Tracking::Software,
+            exceptions: Exceptions::Off,
+        })
+    }
+
+    /// The same, with the leaves' use noted by `tracking`.
+    ///
+    /// # Errors
+    /// [`ConfigError::NoTracking`] where the CPUs cannot.
+    pub fn with_tracking(self, tracking: Tracking) -> Result<Self, ConfigError> {
+        let there = self.capabilities.features.contains(Features::ACCESSED_DIRTY);
+        if tracking == Tracking::Hardware && !there {
+            return Err(ConfigError::NoTracking);
+        }
+        Ok(Self { tracking, ..self })
+    }
+
+    /// The same, for a VMCS with or without "EPT-violation #VE".
+    #[must_use]
+    pub fn with_exceptions(self, exceptions: Exceptions) -> Self {
+        Self { exceptions, ..self }
+    }
+
+    /// EPTP for a root at `table`.
+    pub(super) fn eptp(&self, table: PhysAddr) -> u64 {
+        let cached = self.capabilities.features.contains(Features::WRITE_BACK_WALK);
+        let walk = if cached { WALK_WRITE_BACK } else { 0 };
+        let tracking = if self.tracking == Tracking::Hardware { ACCESSED_DIRTY } else { 0 };
+        table.as_usize() as u64 | tracking | u64::from(self.geometry.root_level.0) << WALK_LENGTH_SHIFT | walk
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/config.rs"]
+mod tests;

@@ -1,0 +1,293 @@
+//! EPT entries.
+//!
+//! Intel SDM Vol. 3C (edition of December 2024), section 29.3.2 "EPT translation mechanism" with its tables of formats;
+//! 29.3.3.1 for misconfigurations, 29.3.7 for memory types.
+
+use memory_addr::PhysAddr;
+use page_table_multiarch::MappingFlags;
+
+use super::{Capabilities, Exceptions, Features, Root, Tracking};
+use crate::{Access, Change, Denials, Entry, Format, Geometry, Inexpressible, Leaf, Level, Marked, Owner, Used};
+
+/// Bit 0: reads are allowed. An entry without any of bits 2:0 is not present, and its other bits are ignored.
+const READ: u64 = 1 << 0;
+/// Bit 1: writes are allowed.
+const WRITE: u64 = 1 << 1;
+/// Bit 2: execution is allowed, in any mode.
+const EXECUTE: u64 = 1 << 2;
+/// Bits 2:0.
+const ACCESS: u64 = READ | WRITE | EXECUTE;
+/// Bits 5:3 of a leaf: the memory type, by the numbers of the MTRRs.
+const MEMORY_TYPE: u64 = 0b111 << 3;
+/// Bit 6 of a leaf: the guest's PAT has no say.
+const IGNORE_PAT: u64 = 1 << 6;
+/// Bit 7 of an entry of 2 MiB or 1 GiB: a leaf. Ignored in an entry of 4 KiB, and kept clear there.
+const LARGE: u64 = 1 << 7;
+/// Bit 8: accessed, in tables too. Ignored while EPTP does not turn it on, and then ours.
+const ACCESSED: u64 = 1 << 8;
+/// Bit 9 of a leaf: dirty, likewise.
+const DIRTY: u64 = 1 << 9;
+/// The address, \[51:12\]; bits from MAXPHYADDR up are reserved.
+const ADDRESS: u64 = ((1 << 52) - 1) & !0xfff;
+/// Bit 63: the violation is no #VE.
+const SUPPRESS_EXCEPTION: u64 = 1 << 63;
+
+// Bits 56:52 and 59 are ignored, and ours.
+
+/// The frame is the space's own.
+const OWNED: u64 = 1 << 52;
+/// In an entry that is not present: somebody is changing a leaf.
+const BUSY: u64 = 1 << 53;
+/// In an entry that is not present: where bits 2:0 are kept. Other bits than in a present one, where some of these
+/// have a meaning.
+const KEPT_ACCESS_SHIFT: u32 = 60;
+
+const UNCACHEABLE: u64 = 0 << 3;
+const WRITE_COMBINING: u64 = 1 << 3;
+const WRITE_BACK: u64 = 6 << 3;
+
+/// Intel EPT: leaves of 4 KiB, and of 2 MiB and 1 GiB where the CPU has them.
+///
+/// - `WRITE` needs `READ`; `EXECUTE` alone needs the capability.
+/// - Memory is write-back whatever the guest's PAT says, `UNCACHED` is write-combining, which is what Arm's Normal
+///   non-cacheable is. `DEVICE` is uncacheable, but the guest's PAT may make it write-combining (a frame buffer);
+///   `DEVICE | UNCACHED` is uncacheable in any case. A device is never executable.
+/// - `USER` is refused: EPT does not ask who in the guest accesses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ept {
+    pub(super) capabilities: Capabilities,
+    pub(super) geometry: Geometry,
+    pub(super) tracking: Tracking,
+    pub(super) exceptions: Exceptions,
+}
+
+impl Format for Ept {
+    type Root = Root;
+
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn root(&self, table: PhysAddr) -> Root {
+        Root { eptp: self.eptp(table) }
+    }
+
+    fn output_bits(&self) -> u32 {
+        self.capabilities.physical_bits
+    }
+
+    fn maps(&self, level: Level) -> bool {
+        match level {
+            Level::PAGE => true,
+            Level(1) => self.capabilities.features.contains(Features::LEAF_2M),
+            Level(2) => self.capabilities.features.contains(Features::LEAF_1G),
+            _ => false,
+        }
+    }
+
+    fn check(&self, flags: MappingFlags) -> Result<(), Inexpressible> {
+        let access = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::EXECUTE;
+        let expressible = access | MappingFlags::DEVICE | MappingFlags::UNCACHED;
+        let device_code = MappingFlags::DEVICE | MappingFlags::EXECUTE;
+        let execute_only = self.capabilities.features.contains(Features::EXECUTE_ONLY);
+        let readable = flags.contains(MappingFlags::READ);
+        if !flags.intersects(access) {
+            Err(Inexpressible(flags))
+        } else if !expressible.contains(flags) {
+            Err(Inexpressible(flags.difference(expressible)))
+        } else if flags.contains(device_code) {
+            Err(Inexpressible(device_code))
+        } else if !readable && (flags.contains(MappingFlags::WRITE) || !execute_only) {
+            Err(Inexpressible(flags & access))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn absent(&self) -> u64 {
+        self.suppression()
+    }
+
+    fn table(&self, at: PhysAddr) -> u64 {
+        encode_address(at) | ACCESS
+    }
+
+    fn leaf(&self, level: Level, leaf: &Leaf) -> u64 {
+        let large = if level == Level::PAGE { 0 } else { LARGE };
+        let owned = if leaf.owner == Owner::Space { OWNED } else { 0 };
+        let used = match leaf.used {
+            Used::Not => 0,
+            Used::Accessed => ACCESSED,
+            Used::Dirty => ACCESSED | DIRTY,
+        };
+        encode_address(leaf.at) | large | owned | used | self.suppression() | encode_flags(leaf.flags)
+    }
+
+    fn mark(&self, _level: Level, entry: u64) -> u64 {
+        // CPUs without RDCL_NO load speculatively through the address of an entry that is not present (L1TF):
+        // inverted, it is no memory.
+        let kept = (entry & !ACCESS) ^ ADDRESS;
+        kept | (entry & ACCESS) << KEPT_ACCESS_SHIFT | self.suppression()
+    }
+
+    fn busy(&self) -> u64 {
+        BUSY | self.suppression()
+    }
+
+    fn decode(&self, level: Level, entry: u64) -> Entry {
+        if entry & ACCESS != 0 {
+            return match self.kind(level, entry) {
+                Some(Kind::Table) => Entry::Table(decode_address(entry)),
+                Some(Kind::Leaf) => Entry::Leaf(decode_leaf(entry)),
+                None => Entry::Absent,
+            };
+        }
+        if entry & BUSY != 0 {
+            return Entry::Busy;
+        }
+        let before = unmark(entry);
+        match self.kind(level, before) {
+            _ if before & ACCESS == 0 => Entry::Absent,
+            Some(Kind::Table) => Entry::Marked(Marked::Table(decode_address(before))),
+            Some(Kind::Leaf) => Entry::Marked(Marked::Leaf(decode_leaf(before))),
+            None => Entry::Absent,
+        }
+    }
+
+    fn with_flags(&self, _level: Level, entry: u64, flags: MappingFlags) -> u64 {
+        entry & !(ACCESS | MEMORY_TYPE | IGNORE_PAT) | encode_flags(flags)
+    }
+
+    fn touched(&self, _level: Level, entry: u64, access: Access) -> u64 {
+        entry | if access == Access::Write { ACCESSED | DIRTY } else { ACCESSED }
+    }
+
+    fn stable(&self, level: Level, entry: u64) -> u64 {
+        let hardware = match (self.tracking, self.kind(level, entry)) {
+            _ if entry & ACCESS == 0 => 0,
+            (Tracking::Software, _) | (_, None) => 0,
+            (Tracking::Hardware, Some(Kind::Table)) => ACCESSED,
+            (Tracking::Hardware, Some(Kind::Leaf)) => ACCESSED | DIRTY,
+        };
+        entry & !hardware
+    }
+
+    fn change(&self, _level: Level, old: u64, new: u64) -> Change {
+        // 29.4.3.1, "Operations that invalidate cached mappings", has more in place; a CPU that sees half of the new
+        // and half of the old is not worth the difference.
+        const BREAKING: u64 = ADDRESS | LARGE | MEMORY_TYPE | IGNORE_PAT;
+        const ALLOWING: u64 = ACCESS | ACCESSED | DIRTY;
+        if (old ^ new) & BREAKING != 0 {
+            Change::Break
+        } else if old & !new & ALLOWING != 0 {
+            Change::Restrict
+        } else {
+            Change::Raise
+        }
+    }
+
+    fn denials(&self) -> Denials {
+        // 29.4.3.1: an EPT violation invalidates what was used for the address.
+        Denials::Dropped
+    }
+}
+
+/// What a present entry is.
+enum Kind {
+    Table,
+    Leaf,
+}
+
+impl Ept {
+    /// By the level and bit 7; nothing for what the hardware calls a misconfiguration.
+    fn kind(&self, level: Level, entry: u64) -> Option<Kind> {
+        let leaf = level == Level::PAGE || entry & LARGE != 0;
+        match leaf {
+            false => Some(Kind::Table),
+            true => self.maps(level).then_some(Kind::Leaf),
+        }
+    }
+
+    fn suppression(&self) -> u64 {
+        match self.exceptions {
+            Exceptions::Off => 0,
+            Exceptions::Suppressed => SUPPRESS_EXCEPTION,
+        }
+    }
+}
+
+/// What [`Format::mark`] was given, but for bit 63.
+const fn unmark(entry: u64) -> u64 {
+    let access = entry >> KEPT_ACCESS_SHIFT & ACCESS;
+    (entry & !(ACCESS << KEPT_ACCESS_SHIFT | SUPPRESS_EXCEPTION)) ^ ADDRESS | access
+}
+
+fn encode_flags(flags: MappingFlags) -> u64 {
+    let memory = match (flags.contains(MappingFlags::DEVICE), flags.contains(MappingFlags::UNCACHED)) {
+        (true, true) => UNCACHEABLE | IGNORE_PAT,
+        (true, false) => UNCACHEABLE,
+        (false, true) => WRITE_COMBINING | IGNORE_PAT,
+        (false, false) => WRITE_BACK | IGNORE_PAT,
+    };
+    let access = [(MappingFlags::READ, READ), (MappingFlags::WRITE, WRITE), (MappingFlags::EXECUTE, EXECUTE)];
+    access.into_iter().filter(|(flag, _)| flags.contains(*flag)).fold(memory, |entry, (_, bit)| entry | bit)
+}
+
+fn decode_flags(entry: u64) -> MappingFlags {
+    let memory = match (entry & MEMORY_TYPE, entry & IGNORE_PAT != 0) {
+        (UNCACHEABLE, true) => MappingFlags::DEVICE | MappingFlags::UNCACHED,
+        (UNCACHEABLE, false) => MappingFlags::DEVICE,
+        (WRITE_COMBINING, _) => MappingFlags::UNCACHED,
+        _ => MappingFlags::empty(),
+    };
+    let access = [(MappingFlags::READ, READ), (MappingFlags::WRITE, WRITE), (MappingFlags::EXECUTE, EXECUTE)];
+    access.into_iter().filter(|(_, bit)| entry & bit != 0).fold(memory, |flags, (flag, _)| flags | flag)
+}
+
+fn decode_leaf(entry: u64) -> Leaf {
+    let used = match (entry & DIRTY != 0, entry & ACCESSED != 0) {
+        (true, _) => Used::Dirty,
+        (false, true) => Used::Accessed,
+        (false, false) => Used::Not,
+    };
+    let owner = if entry & OWNED != 0 { Owner::Space } else { Owner::Foreign };
+    Leaf { at: decode_address(entry), flags: decode_flags(entry), owner, used }
+}
+
+const fn encode_address(at: PhysAddr) -> u64 {
+    at.as_usize() as u64 & ADDRESS
+}
+
+const fn decode_address(entry: u64) -> PhysAddr {
+    PhysAddr::from_usize((entry & ADDRESS) as usize)
+}
+
+// No two fields overlap, and what is kept of a marked entry finds its place free.
+const _: () = {
+    let fields = [
+        READ,
+        WRITE,
+        EXECUTE,
+        MEMORY_TYPE,
+        IGNORE_PAT,
+        LARGE,
+        ACCESSED,
+        DIRTY,
+        ADDRESS,
+        OWNED,
+        BUSY,
+        ACCESS << KEPT_ACCESS_SHIFT,
+        SUPPRESS_EXCEPTION,
+    ];
+    let mut seen = 0;
+    let mut index = 0;
+    while index < fields.len() {
+        assert!(seen & fields[index] == 0);
+        seen |= fields[index];
+        index += 1;
+    }
+};
+
+#[cfg(test)]
+#[path = "tests/entry.rs"]
+mod tests;

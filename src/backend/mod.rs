@@ -1,0 +1,66 @@
+//! Which frames stand behind an area.
+
+use memory_addr::PhysAddr;
+
+use crate::GuestPhysAddr;
+
+/// What to map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapping {
+    /// Foreign memory, in one piece: a device's registers, RAM that is passed through. The space never frees it.
+    Linear {
+        /// The host-physical address of the range's first byte, a multiple of the page size.
+        to: PhysAddr,
+    },
+    /// The space's own memory, which starts as zeros and is freed when it is unmapped.
+    Private {
+        /// When frames are allocated.
+        populate: Populate,
+        /// How large its leaves may be.
+        leaf: LeafPolicy,
+    },
+}
+
+/// When private memory gets its frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Populate {
+    /// On the first touch of each leaf.
+    Lazy,
+    /// At once.
+    Now,
+}
+
+/// How large the leaves of private memory may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeafPolicy {
+    /// Pages only.
+    Pages,
+    /// The largest block that alignment, the area, the format and the allocator allow, smaller ones where one of them
+    /// does not. A fault populates 2 MiB at most (4 KiB granule): a guest must not cause more work than that at once.
+    Largest,
+}
+
+/// What stands behind an area: never adjusted when the area is split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// Linear memory.
+    Linear(Offset),
+    /// Private memory.
+    Private(LeafPolicy),
+}
+
+/// From a guest-physical to a host-physical address. Either may be the larger one: the difference wraps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Offset(usize);
+
+impl Offset {
+    /// The offset that takes `from` to `to`.
+    pub(crate) const fn new(from: GuestPhysAddr, to: PhysAddr) -> Self {
+        Self(to.as_usize().wrapping_sub(from.as_usize()))
+    }
+
+    /// Where `gpa` goes.
+    pub(crate) const fn apply(self, gpa: GuestPhysAddr) -> PhysAddr {
+        PhysAddr::from_usize(gpa.as_usize().wrapping_add(self.0))
+    }
+}

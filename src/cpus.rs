@@ -1,0 +1,133 @@
+//! Who is in the guest, and who must forget what before it goes there again (H6, H16, H20).
+//!
+//! On machines whose invalidations reach every CPU this file only tells two virtual CPUs on one CPU apart. On the
+//! others it is the shootdown: the flusher waits for CPUs *in the guest* alone; any other owes the flush and pays it
+//! in [`Cpus::enter`].
+
+use alloc::vec::Vec;
+use core::fmt;
+
+#[cfg(not(loom))]
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+
+/// A CPU's number: below the number of CPUs that the space was made for where a call brackets running the guest,
+/// any number elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CpuId(pub usize);
+
+impl fmt::Display for CpuId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CPU {}", self.0)
+    }
+}
+
+/// A virtual CPU's number, unique in its space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct VcpuId(pub usize);
+
+/// The CPUs of a space.
+pub(crate) struct Cpus {
+    /// The newest flush that every CPU must make. A CPU that never entered owes the first.
+    generation: AtomicU64,
+    cpus: Vec<Cpu>,
+}
+
+/// One CPU, on cache lines of its own.
+#[repr(align(128))]
+struct Cpu {
+    in_guest: AtomicBool,
+    /// The newest flush that it has made.
+    flushed: AtomicU64,
+    /// The virtual CPU that ran last, plus one.
+    vcpu: AtomicUsize,
+}
+
+/// What a CPU must do before it runs the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owed {
+    /// The flush to make, and then to report by [`Cpus::flushed`].
+    pub flush: Option<Generation>,
+    /// Whether another virtual CPU of the space ran here last.
+    pub other_vcpu: bool,
+}
+
+/// The number of a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Generation(u64);
+
+impl Cpus {
+    /// `count` CPUs, none of them in the guest, each owing its first flush.
+    pub(crate) fn new(count: usize) -> Option<Self> {
+        let mut cpus = Vec::new();
+        cpus.try_reserve_exact(count).ok()?;
+        cpus.extend((0..count).map(|_| Cpu {
+            in_guest: AtomicBool::new(false),
+            flushed: AtomicU64::new(0),
+            vcpu: AtomicUsize::new(0),
+        }));
+        Some(Self { generation: AtomicU64::new(1), cpus })
+    }
+
+    /// The CPU is about to run the guest; `None` if there is no such CPU.
+    pub(crate) fn enter(&self, cpu: CpuId, vcpu: VcpuId) -> Option<Owed> {
+        let this = self.cpus.get(cpu.0)?;
+        this.in_guest.store(true, Ordering::SeqCst);
+        // Orders the store above before the load below. Without it both this CPU could miss the flusher's
+        // generation and the flusher miss this CPU (H20).
+        fence(Ordering::SeqCst);
+        let generation = self.generation.load(Ordering::SeqCst);
+        let flush = (this.flushed.load(Ordering::SeqCst) < generation).then_some(Generation(generation));
+        let before = this.vcpu.swap(vcpu.0 + 1, Ordering::Relaxed);
+        Some(Owed { flush, other_vcpu: before != 0 && before != vcpu.0 + 1 })
+    }
+
+    /// The CPU is out of the guest; `None` if there is no such CPU.
+    pub(crate) fn leave(&self, cpu: CpuId) -> Option<()> {
+        self.cpus.get(cpu.0)?.in_guest.store(false, Ordering::SeqCst);
+        Some(())
+    }
+
+    /// What an interrupted CPU flushes: everything up to here.
+    pub(crate) fn newest(&self) -> Generation {
+        Generation(self.generation.load(Ordering::SeqCst))
+    }
+
+    /// The CPU has made a flush that began after `generation` was read.
+    pub(crate) fn flushed(&self, cpu: CpuId, generation: Generation) {
+        if let Some(this) = self.cpus.get(cpu.0) {
+            this.flushed.fetch_max(generation.0, Ordering::SeqCst);
+        }
+    }
+
+    /// Every CPU owes a flush from now on.
+    pub(crate) fn owe(&self) -> Generation {
+        let generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
+        // Orders the bump before the reads of `in_guest` in `must_be_told`: the other half of `enter`'s fence.
+        fence(Ordering::SeqCst);
+        Generation(generation)
+    }
+
+    /// The CPUs that are in the guest and have not made the flush.
+    pub(crate) fn must_be_told(&self, generation: Generation) -> impl Iterator<Item = CpuId> {
+        (0..self.cpus.len()).map(CpuId).filter(move |&cpu| self.owes_inside(cpu, generation))
+    }
+
+    /// Whether the CPU is in the guest and has not made the flush.
+    pub(crate) fn owes_inside(&self, cpu: CpuId, generation: Generation) -> bool {
+        self.cpus.get(cpu.0).is_some_and(|this| {
+            this.in_guest.load(Ordering::SeqCst) && this.flushed.load(Ordering::SeqCst) < generation.0
+        })
+    }
+
+    /// The first CPU that is in the guest.
+    pub(crate) fn inside(&self) -> Option<CpuId> {
+        self.cpus.iter().position(|cpu| cpu.in_guest.load(Ordering::SeqCst)).map(CpuId)
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.cpus.len()
+    }
+}

@@ -1,0 +1,94 @@
+//! What can go wrong, with the range that it is about.
+
+use memory_addr::PhysAddr;
+use page_table_multiarch::MappingFlags;
+
+use crate::{CpuId, GuestPhysRange, Inexpressible, Unreachable};
+
+/// Why an operation on a space did nothing.
+///
+/// Unless a variant says otherwise, everything is as it was before.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The range is empty.
+    #[error("the range at {0:#x?} is empty")]
+    Empty(GuestPhysRange),
+    /// The range's ends are not multiples of the page size.
+    #[error("{0:#x?} is not aligned to pages")]
+    Misaligned(GuestPhysRange),
+    /// The start and the size do not fit together in an address.
+    #[error("{size:#x} bytes at {start:#x?} overflow the address space")]
+    Overflow {
+        /// Where the range starts.
+        start: crate::GuestPhysAddr,
+        /// Its size in bytes.
+        size: usize,
+    },
+    /// The range reaches past the addresses that the tables translate.
+    #[error("{range:#x?} reaches past the {bits}-bit guest-physical address space")]
+    BeyondInput {
+        /// The range that was asked for.
+        range: GuestPhysRange,
+        /// The width of a guest-physical address.
+        bits: u32,
+    },
+    /// Host addresses are misaligned, overflow, or reach past what an entry holds.
+    #[error("{range:#x?} cannot be mapped to {to:#x?}: not a page of a {bits}-bit physical address space")]
+    BadTarget {
+        /// The guest's range.
+        range: GuestPhysRange,
+        /// Where it was to be mapped.
+        to: PhysAddr,
+        /// The width of a host-physical address.
+        bits: u32,
+    },
+    /// An area is there already.
+    #[error("{range:#x?} overlaps the area {with:#x?}")]
+    Overlap {
+        /// The range that was asked for.
+        range: GuestPhysRange,
+        /// The first area in its way.
+        with: GuestPhysRange,
+    },
+    /// No area covers it.
+    #[error("nothing is mapped at {0:#x?}")]
+    NotMapped(GuestPhysRange),
+    /// The area does not allow it.
+    #[error("{range:#x?} allows {flags:?} only")]
+    Denied {
+        /// What was to be accessed.
+        range: GuestPhysRange,
+        /// What the area allows.
+        flags: MappingFlags,
+    },
+    /// It is a device's registers or somebody else's frames, where only the space's own memory will do.
+    #[error("{0:#x?} is not memory of the space's own")]
+    NotMemory(GuestPhysRange),
+    /// The format cannot express the flags.
+    #[error("{range:#x?}: {flags}")]
+    Flags {
+        /// The range that was asked for.
+        range: GuestPhysRange,
+        /// Which flags.
+        flags: Inexpressible,
+    },
+    /// An atomic access is not aligned to its size.
+    #[error("{0:#x?} is not aligned to its size")]
+    Unaligned(GuestPhysRange),
+    /// The allocator has nothing left.
+    #[error("out of memory for {0:#x?}")]
+    NoMemory(GuestPhysRange),
+    /// A CPU could not be told to forget its translations. What was to be taken away is out of the tables, but not
+    /// freed; the next exclusive operation tries again.
+    #[error("invalidation of {range:#x?}: {cause}")]
+    Invalidation {
+        /// What was taken away.
+        range: GuestPhysRange,
+        /// Which CPU.
+        cause: Unreachable,
+    },
+    /// The CPU's number is not below the number of CPUs that the space was made for.
+    #[error("{0} is not one of the space's")]
+    NoSuchCpu(CpuId),
+}

@@ -1,0 +1,58 @@
+//! A guest's fault, and what came of it.
+
+use page_table_multiarch::MappingFlags;
+
+use crate::{Access, GuestPhysAddr};
+
+/// A fault that the second stage of translation raised, as the architecture's decoder makes it from the registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The address, with its low bits.
+    pub gpa: GuestPhysAddr,
+    /// What the guest tried.
+    pub access: Access,
+    /// Why the CPU refused.
+    pub cause: Cause,
+    /// On whose behalf.
+    pub origin: Origin,
+}
+
+/// Why the CPU refused an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// No valid entry.
+    Translation,
+    /// An entry that does not allow it.
+    Permission,
+    /// An entry whose accessed mark is clear, on a CPU that does not set it.
+    AccessFlag,
+}
+
+/// On whose behalf an access was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// An instruction's own access, or its fetch.
+    Instruction,
+    /// The walk of the guest's own tables (Arm's S1PTW; a guest-page-table access in Intel's qualification).
+    GuestWalk,
+}
+
+/// What came of a fault. Every guest can cause each of them at any time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[must_use]
+pub enum Outcome {
+    /// The access will now go through: enter the guest again.
+    Resolved,
+    /// Nothing was to be done, another CPU did it or is doing it: enter the guest again.
+    Retry,
+    /// No area is there: a device to emulate, or a bus error.
+    NotMapped,
+    /// The area that is there does not allow it.
+    Denied {
+        /// What it allows.
+        flags: MappingFlags,
+    },
+    /// The guest put its own tables where there is no memory: it gets an external abort on a walk, never an
+    /// emulated device (H11).
+    Inject,
+}

@@ -1,0 +1,193 @@
+//! What a kind of table is: its geometry and its entries, as values that the walker understands.
+//!
+//! A format knows bits and nothing else: no table, no area, no instruction. It is built and tested on every host.
+
+use core::fmt::Debug;
+
+use memory_addr::PhysAddr;
+use page_table_multiarch::MappingFlags;
+
+use crate::{Geometry, GuestPhysAddr, Level};
+
+/// One architecture's table entries: pure encoding and decoding.
+///
+/// A format is a value, since what a CPU can do is known when the hypervisor starts. The walker hands it only
+/// flags that [`check`](Format::check) accepted, addresses below 2^[`output_bits`](Format::output_bits) that are
+/// aligned to their leaf, and levels that [`maps`](Format::maps) or that hold tables.
+pub trait Format: Clone + Debug + Send + Sync + 'static {
+    /// What the CPU's registers get for a space: base, identifier, configuration.
+    type Root: Copy + Debug + Send + Sync + 'static;
+
+    /// The shape of the tree. Constant for the life of the value.
+    fn geometry(&self) -> Geometry;
+
+    /// The register values for a space whose root table is at `table`.
+    fn root(&self, table: PhysAddr) -> Self::Root;
+
+    /// The number of bits in a host-physical address that an entry can hold and the CPU accepts.
+    fn output_bits(&self) -> u32;
+
+    /// Whether an entry of `level` may be a leaf.
+    fn maps(&self, level: Level) -> bool;
+
+    /// Refuses flags that no entry expresses exactly.
+    ///
+    /// # Errors
+    /// [`Inexpressible`] with the flags that cannot be had, or not in this company.
+    fn check(&self, flags: MappingFlags) -> Result<(), Inexpressible>;
+
+    /// The entry of nothing. A walker of the hardware's faults on it, and caches nothing of it.
+    fn absent(&self) -> u64 {
+        0
+    }
+
+    /// The entry that points to a finished table.
+    fn table(&self, at: PhysAddr) -> u64;
+
+    /// The entry that maps memory.
+    fn leaf(&self, level: Level, leaf: &Leaf) -> u64;
+
+    /// `entry`, a table or leaf of `level`, made invalid for the hardware but complete for [`decode`](Format::decode).
+    fn mark(&self, level: Level, entry: u64) -> u64;
+
+    /// The invalid entry of a leaf that is being changed by somebody who will finish.
+    fn busy(&self) -> u64;
+
+    /// What an entry says.
+    fn decode(&self, level: Level, entry: u64) -> Entry;
+
+    /// The leaf `entry` with other flags; everything else stays, what the hardware noted included.
+    ///
+    /// Write-protecting takes *every* way to write (on Arm also DBM, H12) and keeps the dirtiness in the entry.
+    fn with_flags(&self, level: Level, entry: u64, flags: MappingFlags) -> u64;
+
+    /// The leaf `entry` with its accessed mark set, and its dirty mark where the hypervisor wrote.
+    fn touched(&self, level: Level, entry: u64, access: Access) -> u64;
+
+    /// `entry` of `level` without the bits that hardware sets by itself: two entries that agree in the rest are one.
+    fn stable(&self, level: Level, entry: u64) -> u64;
+
+    /// How a live leaf `old` may become the leaf `new` (H7, H15).
+    fn change(&self, level: Level, old: u64, new: u64) -> Change;
+
+    /// Whether a CPU may go on denying after the entry allows (H3).
+    fn denials(&self) -> Denials;
+}
+
+/// An entry, as everybody but its format sees it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Entry {
+    /// Nothing.
+    Absent,
+    /// A table of the next level below.
+    Table(PhysAddr),
+    /// Memory.
+    Leaf(Leaf),
+    /// Taken away, and waiting for the invalidation: what stood here, for the reaper (H22).
+    Marked(Marked),
+    /// A leaf that somebody is changing and will finish (H26).
+    Busy,
+}
+
+/// What a marked entry was.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Marked {
+    /// A table, whose entries are as they were.
+    Table(PhysAddr),
+    /// A leaf.
+    Leaf(Leaf),
+}
+
+/// A mapping of memory by one entry.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Leaf {
+    /// The host-physical address, aligned to the leaf's size.
+    pub at: PhysAddr,
+    /// What the guest may do, and the memory's type.
+    pub flags: MappingFlags,
+    /// Whose frame it is.
+    pub owner: Owner,
+    /// What was noted of its use.
+    pub used: Used,
+}
+
+/// Whose frame a leaf maps: written in the leaf itself, so that unmapping never guesses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The space's own: it goes back to the allocator when it is unmapped.
+    Space,
+    /// Somebody else's: a device, memory that is passed through.
+    Foreign,
+}
+
+/// What the hardware, or the hypervisor in its place, noted of a leaf's use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Used {
+    /// Nothing yet.
+    Not,
+    /// It was read or walked.
+    Accessed,
+    /// It was written.
+    Dirty,
+}
+
+/// What a guest tried to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// A load, or a walk that reads.
+    Read,
+    /// A store, or a walk that updates.
+    Write,
+    /// An instruction fetch.
+    Execute,
+}
+
+impl Access {
+    /// The flag that allows it.
+    #[must_use]
+    pub const fn flag(self) -> MappingFlags {
+        match self {
+            Self::Read => MappingFlags::READ,
+            Self::Write => MappingFlags::WRITE,
+            Self::Execute => MappingFlags::EXECUTE,
+        }
+    }
+}
+
+/// How a live entry may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// In place; nothing that a CPU cached allows too much.
+    Raise,
+    /// In place; CPUs must forget the old one afterwards.
+    Restrict,
+    /// Only by break-before-make.
+    Break,
+}
+
+/// What a CPU does with an entry that denied an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denials {
+    /// It may cache it, and deny again after the entry was raised, until it is told (Arm).
+    Cached,
+    /// The fault drops it (Intel, AMD).
+    Dropped,
+}
+
+/// Flags that a format cannot express.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[error("the format cannot express flags {0:?}")]
+pub struct Inexpressible(pub MappingFlags);
+
+/// A leaf's translation of one address.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Translation {
+    /// Where the address is in the host's memory.
+    pub hpa: PhysAddr,
+    /// What the guest may do there.
+    pub flags: MappingFlags,
+    /// The size in bytes of the leaf that maps it.
+    pub size: usize,
+    /// The first guest-physical address of that leaf.
+    pub leaf_start: GuestPhysAddr,
+}

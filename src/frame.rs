@@ -1,0 +1,184 @@
+//! Host frames: the hypervisor's allocator, and the values that own what came from it.
+#![allow(unsafe_code, reason = "reaching a frame's bytes is what this file is for")]
+
+use core::{marker::PhantomData, ptr::NonNull};
+
+use memory_addr::{PAGE_SIZE_4K, PhysAddr};
+use page_table_multiarch::PagingHandler;
+
+/// The hypervisor's allocator of host frames, as a value: a zero-sized handler, a `&'static` pool, an `Arc`.
+///
+/// Called under the space's locks: it must not call back into the space, and must not sleep.
+///
+/// # Safety
+/// - [`allocate`](Frames::allocate) answers memory that nobody else uses until it is freed, `count` pages of 4 KiB,
+///   aligned to `align`, below the CPU's physical address width.
+/// - [`pointer`](Frames::pointer) of an address in allocated memory is valid for reads and writes of the rest of
+///   its page, and of the pages behind it that were allocated with it, for as long as they are allocated. The same
+///   holds for memory that is mapped linearly without [`DEVICE`](crate::MappingFlags::DEVICE), for as long as it is
+///   mapped: that is how [`GuestSpace::read`](crate::GuestSpace::read) reaches it.
+/// - All clones are the same allocator.
+pub unsafe trait Frames: Clone + Send + Sync + 'static {
+    /// `count` contiguous pages of 4 KiB, the first at a multiple of `align` bytes (a power of two, at least 4096).
+    fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr>;
+
+    /// Takes pages back.
+    ///
+    /// # Safety
+    /// They came from [`allocate`](Frames::allocate), all of one call or, with [`Pieces::Any`], some of one call;
+    /// they are freed once, and nobody uses them any more.
+    unsafe fn free(&self, at: PhysAddr, count: usize);
+
+    /// Where the hypervisor sees a physical address.
+    fn pointer(&self, at: PhysAddr) -> NonNull<u8>;
+
+    /// What newly allocated memory contains.
+    fn contents(&self) -> Contents {
+        Contents::Unknown
+    }
+
+    /// Which parts of an allocation may be freed by themselves.
+    fn pieces(&self) -> Pieces {
+        Pieces::Whole
+    }
+}
+
+/// What newly allocated memory contains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// Anything: the crate zeroes it before a guest sees it.
+    Unknown,
+    /// Zeros, written back as far as the guest's uncached reads need.
+    Zeroed,
+}
+
+/// Which parts of an allocation may be freed by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pieces {
+    /// Only all of it: private memory then uses pages only, since a block may have to be unmapped in part.
+    Whole,
+    /// Any of its pages.
+    Any,
+}
+
+/// Adapts a [`PagingHandler`] of `page_table_multiarch`.
+///
+/// That trait frees only what was allocated in one piece. Where the handler can do better, `PIECEWISE` says so.
+pub struct Handler<H, const PIECEWISE: bool = false>(PhantomData<fn() -> H>);
+
+impl<H: PagingHandler> Handler<H, false> {
+    /// A handler as its trait describes it.
+    ///
+    /// # Safety
+    /// `H` keeps what [`Frames`] asks: exclusive memory, valid pointers.
+    #[must_use]
+    pub const unsafe fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<H: PagingHandler> Handler<H, true> {
+    /// A handler that takes back any page of an allocation.
+    ///
+    /// # Safety
+    /// As for [`new`](Handler::new), and `H::dealloc_frames` accepts any part of what one call allocated.
+    #[must_use]
+    pub const unsafe fn piecewise() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<H, const PIECEWISE: bool> Clone for Handler<H, PIECEWISE> {
+    fn clone(&self) -> Self {
+        Self(PhantomData)
+    }
+}
+
+// SAFETY: whoever made the value promised what the trait asks of `H`; the adapter only passes on.
+unsafe impl<H: PagingHandler + 'static, const PIECEWISE: bool> Frames for Handler<H, PIECEWISE> {
+    fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr> {
+        H::alloc_frames(count, align)
+    }
+
+    unsafe fn free(&self, at: PhysAddr, count: usize) {
+        H::dealloc_frames(at, count);
+    }
+
+    fn pointer(&self, at: PhysAddr) -> NonNull<u8> {
+        let address = H::phys_to_virt(at).as_usize();
+        NonNull::new(core::ptr::with_exposed_provenance_mut(address)).unwrap_or(NonNull::dangling())
+    }
+
+    fn pieces(&self) -> Pieces {
+        if PIECEWISE { Pieces::Any } else { Pieces::Whole }
+    }
+}
+
+/// Frames that somebody owns: dropping frees them, [`into_raw`](Owned::into_raw) hands them to an entry.
+#[must_use]
+pub(crate) struct Owned<F: Frames> {
+    frames: F,
+    at: PhysAddr,
+    pages: usize,
+}
+
+impl<F: Frames> Owned<F> {
+    /// Allocates `pages`, aligned to their own size rounded up to a power of two, with unknown contents.
+    pub(crate) fn allocate(frames: &F, pages: usize) -> Option<Self> {
+        let align = (pages * PAGE_SIZE_4K).next_power_of_two();
+        let at = frames.allocate(pages, align)?;
+        Some(Self { frames: frames.clone(), at, pages })
+    }
+
+    /// Allocates `pages` full of zeros.
+    pub(crate) fn zeroed(frames: &F, pages: usize) -> Option<Self> {
+        let owned = Self::allocate(frames, pages)?;
+        if frames.contents() == Contents::Unknown {
+            zero(frames, owned.at, pages);
+        }
+        Some(owned)
+    }
+
+    /// Takes over what an entry owned.
+    ///
+    /// # Safety
+    /// As for [`Frames::free`]: nobody else frees these pages, and nobody reaches them any more.
+    pub(crate) unsafe fn from_raw(frames: &F, at: PhysAddr, pages: usize) -> Self {
+        Self { frames: frames.clone(), at, pages }
+    }
+
+    /// The first frame's address.
+    pub(crate) const fn at(&self) -> PhysAddr {
+        self.at
+    }
+
+    /// The number of 4 KiB pages.
+    pub(crate) const fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// Gives the frames to whoever now holds their address.
+    pub(crate) fn into_raw(self) -> PhysAddr {
+        let at = self.at;
+        let this = core::mem::ManuallyDrop::new(self);
+        // SAFETY: `this` is never dropped or read again, so that `frames` is moved out once.
+        drop(unsafe { core::ptr::read(&raw const this.frames) });
+        at
+    }
+}
+
+impl<F: Frames> Drop for Owned<F> {
+    fn drop(&mut self) {
+        // SAFETY: the value owns the pages (allocated by `allocate`, or promised to `from_raw`) and goes now.
+        unsafe { self.frames.free(self.at, self.pages) }
+    }
+}
+
+/// Fills allocated pages with zeros.
+fn zero(frames: &impl Frames, at: PhysAddr, pages: usize) {
+    for page in 0..pages {
+        let pointer = frames.pointer(at + page * PAGE_SIZE_4K);
+        // SAFETY: the caller owns the pages and nobody else has seen them; each page is valid from its pointer on.
+        unsafe { pointer.write_bytes(0, PAGE_SIZE_4K) }
+    }
+}

@@ -1,0 +1,99 @@
+//! What the tables ask of the CPUs: to see what was written, and to forget what was taken away.
+
+use core::ptr::NonNull;
+
+use crate::{CpuId, GuestPhysAddr, GuestPhysRange, Level};
+
+/// The CPU's side of changing tables that it walks.
+///
+/// `R` is the format's root: it names whose translations are meant (VMID, EP4TA). Called under the space's locks: it
+/// must not call back into the space.
+pub trait Invalidate<R>: Send + Sync + 'static {
+    /// Whether an invalidation on one CPU reaches all.
+    fn reach(&self) -> Reach;
+
+    /// Entries that this CPU wrote so far are visible to every walker when it returns, and to this CPU (H5).
+    fn publish(&self);
+
+    /// Forgets what was cached of `scope`: everywhere with [`Reach::Everywhere`], else on this CPU.
+    ///
+    /// Entries that were written before are no longer cached when it returns, nor anything derived from them.
+    fn invalidate(&self, root: R, scope: Scope);
+
+    /// Forgets everything that was cached of the root's identifier, as far as `invalidate` reaches.
+    fn invalidate_all(&self, root: R);
+
+    /// On this CPU only, forgets an entry that denied an access at `gpa` (H3).
+    fn invalidate_denial(&self, root: R, gpa: GuestPhysAddr);
+
+    /// On this CPU only, separates two virtual CPUs of one space that run here in turn (H6).
+    fn switch_vcpu(&self, root: R);
+
+    /// With [`Reach::ThisCpu`]: has every CPU of `cpus` run `GuestSpace::flush(cpu)` soon, and leave the guest for it.
+    ///
+    /// # Errors
+    /// [`Unreachable`] with the CPU that cannot be told; nothing is freed then.
+    fn interrupt(&self, cpus: &mut dyn Iterator<Item = CpuId>) -> Result<(), Unreachable>;
+
+    /// Makes `len` bytes that the hypervisor wrote, or is about to read, the same for the guest's uncached accesses,
+    /// and with [`Content::Code`] for its instruction fetches (H14).
+    fn synchronize(&self, bytes: NonNull<u8>, len: usize, content: Content);
+
+    /// Loads the root into this CPU's registers.
+    fn activate(&self, root: R);
+}
+
+/// How far an invalidation reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Every CPU (Arm's inner shareable operations).
+    Everywhere,
+    /// The CPU that executes it (Intel, AMD); others are interrupted.
+    ThisCpu,
+}
+
+/// What changed, for an invalidation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scope {
+    /// The addresses whose translation changed, whole pages; whole spans of the tables that went.
+    pub range: GuestPhysRange,
+    /// Which entries changed.
+    pub entries: Changed,
+}
+
+/// Which entries an invalidation is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// Leaves of one level, no table.
+    Leaves(Level),
+    /// Leaves of several levels, no table.
+    MixedLeaves,
+    /// Tables too.
+    Tables,
+}
+
+impl Changed {
+    /// What covers both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Tables, _) | (_, Self::Tables) => Self::Tables,
+            (one, two) if one == two => one,
+            _ => Self::MixedLeaves,
+        }
+    }
+}
+
+/// What memory is used for, as far as caches care.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Loads and stores.
+    Data,
+    /// Instruction fetches too.
+    Code,
+}
+
+/// A CPU that did not answer an invalidation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} cannot be told to forget its translations")]
+pub struct Unreachable(pub CpuId);

@@ -1,0 +1,48 @@
+#![no_std]
+#![doc = include_str!("../README.md")]
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("stage2 manages 64-bit tables and needs a 64-bit host");
+
+extern crate alloc;
+
+#[cfg(test)]
+extern crate std;
+
+#[path = "../arch/mod.rs"]
+mod arch;
+
+mod addr;
+mod backend;
+mod cpus;
+mod error;
+mod fault;
+mod format;
+mod frame;
+mod geometry;
+mod invalidate;
+mod lock;
+mod plain;
+mod set;
+mod shootdown;
+mod space;
+mod table;
+
+pub use addr::{GuestPhysAddr, GuestPhysRange, Level, PhysAddr};
+pub use arch::*;
+pub use backend::{LeafPolicy, Mapping, Populate};
+pub use cpus::{CpuId, VcpuId};
+pub use error::Error;
+pub use fault::{Cause, Fault, Origin, Outcome};
+pub use format::{
+    Access, Change, Denials, Entry, Format, Inexpressible, Leaf, Marked, Owner, Translation, Used,
+};
+pub use frame::{Contents, Frames, Handler, Pieces};
+pub use geometry::Geometry;
+pub use invalidate::{Changed, Content, Invalidate, Reach, Scope, Unreachable};
+pub use lock::{LockFamily, SpaceLock, Spin, Striped};
+pub use page_table_multiarch::MappingFlags;
+pub use plain::{Plain, Word};
+pub use set::{MappingBackend, MappingError, MappingResult, MemoryArea, MemorySet};
+pub use shootdown::Invalidations;
+pub use space::{Area, AreaKind, Config, GuestSpace, Platform, Root, Stats};

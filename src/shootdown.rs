@@ -1,0 +1,150 @@
+//! Invalidation everywhere: the architecture's operations, and the CPUs that they do not reach.
+
+use core::{
+    hint,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use crate::{
+    CpuId, Invalidate, Reach, Scope, Unreachable, VcpuId,
+    cpus::{Cpus, Generation},
+};
+
+/// One space's way to make CPUs forget.
+pub(crate) struct Shootdown<I, R> {
+    invalidate: I,
+    root: R,
+    cpus: Cpus,
+    counters: Counters,
+}
+
+/// How often what was asked of the CPUs.
+#[derive(Default)]
+struct Counters {
+    ranges: AtomicU64,
+    all: AtomicU64,
+    denials: AtomicU64,
+}
+
+/// A reading of the counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Invalidations {
+    /// Of a range of addresses.
+    pub ranges: u64,
+    /// Of everything a space has.
+    pub all: u64,
+    /// Of one cached denial, on one CPU.
+    pub denials: u64,
+}
+
+impl<R: Copy, I: Invalidate<R>> Shootdown<I, R> {
+    /// For the CPUs `cpus`; forgets whatever a former user of the root's identifier left (H6).
+    pub(crate) fn new(invalidate: I, root: R, cpus: Cpus) -> Self {
+        invalidate.invalidate_all(root);
+        Self { invalidate, root, cpus, counters: Counters::default() }
+    }
+
+    /// The architecture's operations.
+    pub(crate) fn operations(&self) -> &I {
+        &self.invalidate
+    }
+
+    /// The registers' values.
+    pub(crate) fn root(&self) -> R {
+        self.root
+    }
+
+    /// Makes every CPU forget what it cached of `scope`. What was written before must have been published.
+    ///
+    /// # Errors
+    /// A CPU in the guest could not be told.
+    pub(crate) fn invalidate(&self, scope: Scope) -> Result<(), Unreachable> {
+        self.counters.ranges.fetch_add(1, Ordering::Relaxed);
+        match self.invalidate.reach() {
+            Reach::Everywhere => {
+                self.invalidate.invalidate(self.root, scope);
+                Ok(())
+            }
+            Reach::ThisCpu => self.shoot(),
+        }
+    }
+
+    /// Makes every CPU forget everything of this space.
+    ///
+    /// # Errors
+    /// A CPU in the guest could not be told.
+    pub(crate) fn invalidate_all(&self) -> Result<(), Unreachable> {
+        self.counters.all.fetch_add(1, Ordering::Relaxed);
+        match self.invalidate.reach() {
+            Reach::Everywhere => {
+                self.invalidate.invalidate_all(self.root);
+                Ok(())
+            }
+            Reach::ThisCpu => self.shoot(),
+        }
+    }
+
+    /// Has the CPUs in the guest flush now; the others, this one too, owe it until they enter.
+    fn shoot(&self) -> Result<(), Unreachable> {
+        let generation = self.cpus.owe();
+        if self.cpus.must_be_told(generation).next().is_none() {
+            return Ok(());
+        }
+        self.invalidate.interrupt(&mut self.cpus.must_be_told(generation))?;
+        for cpu in (0..self.cpus.count()).map(CpuId) {
+            while self.cpus.owes_inside(cpu, generation) {
+                hint::spin_loop();
+            }
+        }
+        Ok(())
+    }
+
+    /// The flush executor: what an interrupted CPU runs, and the only thing that may run in a handler (H21).
+    pub(crate) fn flush(&self, cpu: CpuId) {
+        self.pay(cpu, self.cpus.newest());
+    }
+
+    /// Flushes this CPU, on behalf of everything up to `generation`.
+    fn pay(&self, cpu: CpuId, generation: Generation) {
+        self.invalidate.invalidate_all(self.root);
+        self.cpus.flushed(cpu, generation);
+    }
+
+    /// This CPU is about to run the guest.
+    pub(crate) fn enter(&self, cpu: CpuId, vcpu: VcpuId) -> Option<()> {
+        let owed = self.cpus.enter(cpu, vcpu)?;
+        if let (Reach::ThisCpu, Some(generation)) = (self.invalidate.reach(), owed.flush) {
+            self.pay(cpu, generation);
+        }
+        if owed.other_vcpu {
+            self.invalidate.switch_vcpu(self.root);
+        }
+        Some(())
+    }
+
+    /// This CPU is out of the guest.
+    pub(crate) fn leave(&self, cpu: CpuId) -> Option<()> {
+        self.cpus.leave(cpu)
+    }
+
+    /// A CPU that is in the guest.
+    pub(crate) fn inside(&self) -> Option<CpuId> {
+        self.cpus.inside()
+    }
+
+    /// This CPU took a permission fault that the entry does not justify any more.
+    pub(crate) fn invalidate_denial(&self, gpa: crate::GuestPhysAddr) {
+        self.counters.denials.fetch_add(1, Ordering::Relaxed);
+        self.invalidate.invalidate_denial(self.root, gpa);
+    }
+
+    /// How often what was asked.
+    pub(crate) fn counts(&self) -> Invalidations {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Invalidations {
+            ranges: read(&self.counters.ranges),
+            all: read(&self.counters.all),
+            denials: read(&self.counters.denials),
+        }
+    }
+}

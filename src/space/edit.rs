@@ -1,0 +1,169 @@
+//! Changing the map: every call excludes all others while the tables change and the CPUs forget.
+
+use super::{GuestSpace, Platform, ShootdownOf, State};
+use crate::{
+    Error, Format, GuestPhysRange, Inexpressible, LockFamily, Mapping, MappingFlags, MemoryArea, PhysAddr, Populate,
+    SpaceLock,
+    backend::{Backend, Offset},
+    table::{Edit, Fill},
+};
+
+impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
+    /// Maps `range`, all of it or nothing.
+    ///
+    /// What is populated at once is built, zeroed and synchronized before the lock is taken. A fresh mapping needs no
+    /// invalidation. The memory of a linear area is the caller's: its caches too, where the guest's differ.
+    ///
+    /// # Errors
+    /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
+    /// - [`Error::BadTarget`] for a linear mapping's host addresses;
+    /// - [`Error::Flags`] for flags that the format cannot express, or a device as private memory;
+    /// - [`Error::Overlap`] with the first area in the way;
+    /// - [`Error::NoMemory`];
+    /// - [`Error::Invalidation`] if an earlier operation's invalidation still fails.
+    pub fn map(&self, range: GuestPhysRange, mapping: Mapping, flags: MappingFlags) -> Result<(), Error> {
+        self.check(range)?;
+        self.check_flags(range, flags)?;
+        let (backend, fill) = self.backend(range, mapping, flags)?;
+        self.check_free(range)?;
+        let detached = fill
+            .map(|fill| self.builder.build(self.shootdown.operations(), range, fill, flags))
+            .transpose()
+            .map_err(|_| Error::NoMemory(range))?;
+        let area = MemoryArea::new(range.start, range.size(), flags, backend);
+        let mut state = self.state.exclusive();
+        state.settle(&self.shootdown)?;
+        if let Some(other) = state.areas.overlap(range) {
+            return Err(Error::Overlap { range, with: other.va_range() });
+        }
+        state.areas.insert(area).map_err(|_| Error::NoMemory(range))?;
+        if let Some(detached) = detached {
+            state.table.graft(detached, self.shootdown.operations());
+        }
+        Ok(())
+    }
+
+    /// Unmaps `range`, across any areas and through the middle of any block; holes in it are passed over.
+    ///
+    /// When it returns no CPU can reach what was taken away, and the frames that were the space's own are free.
+    ///
+    /// # Errors
+    /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
+    /// - [`Error::NotMapped`] if there is nothing in it;
+    /// - [`Error::NoMemory`] for the tables that split blocks;
+    /// - [`Error::Invalidation`]: see there.
+    pub fn unmap(&self, range: GuestPhysRange) -> Result<(), Error> {
+        self.check(range)?;
+        let gone = {
+            let mut guard = self.state.exclusive();
+            guard.settle(&self.shootdown)?;
+            let State { areas, table } = &mut *guard;
+            let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
+            if plan.pieces().next().is_none() {
+                return Err(Error::NotMapped(range));
+            }
+            let flush = table.edit(range, Edit::Unmap, &self.shootdown).map_err(|_| Error::NoMemory(range))?;
+            let gone = plan.carve();
+            flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
+            gone
+        };
+        drop(gone);
+        Ok(())
+    }
+
+    /// Gives `range`, all of which is mapped, other flags; blocks are split at its ends.
+    ///
+    /// When it returns no CPU allows what the flags do not. Where they allow more, a CPU that remembers a denial
+    /// finds out by a fault.
+    ///
+    /// # Errors
+    /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
+    /// - [`Error::Flags`] for flags that the format cannot express, or a device as private memory;
+    /// - [`Error::NotMapped`] with the first hole;
+    /// - [`Error::NoMemory`] for the tables that split blocks;
+    /// - [`Error::Invalidation`]: see there.
+    pub fn protect(&self, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
+        self.check(range)?;
+        self.check_flags(range, flags)?;
+        let mut guard = self.state.exclusive();
+        guard.settle(&self.shootdown)?;
+        let State { areas, table } = &mut *guard;
+        let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
+        let mut covered = range.start;
+        for (area, part) in plan.pieces() {
+            if part.start > covered {
+                break;
+            }
+            if matches!(area.backend(), Backend::Private(_)) {
+                check_private(range, flags)?;
+            }
+            covered = part.end;
+        }
+        if covered < range.end {
+            let end = plan.pieces().map(|(_, part)| part.start).find(|&start| start > covered).unwrap_or(range.end);
+            return Err(Error::NotMapped(GuestPhysRange { start: covered, end }));
+        }
+        let flush = table.edit(range, Edit::Protect(flags), &self.shootdown).map_err(|_| Error::NoMemory(range))?;
+        plan.replace(|_| flags);
+        flush.finish().map_err(|cause| Error::Invalidation { range, cause })
+    }
+
+    /// Refuses flags that the format cannot express.
+    fn check_flags(&self, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
+        self.builder.format().check(flags).map_err(|flags| Error::Flags { range, flags })
+    }
+
+    /// Refuses a range in which something is mapped, before anything is built for it.
+    fn check_free(&self, range: GuestPhysRange) -> Result<(), Error> {
+        match self.state.shared(super::anybody()).areas.overlap(range) {
+            Some(other) => Err(Error::Overlap { range, with: other.va_range() }),
+            None => Ok(()),
+        }
+    }
+
+    /// What stands behind a new area, and what it is filled with at once.
+    fn backend(
+        &self,
+        range: GuestPhysRange,
+        mapping: Mapping,
+        flags: MappingFlags,
+    ) -> Result<(Backend, Option<Fill>), Error> {
+        match mapping {
+            Mapping::Linear { to } => {
+                self.check_target(range, to)?;
+                Ok((Backend::Linear(Offset::new(range.start, to)), Some(Fill::Linear(to))))
+            }
+            Mapping::Private { populate, leaf } => {
+                check_private(range, flags)?;
+                Ok((Backend::Private(leaf), (populate == Populate::Now).then_some(Fill::Own(leaf))))
+            }
+        }
+    }
+
+    /// Refuses host addresses that no entry holds.
+    fn check_target(&self, range: GuestPhysRange, to: PhysAddr) -> Result<(), Error> {
+        let bits = self.builder.format().output_bits();
+        let aligned = to.as_usize() & (self.builder.geometry().page_size() - 1) == 0;
+        let fits = to.as_usize().checked_add(range.size()).is_some_and(|end| end <= 1 << bits);
+        if aligned && fits { Ok(()) } else { Err(Error::BadTarget { range, to, bits }) }
+    }
+}
+
+/// Refuses device flags for memory.
+fn check_private(range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
+    if flags.contains(MappingFlags::DEVICE) {
+        return Err(Error::Flags { range, flags: Inexpressible(flags) });
+    }
+    Ok(())
+}
+
+impl<P: Platform> State<P> {
+    /// Finishes what an earlier operation could not.
+    pub(super) fn settle(&mut self, shootdown: &ShootdownOf<P>) -> Result<(), Error> {
+        if let Some(flush) = self.table.unfinished(shootdown) {
+            let range = flush.range();
+            flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
+        }
+        Ok(())
+    }
+}

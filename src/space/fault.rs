@@ -1,0 +1,176 @@
+//! Answering a guest's faults, on every CPU at once.
+
+use super::{GuestSpace, Platform};
+use crate::{
+    Access, Cause, CpuId, Denials, Error, Fault, Format, GuestPhysRange, Invalidate, Leaf, LeafPolicy, Level,
+    LockFamily, MappingFlags, MemoryArea, Origin, Outcome, SpaceLock, Used,
+    backend::Backend,
+    frame::Owned,
+    table::{Found, Installed},
+};
+
+/// The largest leaf that a fault populates: a guest must not cause more work than that at once.
+const LARGEST_LAZY: Level = Level(1);
+
+/// What a fault comes to under the lock.
+enum Verdict {
+    /// This.
+    Answer(Outcome),
+    /// Memory of the space's own is missing here.
+    Missing(Missing),
+    /// An earlier operation must be finished first.
+    Unsettled,
+}
+
+/// Private memory that nobody touched yet.
+#[derive(Clone, Copy)]
+pub(super) struct Missing {
+    /// The largest leaf that may stand there.
+    pub level: Level,
+    /// What it is to allow.
+    pub flags: MappingFlags,
+}
+
+impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
+    /// Answers a fault that the guest took on `cpu`, any number of times, at any address.
+    ///
+    /// Frames are allocated and zeroed before the lock is taken; what another CPU did first is not done again. After
+    /// a permission fault on a CPU that may remember the denial, that memory is wiped on this CPU (H3): call it on the
+    /// CPU that took the fault, with this space's root active. `cpu` only spreads the load.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`] when a frame or a table cannot be had; [`Error::Invalidation`] if an earlier operation's
+    /// invalidation still fails; [`Error::NotMapped`] never, unless tables and areas disagree.
+    pub fn fault(&self, cpu: CpuId, fault: Fault) -> Result<Outcome, Error> {
+        self.count_fault(cpu);
+        if fault.gpa.as_usize() >= self.builder.geometry().limit() {
+            return Ok(nothing_there(&fault));
+        }
+        match self.judge(cpu, &fault)? {
+            Verdict::Answer(outcome) => Ok(outcome),
+            Verdict::Missing(missing) => self.populate(cpu, &fault, missing),
+            Verdict::Unsettled => {
+                self.state.exclusive().settle(&self.shootdown)?;
+                Ok(Outcome::Retry)
+            }
+        }
+    }
+
+    /// Looks at area and entry, and does what needs no frame.
+    fn judge(&self, cpu: CpuId, fault: &Fault) -> Result<Verdict, Error> {
+        let state = self.state.shared(cpu);
+        let Some(area) = state.areas.find(fault.gpa) else { return Ok(Verdict::Answer(nothing_there(fault))) };
+        if let Some(refusal) = refusal(area, fault) {
+            return Ok(Verdict::Answer(refusal));
+        }
+        match (state.table.find(fault.gpa), area.backend()) {
+            (Found::Leaf { leaf, .. }, _) => Ok(Verdict::Answer(self.present(&state, fault, &leaf, area.flags()))),
+            (Found::Changing, _) => Ok(Verdict::Unsettled),
+            (Found::Nothing(level), Backend::Private(policy)) => {
+                let level = self.largest(area.va_range(), fault.gpa, *policy, level);
+                Ok(Verdict::Missing(Missing { level, flags: area.flags() }))
+            }
+            (Found::Nothing(_), Backend::Linear(_)) => {
+                Err(Error::NotMapped(super::page_of(self.builder.geometry(), fault.gpa)))
+            }
+        }
+    }
+
+    /// A fault on a leaf that is there: an older translation, a permission that was raised, or one to raise.
+    fn present(&self, state: &super::State<P>, fault: &Fault, leaf: &Leaf, flags: MappingFlags) -> Outcome {
+        let allowed = leaf.flags.contains(fault.access.flag());
+        let outcome = if allowed && fault.cause != Cause::AccessFlag {
+            Outcome::Retry
+        } else {
+            match state.table.raise(fault.gpa, flags, fault.access) {
+                Installed::Done => Outcome::Resolved,
+                Installed::Lost => Outcome::Retry,
+            }
+        };
+        self.shootdown.operations().publish();
+        if fault.cause == Cause::Permission && self.builder.format().denials() == Denials::Cached {
+            self.shootdown.invalidate_denial(fault.gpa);
+        }
+        outcome
+    }
+
+    /// Brings memory to where it is missing.
+    fn populate(&self, cpu: CpuId, fault: &Fault, missing: Missing) -> Result<Outcome, Error> {
+        let (frames, level, leaf) = self.own_leaf(fault, missing)?;
+        let state = self.state.shared(cpu);
+        let still = state.areas.find(fault.gpa).filter(|area| {
+            area.flags() == missing.flags
+                && matches!(area.backend(), Backend::Private(_))
+                && area.va_range().contains_range(self.builder.geometry().entry_range(level, fault.gpa))
+        });
+        if still.is_none() {
+            return Ok(Outcome::Retry);
+        }
+        let installed = state
+            .table
+            .install(fault.gpa, level, &leaf, frames)
+            .map_err(|_| Error::NoMemory(super::page_of(self.builder.geometry(), fault.gpa)))?;
+        self.shootdown.operations().publish();
+        Ok(match installed {
+            Installed::Done => Outcome::Resolved,
+            Installed::Lost => Outcome::Retry,
+        })
+    }
+
+    /// Frames for the missing memory: the largest leaf that the allocator has.
+    pub(super) fn own_leaf(
+        &self,
+        fault: &Fault,
+        missing: Missing,
+    ) -> Result<(Owned<P::Frames>, Level, Leaf), Error> {
+        for level in (0..=missing.level.0).rev().map(Level) {
+            if !self.builder.allows(missing.policy(), level) {
+                continue;
+            }
+            if let Some((frames, leaf)) = self.builder.own_leaf(self.shootdown.operations(), level, missing.flags) {
+                let used = if fault.access == Access::Write { Used::Dirty } else { Used::Accessed };
+                return Ok((frames, level, Leaf { used, ..leaf }));
+            }
+        }
+        Err(Error::NoMemory(super::page_of(self.builder.geometry(), fault.gpa)))
+    }
+
+    /// The highest level of a leaf over `gpa` that the area, the policy and an absent entry of `most` allow.
+    pub(super) fn largest(
+        &self,
+        area: GuestPhysRange,
+        gpa: crate::GuestPhysAddr,
+        policy: LeafPolicy,
+        most: Level,
+    ) -> Level {
+        let geometry = self.builder.geometry();
+        let fits = |&level: &Level| {
+            self.builder.allows(policy, level) && area.contains_range(geometry.entry_range(level, gpa))
+        };
+        (1..=most.min(LARGEST_LAZY).0).rev().map(Level).find(fits).unwrap_or(Level::PAGE)
+    }
+}
+
+impl Missing {
+    /// The policy that led to the level: a level above pages comes from no other.
+    fn policy(self) -> LeafPolicy {
+        if self.level == Level::PAGE { LeafPolicy::Pages } else { LeafPolicy::Largest }
+    }
+}
+
+/// The answer to a fault where no area is.
+fn nothing_there(fault: &Fault) -> Outcome {
+    match fault.origin {
+        Origin::GuestWalk => Outcome::Inject,
+        Origin::Instruction => Outcome::NotMapped,
+    }
+}
+
+/// The answer to a fault that its area does not allow.
+fn refusal(area: &MemoryArea<Backend>, fault: &Fault) -> Option<Outcome> {
+    let flags = area.flags();
+    if fault.origin == Origin::GuestWalk && flags.contains(MappingFlags::DEVICE) {
+        return Some(Outcome::Inject);
+    }
+    (!flags.contains(fault.access.flag())).then_some(Outcome::Denied { flags })
+}

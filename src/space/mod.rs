@@ -1,0 +1,192 @@
+//! One guest's memory, behind its lock.
+
+mod access;
+mod edit;
+mod fault;
+mod query;
+mod relocate;
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+pub use self::query::{Area, AreaKind, Stats};
+use crate::{
+    CpuId, Error, Format, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, LockFamily, SpaceLock, Spin, VcpuId,
+    backend::Backend,
+    cpus::Cpus,
+    set::MemorySet,
+    shootdown::Shootdown,
+    table::{Builder, Table},
+};
+
+/// The parts that a hypervisor puts together.
+pub trait Platform: Sized + 'static {
+    /// The kind of tables.
+    type Format: Format;
+    /// The allocator of host frames.
+    type Frames: Frames;
+    /// The CPU's invalidation.
+    type Invalidate: Invalidate<Root<Self>>;
+}
+
+/// What a platform's CPUs get in their registers for a space.
+pub type Root<P> = <<P as Platform>::Format as Format>::Root;
+
+type TableOf<P> = Table<<P as Platform>::Format, <P as Platform>::Frames>;
+type ShootdownOf<P> = Shootdown<<P as Platform>::Invalidate, Root<P>>;
+type BuilderOf<P> = Builder<<P as Platform>::Format, <P as Platform>::Frames>;
+
+/// What a space is made of.
+#[derive(Clone, Debug)]
+pub struct Config<P: Platform> {
+    /// The tables' format, with the IPA width and the identifier in it.
+    pub format: P::Format,
+    /// Where tables and private memory come from.
+    pub frames: P::Frames,
+    /// How CPUs are made to forget.
+    pub invalidate: P::Invalidate,
+    /// How many CPUs may run the guest: their numbers are below it.
+    pub cpus: usize,
+}
+
+/// Everything that one guest can reach, and the tables that say so.
+///
+/// All calls take `&self`. Faults, translation and guest access run on every CPU at once; whatever removes, replaces
+/// or restricts excludes them for as long as it takes to change the tables and invalidate.
+///
+/// # Locks
+/// [`leave`](Self::leave) comes before every other call, [`enter`](Self::enter) after all of them have returned:
+/// nothing may be called on a CPU that is in the guest but [`flush`](Self::flush). The order is then the space's lock,
+/// the allocator's. [`Frames`] and [`Invalidate`] are called with the space's lock held and must not call back.
+pub struct GuestSpace<P: Platform, L: LockFamily = Spin<16>> {
+    builder: BuilderOf<P>,
+    shootdown: ShootdownOf<P>,
+    state: L::Lock<State<P>>,
+    faults: [Counter; COUNTERS],
+}
+
+/// What the lock protects.
+struct State<P: Platform> {
+    areas: MemorySet<Backend>,
+    table: TableOf<P>,
+}
+
+/// One of the places where faults are counted, on cache lines of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Counter(AtomicU64);
+
+/// In how many places faults are counted.
+const COUNTERS: usize = 16;
+
+impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
+    /// A space in which nothing is mapped.
+    ///
+    /// Whatever CPUs remember of a former user of the identifier is invalidated first.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`] if the root cannot be had.
+    pub fn new(config: Config<P>) -> Result<Self, Error> {
+        let everything = everything(&config.format);
+        let out_of_memory = |_| Error::NoMemory(everything);
+        let cpus = Cpus::new(config.cpus).ok_or(Error::NoMemory(everything))?;
+        let table = Table::new(config.format.clone(), config.frames).map_err(out_of_memory)?;
+        let root = config.format.root(table.root_address());
+        Ok(Self {
+            builder: table.builder(),
+            shootdown: Shootdown::new(config.invalidate, root, cpus),
+            state: L::Lock::new(State { areas: MemorySet::new(), table }),
+            faults: Default::default(),
+        })
+    }
+
+    /// The registers' values for this space.
+    pub fn root(&self) -> Root<P> {
+        self.shootdown.root()
+    }
+
+    /// Loads [`root`](Self::root) into this CPU's registers.
+    pub fn activate(&self) {
+        self.shootdown.operations().activate(self.root());
+    }
+
+    /// This CPU is about to run the virtual CPU, with interrupts off until it does; pays the flushes that it owes.
+    ///
+    /// The root is active by now.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchCpu`]: the number is not below [`Config::cpus`].
+    pub fn enter(&self, cpu: CpuId, vcpu: VcpuId) -> Result<(), Error> {
+        self.shootdown.enter(cpu, vcpu).ok_or(Error::NoSuchCpu(cpu))
+    }
+
+    /// This CPU has stopped running the guest. Comes before any other call on this CPU.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchCpu`]: the number is not below [`Config::cpus`].
+    pub fn leave(&self, cpu: CpuId) -> Result<(), Error> {
+        self.shootdown.leave(cpu).ok_or(Error::NoSuchCpu(cpu))
+    }
+
+    /// What a CPU runs that [`Invalidate::interrupt`] interrupted: the one thing that may be called from a handler.
+    pub fn flush(&self, cpu: CpuId) {
+        self.shootdown.flush(cpu);
+    }
+
+    /// Refuses what is not a range of whole pages that the tables translate.
+    fn check(&self, range: GuestPhysRange) -> Result<(), Error> {
+        let geometry = self.builder.geometry();
+        let misaligned = (range.start.as_usize() | range.end.as_usize()) & (geometry.page_size() - 1) != 0;
+        if range.start >= range.end {
+            Err(Error::Empty(range))
+        } else if misaligned {
+            Err(Error::Misaligned(range))
+        } else if range.end.as_usize() > geometry.limit() {
+            Err(Error::BeyondInput { range, bits: geometry.input_bits() })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Counts a fault.
+    fn count_fault(&self, cpu: CpuId) {
+        self.faults[cpu.0 % COUNTERS].0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// All addresses that a format translates.
+fn everything<F: Format>(format: &F) -> GuestPhysRange {
+    GuestPhysRange { start: 0.into(), end: format.geometry().limit().into() }
+}
+
+/// A number that spreads callers that have none of their own: each CPU has a stack of its own.
+fn anybody() -> CpuId {
+    let here = 0_u8;
+    CpuId((&raw const here).addr() >> 13)
+}
+
+/// The page that `gpa` lies in.
+fn page_of(geometry: &crate::Geometry, gpa: GuestPhysAddr) -> GuestPhysRange {
+    geometry.entry_range(crate::Level::PAGE, gpa)
+}
+
+impl<P: Platform, L: LockFamily> Drop for GuestSpace<P, L> {
+    /// Frees everything, after every CPU has been made to forget it.
+    ///
+    /// While a CPU is in the guest, or cannot be told, nothing can be freed: it is leaked, and the log says so (H24).
+    fn drop(&mut self) {
+        if let Some(cpu) = self.shootdown.inside() {
+            log::error!("a space is dropped while {cpu} runs its guest: its memory is lost");
+            return;
+        }
+        if let Err(unreachable) = self.shootdown.invalidate_all() {
+            log::error!("a space is dropped: {unreachable}; its memory is lost");
+            return;
+        }
+        // SAFETY: no CPU is in the guest, all were made to forget, and a CPU that enters needs `&self`. Nobody looks at
+        // the table after this.
+        #[allow(unsafe_code, reason = "the tables' end")]
+        unsafe {
+            self.state.get_mut().table.free();
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Moving private memory to other frames while the guest runs.
+
+use super::{GuestSpace, Platform};
+use crate::{
+    Error, GuestPhysAddr, GuestPhysRange, Level, LockFamily, SpaceLock,
+    backend::Backend,
+    frame::Owned,
+    table::{Found, Moved},
+};
+
+/// Where a relocation goes on.
+enum Next {
+    /// There is a leaf to move.
+    Leaf { level: Level, end: GuestPhysAddr },
+    /// There is nothing to move up to here.
+    Skip(GuestPhysAddr),
+    /// An earlier operation must be finished first.
+    Unsettled,
+}
+
+impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
+    /// Moves all that is populated of a private range to fresh frames, leaf by leaf, while the guest runs: how many
+    /// 4 KiB pages moved.
+    ///
+    /// Each leaf is broken, invalidated everywhere, copied, and made again; guest and hypervisor wait for no more than
+    /// one leaf. A block that the range's ends cut moves whole. What is not populated yet stays so. The old frames are
+    /// free when it returns.
+    ///
+    /// # Errors
+    /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
+    /// - [`Error::NotMapped`] with the first hole, [`Error::NotMemory`] for a linear area: nothing moved;
+    /// - [`Error::NoMemory`], [`Error::Invalidation`]: what is below their range moved, the rest is as it was.
+    pub fn relocate(&self, range: GuestPhysRange) -> Result<usize, Error> {
+        self.check(range)?;
+        self.check_private_range(range)?;
+        let mut pages = 0;
+        let mut gpa = range.start;
+        while gpa < range.end {
+            let rest = GuestPhysRange { start: gpa, end: range.end };
+            match self.next_to_move(gpa) {
+                Next::Skip(end) => gpa = end,
+                Next::Unsettled => self.state.exclusive().settle(&self.shootdown)?,
+                Next::Leaf { level, end } => {
+                    pages += self.move_leaf(rest, level)?;
+                    gpa = end;
+                }
+            }
+        }
+        Ok(pages)
+    }
+
+    /// Refuses a range that is not private memory from end to end.
+    fn check_private_range(&self, range: GuestPhysRange) -> Result<(), Error> {
+        let state = self.state.shared(super::anybody());
+        let mut gpa = range.start;
+        while gpa < range.end {
+            let rest = GuestPhysRange { start: gpa, end: range.end };
+            let area = state.areas.find(gpa).ok_or(Error::NotMapped(rest))?;
+            if !matches!(area.backend(), Backend::Private(_)) {
+                return Err(Error::NotMemory(area.va_range()));
+            }
+            gpa = area.end();
+        }
+        Ok(())
+    }
+
+    /// What stands at `gpa`.
+    fn next_to_move(&self, gpa: GuestPhysAddr) -> Next {
+        match self.state.shared(super::anybody()).table.find(gpa) {
+            Found::Leaf { level, span, .. } => Next::Leaf { level, end: span.end },
+            Found::Nothing(level) => Next::Skip(self.builder.geometry().entry_range(level, gpa).end),
+            Found::Changing => Next::Unsettled,
+        }
+    }
+
+    /// Moves the leaf of `level` at the start of `rest`, if it is still there: how many pages that were.
+    fn move_leaf(&self, rest: GuestPhysRange, level: Level) -> Result<usize, Error> {
+        let size = self.builder.geometry().span(level);
+        let pages = size / memory_addr::PAGE_SIZE_4K;
+        let frames = Owned::allocate(self.builder.frames(), pages).ok_or(Error::NoMemory(rest))?;
+        let moved = {
+            let mut state = self.state.exclusive();
+            state.settle(&self.shootdown)?;
+            state.table.relocate(rest.start, level, frames, &self.shootdown)
+        };
+        // The old frames are freed here, without the lock.
+        match moved.map_err(|cause| Error::Invalidation { range: rest, cause })? {
+            Moved::Done(_old) => Ok(pages),
+            Moved::Unfit(_new) => Ok(0),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Building tables that nobody sees yet, and grafting them into the ones that hardware walks.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use memory_addr::{MemoryAddr, PhysAddr};
+
+use super::{
+    node::{Context, Node},
+    walk::{Slot, Step},
+};
+use crate::{
+    Entry, Format, Frames, GuestPhysRange, Invalidate, Leaf, LeafPolicy, Level, MappingFlags, Owner, Pieces, Used,
+    frame::Owned,
+};
+
+/// What a populated mapping maps.
+#[derive(Clone, Copy)]
+pub(crate) enum Fill {
+    /// Foreign memory, from this address on.
+    Linear(PhysAddr),
+    /// The space's own zeroed frames.
+    Own(LeafPolicy),
+}
+
+/// Out of frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exhausted;
+
+/// Mappings in tables of their own: whole entries of the root, without the root.
+///
+/// Dropped, it frees its tables and the frames that its leaves own.
+pub(crate) struct Detached<F: Format, M: Frames> {
+    context: Context<F, M>,
+    range: GuestPhysRange,
+    /// The root entries that translate the range.
+    entries: Vec<AtomicU64>,
+}
+
+impl<F: Format, M: Frames> Detached<F, M> {
+    /// Builds the mapping of `range`.
+    pub(super) fn build<I: Invalidate<F::Root>>(
+        context: &Context<F, M>,
+        operations: &I,
+        range: GuestPhysRange,
+        fill: Fill,
+        flags: MappingFlags,
+    ) -> Result<Self, Exhausted> {
+        let detached = Self::empty(context, range)?;
+        let mut visit = |slot: Slot<'_>| context.fill(operations, slot, range, fill, flags);
+        context.walk(detached.node(), range, &mut visit)?;
+        Ok(detached)
+    }
+
+    /// Root entries of nothing.
+    fn empty(context: &Context<F, M>, range: GuestPhysRange) -> Result<Self, Exhausted> {
+        let level = context.geometry.root_level;
+        let last = range.end.wrapping_sub(1);
+        let count = context.geometry.index(level, last) - context.geometry.index(level, range.start) + 1;
+        let mut entries = Vec::new();
+        entries.try_reserve_exact(count).map_err(|_| Exhausted)?;
+        entries.resize_with(count, || AtomicU64::new(context.format.absent()));
+        Ok(Self { context: context.clone(), range, entries })
+    }
+
+    /// The entries, as part of a root.
+    fn node(&self) -> Node<'_> {
+        let level = self.context.geometry.root_level;
+        let base = self.range.start.align_down(self.context.geometry.span(level));
+        Node { entries: &self.entries, level, base }
+    }
+
+    /// Moves everything into the tables under `root`, where nothing is mapped in the range.
+    pub(super) fn graft(self, root: Node<'_>) {
+        let node = self.node();
+        let first = self.context.geometry.index(root.level, node.base);
+        let live = Node { entries: &root.entries[first..first + node.entries.len()], ..node };
+        self.context.merge(live, node);
+    }
+}
+
+impl<F: Format, M: Frames> Drop for Detached<F, M> {
+    fn drop(&mut self) {
+        // SAFETY: nobody else ever saw what is still here.
+        #[allow(unsafe_code, reason = "frees what only this value knows")]
+        unsafe {
+            self.context.free_below(self.node());
+        }
+    }
+}
+
+impl<F: Format, M: Frames> Context<F, M> {
+    /// Fills one entry of tables under construction: with a leaf if one fits, else with a table.
+    fn fill<I: Invalidate<F::Root>>(
+        &self,
+        operations: &I,
+        slot: Slot<'_>,
+        range: GuestPhysRange,
+        fill: Fill,
+        flags: MappingFlags,
+    ) -> Result<Step, Exhausted> {
+        let leaf = if slot.is_whole() && self.format.maps(slot.level) {
+            let offset = slot.span.start.as_usize() - range.start.as_usize();
+            self.new_leaf(operations, slot.level, fill, offset, flags)?
+        } else {
+            None
+        };
+        if let Some(leaf) = leaf {
+            slot.entry.store(self.format.leaf(slot.level, &leaf), Ordering::Relaxed);
+            return Ok(Step::Next);
+        }
+        let table = self.new_table(slot.level.below()).ok_or(Exhausted)?.into_raw();
+        slot.entry.store(self.format.table(table), Ordering::Relaxed);
+        Ok(Step::Into(table))
+    }
+
+    /// A leaf of `level`, `offset` bytes behind the start of the filled range; `None` where it takes smaller ones.
+    fn new_leaf<I: Invalidate<F::Root>>(
+        &self,
+        operations: &I,
+        level: Level,
+        fill: Fill,
+        offset: usize,
+        flags: MappingFlags,
+    ) -> Result<Option<Leaf>, Exhausted> {
+        match fill {
+            Fill::Linear(to) => {
+                let at = to + offset;
+                let fits = at.is_aligned(self.geometry.span(level));
+                Ok(fits.then_some(Leaf { at, flags, owner: Owner::Foreign, used: Used::Accessed }))
+            }
+            Fill::Own(policy) if self.allows(policy, level) => match self.own_leaf(operations, level, flags) {
+                Some((frames, leaf)) => {
+                    frames.into_raw();
+                    Ok(Some(leaf))
+                }
+                None if level == Level::PAGE => Err(Exhausted),
+                None => Ok(None),
+            },
+            Fill::Own(_) => Ok(None),
+        }
+    }
+
+    /// Whether private memory may have leaves of `level`.
+    pub(super) fn allows(&self, policy: LeafPolicy, level: Level) -> bool {
+        let blocks = policy == LeafPolicy::Largest && self.frames.pieces() == Pieces::Any;
+        level == Level::PAGE || (blocks && self.format.maps(level))
+    }
+
+    /// Zeroed frames for a leaf of `level`, which the guest may see as soon as it is mapped.
+    pub(super) fn own_leaf<I: Invalidate<F::Root>>(
+        &self,
+        operations: &I,
+        level: Level,
+        flags: MappingFlags,
+    ) -> Option<(Owned<M>, Leaf)> {
+        let frames = Owned::zeroed(&self.frames, self.leaf_pages(level))?;
+        let leaf = Leaf { at: frames.at(), flags, owner: Owner::Space, used: Used::Accessed };
+        self.synchronize(operations, level, &leaf);
+        Some((frames, leaf))
+    }
+
+    /// Moves the entries of `new` to where `live` has nothing, and what is below the others likewise.
+    ///
+    /// The caller excludes everybody else and knows that no leaf stands in the other's way.
+    fn merge(&self, live: Node<'_>, new: Node<'_>) {
+        for (to, from) in live.entries.iter().zip(new.entries) {
+            let source = from.load(Ordering::Relaxed);
+            let below = (
+                self.format.decode(new.level, source),
+                self.format.decode(live.level, to.load(Ordering::Acquire)),
+            );
+            match below {
+                (Entry::Absent, _) => {}
+                (Entry::Table(new_table), Entry::Table(live_table)) => {
+                    // SAFETY: both tables are linked, the one in tables that only the caller changes now, the other in
+                    // tables that only the caller knows. The base does not matter here.
+                    #[allow(unsafe_code, reason = "reaches two tables side by side")]
+                    let (live_below, new_below) = unsafe {
+                        let level = new.level.below();
+                        (self.node(live_table, level, live.base), self.node(new_table, level, new.base))
+                    };
+                    self.merge(live_below, new_below);
+                }
+                (_, over) => {
+                    debug_assert_eq!(over, Entry::Absent, "areas are disjoint, so are their leaves");
+                    from.store(self.format.absent(), Ordering::Relaxed);
+                    // Release: whatever `source` points to is filled before a walker can follow it.
+                    to.store(source, Ordering::Release);
+                }
+            }
+        }
+    }
+
+    /// Frees all tables below `node`, and the frames that leaves own, marked ones too.
+    ///
+    /// # Safety
+    /// No CPU can reach them, and nobody looks at the node's entries again.
+    #[allow(unsafe_code, reason = "frees tables")]
+    pub(super) unsafe fn free_below(&self, node: Node<'_>) {
+        for entry in node.entries {
+            let raw = entry.load(Ordering::Acquire);
+            // SAFETY: the caller's promise for the node holds for what its entries name.
+            unsafe { self.free_entry(node.level, raw) };
+        }
+    }
+
+    /// Frees what an entry of `level` names: frames that it owns, or a table and everything below.
+    ///
+    /// # Safety
+    /// No CPU can reach it any more, and no entry names it after this.
+    #[allow(unsafe_code, reason = "frees tables and frames")]
+    pub(super) unsafe fn free_entry(&self, level: Level, raw: u64) {
+        match self.format.decode(level, raw) {
+            Entry::Absent | Entry::Busy => {}
+            Entry::Leaf(leaf) | Entry::Marked(crate::Marked::Leaf(leaf)) => {
+                // SAFETY: the caller's promise.
+                unsafe { self.free_leaf(leaf.owner, leaf.at, self.leaf_pages(level)) };
+            }
+            Entry::Table(table) | Entry::Marked(crate::Marked::Table(table)) => {
+                // SAFETY: the caller's promise; the table is freed after everything below it.
+                unsafe {
+                    self.free_below(self.node(table, level.below(), crate::GuestPhysAddr::from_usize(0)));
+                    self.free_table(table, level.below());
+                }
+            }
+        }
+    }
+}

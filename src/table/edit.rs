@@ -1,0 +1,185 @@
+//! Taking away and restricting: mark, invalidate, reap (H22–H24).
+
+use core::convert::Infallible;
+
+use memory_addr::MemoryAddr;
+
+use super::{
+    Table,
+    build::Exhausted,
+    cut::{Cuts, Edit},
+    flush::{Flush, Pending},
+    node::{Context, Node},
+    walk::{Slot, Step},
+};
+use crate::{
+    Change, Changed, Entry, Format, Frames, GuestPhysRange, Invalidate, MappingFlags, shootdown::Shootdown,
+};
+
+/// What a commit changed, so far.
+struct Progress {
+    /// Everything that must be invalidated: the range, and the spans of tables and blocks that it did not wholly cover.
+    range: GuestPhysRange,
+    /// Which entries; `None` while nothing can be cached that must not.
+    changed: Option<Changed>,
+    /// Whether entries are marked, and have to be finished.
+    marks: Marks,
+}
+
+/// Whether a commit left marks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Marks {
+    /// None: there is nothing left but the invalidation.
+    None,
+    /// Some: they are finished after the invalidation.
+    Some,
+}
+
+impl<F: Format, M: Frames> Table<F, M> {
+    /// Edits every leaf of `range`; the pieces of blocks that its ends cut are as they were.
+    ///
+    /// What goes is freed by the [`Flush`], after the invalidation.
+    ///
+    /// # Errors
+    /// [`Exhausted`] before anything changed.
+    pub(crate) fn edit<'t, I: Invalidate<F::Root>>(
+        &'t mut self,
+        range: GuestPhysRange,
+        edit: Edit,
+        shootdown: &'t Shootdown<I, F::Root>,
+    ) -> Result<Flush<'t, F, M, I>, Exhausted> {
+        debug_assert!(self.pending.is_none(), "the caller finishes what is pending first: marks never nest");
+        let cuts = self.context.cuts(self.root(), range, edit)?;
+        let progress = self.commit(range, edit, &cuts, shootdown.operations());
+        self.pending = progress.changed.map(|changed| Pending::new(progress.range, changed, progress.marks, edit, cuts));
+        Ok(Flush::new(self, shootdown))
+    }
+
+    /// Marks or changes every entry of the range. Cannot fail.
+    fn commit<I: Invalidate<F::Root>>(
+        &self,
+        range: GuestPhysRange,
+        edit: Edit,
+        cuts: &Cuts<F, M>,
+        operations: &I,
+    ) -> Progress {
+        let context = &self.context;
+        let mut progress = Progress { range, changed: None, marks: Marks::None };
+        let Ok(()) = context.walk(self.root(), range, &mut |slot: Slot<'_>| {
+            let step = match (context.decode(&slot), edit) {
+                (Entry::Table(table), Edit::Unmap) if context.goes(&slot, table) => {
+                    context.mark(&slot, Changed::Tables, &mut progress);
+                    Step::Next
+                }
+                (Entry::Table(table), _) => Step::Into(table),
+                (Entry::Leaf(_), Edit::Unmap) => {
+                    context.mark(&slot, Changed::Leaves(slot.level), &mut progress);
+                    Step::Next
+                }
+                (Entry::Leaf(_), Edit::Protect(_)) if cuts.iter().any(|cut| cut.span == slot.span) => {
+                    context.mark(&slot, Changed::Leaves(slot.level), &mut progress);
+                    Step::Next
+                }
+                // A block that a range's end cuts, and that has the flags already, has no cut.
+                (Entry::Leaf(leaf), Edit::Protect(flags)) if leaf.flags != flags => {
+                    context.protect(&slot, flags, operations, &mut progress);
+                    Step::Next
+                }
+                _ => Step::Next,
+            };
+            Ok::<_, Infallible>(step)
+        });
+        operations.publish();
+        progress
+    }
+}
+
+impl<F: Format, M: Frames> Context<F, M> {
+    /// Makes an entry invalid but for the reaper.
+    fn mark(&self, slot: &Slot<'_>, changed: Changed, progress: &mut Progress) {
+        let mut old = slot.load();
+        // Hardware may be setting the dirty mark: it must be in the marked entry.
+        while let Err(now) = slot.replace(old, self.format.mark(slot.level, old)) {
+            old = now;
+        }
+        progress.marks = Marks::Some;
+        progress.add(slot.span, changed);
+    }
+
+    /// Changes a leaf's flags: in place if that is safe, else it is marked and made again after the invalidation.
+    fn protect<I: Invalidate<F::Root>>(
+        &self,
+        slot: &Slot<'_>,
+        flags: MappingFlags,
+        operations: &I,
+        progress: &mut Progress,
+    ) {
+        if let Entry::Leaf(leaf) = self.decode(slot)
+            && flags.contains(MappingFlags::EXECUTE)
+            && !leaf.flags.contains(MappingFlags::EXECUTE)
+        {
+            self.synchronize(operations, slot.level, &crate::Leaf { flags, ..leaf });
+        }
+        let mut old = slot.load();
+        loop {
+            let new = self.format.with_flags(slot.level, old, flags);
+            let change = self.format.change(slot.level, old, new);
+            if change == Change::Break {
+                return self.mark(slot, Changed::Leaves(slot.level), progress);
+            }
+            match slot.replace(old, new) {
+                Ok(()) if change == Change::Restrict => {
+                    return progress.add(slot.span, Changed::Leaves(slot.level));
+                }
+                Ok(()) => return,
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// Whether unmapping `slot.part` leaves nothing in the table, so that the table goes too.
+    fn goes(&self, slot: &Slot<'_>, table: memory_addr::PhysAddr) -> bool {
+        slot.is_whole() || self.is_sole(self.below(slot, table), slot.part)
+    }
+
+    /// Whether nothing is mapped in `node` outside `part`.
+    fn is_sole(&self, node: Node<'_>, part: GuestPhysRange) -> bool {
+        let shift = self.geometry.shift(node.level);
+        let first = (part.start - node.base) >> shift;
+        let last = (part.end.wrapping_sub(1) - node.base) >> shift;
+        let (before, rest) = node.entries.split_at(first);
+        let after = &rest[last - first + 1..];
+        let absent = |entry: &core::sync::atomic::AtomicU64| {
+            self.format.decode(node.level, entry.load(core::sync::atomic::Ordering::Acquire)) == Entry::Absent
+        };
+        // The neighbours first: in a table that is in use one of them nearly always tells.
+        before.last().is_none_or(absent)
+            && after.first().is_none_or(absent)
+            && before.iter().all(absent)
+            && after.iter().all(absent)
+            && self.is_sole_at(node, part, part.start)
+            && (first == last || self.is_sole_at(node, part, part.end.wrapping_sub(1)))
+    }
+
+    /// Whether the entry at an end of `part` has nothing outside it.
+    fn is_sole_at(&self, node: Node<'_>, part: GuestPhysRange, end: crate::GuestPhysAddr) -> bool {
+        let (slot, entry) = self.slot(node, end);
+        if part.contains_range(slot.span) {
+            return true;
+        }
+        let inner = GuestPhysRange { start: slot.span.start.max(part.start), end: slot.span.end.min(part.end) };
+        match entry {
+            Entry::Absent => true,
+            Entry::Table(table) => self.is_sole(self.below(&slot, table), inner),
+            _ => false,
+        }
+    }
+}
+
+impl Progress {
+    /// `span` has changed.
+    fn add(&mut self, span: GuestPhysRange, changed: Changed) {
+        self.range = GuestPhysRange { start: self.range.start.min(span.start), end: self.range.end.max(span.end) };
+        self.changed = Some(self.changed.map_or(changed, |before| before.and(changed)));
+    }
+}

@@ -1,0 +1,161 @@
+//! What stands between taking away and giving back: the invalidation.
+
+use core::convert::Infallible;
+
+use super::{
+    Table,
+    cut::{Cuts, Edit},
+    edit::Marks,
+    node::Context,
+    walk::{Slot, Step},
+};
+use crate::{
+    Changed, Entry, Format, Frames, GuestPhysRange, Invalidate, Leaf, Marked, Scope, Unreachable,
+    shootdown::Shootdown,
+};
+
+/// An edit that is in the tables but not finished.
+///
+/// It belongs to the table: losing the [`Flush`] leaves it for the next exclusive operation, and frees nothing early.
+pub(super) struct Pending<F: Format, M: Frames> {
+    range: GuestPhysRange,
+    changed: Changed,
+    marks: Marks,
+    edit: Edit,
+    cuts: Cuts<F, M>,
+    phase: Phase,
+}
+
+/// How far an edit is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// CPUs may still use what was taken away.
+    Marked,
+    /// No CPU does.
+    Invalidated,
+}
+
+impl<F: Format, M: Frames> Pending<F, M> {
+    pub(super) fn new(range: GuestPhysRange, changed: Changed, marks: Marks, edit: Edit, cuts: Cuts<F, M>) -> Self {
+        Self { range, changed, marks, edit, cuts, phase: Phase::Marked }
+    }
+}
+
+/// The rest of an edit: the invalidation, then what may only come after it. Dropping it does both.
+#[must_use = "the invalidation is still to be made"]
+pub(crate) struct Flush<'t, F: Format, M: Frames, I: Invalidate<F::Root>> {
+    table: &'t mut Table<F, M>,
+    shootdown: &'t Shootdown<I, F::Root>,
+}
+
+impl<'t, F: Format, M: Frames, I: Invalidate<F::Root>> Flush<'t, F, M, I> {
+    /// The rest of what is pending in `table`, if anything is.
+    pub(super) fn new(table: &'t mut Table<F, M>, shootdown: &'t Shootdown<I, F::Root>) -> Self {
+        Self { table, shootdown }
+    }
+
+    /// What the pending edit is about.
+    pub(crate) fn range(&self) -> GuestPhysRange {
+        self.table.pending.as_ref().map_or_else(GuestPhysRange::default, |pending| pending.range)
+    }
+
+    /// Makes every CPU forget what was taken away.
+    ///
+    /// # Errors
+    /// A CPU could not be told: everything stays marked, nothing is freed, and this can be tried again.
+    pub(crate) fn invalidate(&mut self) -> Result<(), Unreachable> {
+        if let Some(pending) = &mut self.table.pending
+            && pending.phase == Phase::Marked
+        {
+            self.shootdown.invalidate(Scope { range: pending.range, entries: pending.changed })?;
+            pending.phase = Phase::Invalidated;
+        }
+        Ok(())
+    }
+
+    /// Invalidates if that is still to be done, then finishes every marked entry and frees what nobody maps any more.
+    ///
+    /// # Errors
+    /// As for [`invalidate`](Self::invalidate).
+    pub(crate) fn finish(mut self) -> Result<(), Unreachable> {
+        self.complete()
+    }
+
+    fn complete(&mut self) -> Result<(), Unreachable> {
+        self.invalidate()?;
+        if let Some(pending) = self.table.pending.take()
+            && pending.marks == Marks::Some
+        {
+            self.reap(pending);
+        }
+        Ok(())
+    }
+
+    /// Gives every marked entry its final form. Only after the invalidation.
+    fn reap(&mut self, mut pending: Pending<F, M>) {
+        let (table, operations) = (&*self.table, self.shootdown.operations());
+        let Ok(()) = table.context.walk(table.root(), pending.range, &mut |slot: Slot<'_>| {
+            let step = match table.context.decode(&slot) {
+                Entry::Table(below) => Step::Into(below),
+                Entry::Marked(Marked::Leaf(leaf)) => {
+                    table.context.finish_leaf(&slot, &leaf, &mut pending, operations);
+                    Step::Next
+                }
+                Entry::Marked(Marked::Table(_)) => {
+                    table.context.discard(&slot);
+                    Step::Next
+                }
+                _ => Step::Next,
+            };
+            Ok::<_, Infallible>(step)
+        });
+        operations.publish();
+    }
+}
+
+impl<F: Format, M: Frames, I: Invalidate<F::Root>> Drop for Flush<'_, F, M, I> {
+    fn drop(&mut self) {
+        if let Err(unreachable) = self.complete() {
+            log::error!("an invalidation is owed: {unreachable}");
+        }
+    }
+}
+
+#[allow(unsafe_code, reason = "frees what the marks name")]
+impl<F: Format, M: Frames> Context<F, M> {
+    /// Finishes a marked leaf.
+    fn finish_leaf<I: Invalidate<F::Root>>(
+        &self,
+        slot: &Slot<'_>,
+        leaf: &Leaf,
+        pending: &mut Pending<F, M>,
+        operations: &I,
+    ) {
+        if let Some(cut) = pending.cuts.iter_mut().find(|cut| cut.span == slot.span) {
+            slot.store(cut.link(leaf));
+            if pending.edit == Edit::Unmap {
+                let (at, pages) = cut.hole(leaf);
+                // SAFETY: the invalidation is complete, and the pieces that were linked do not name these pages.
+                unsafe { self.free_leaf(leaf.owner, at, pages) };
+            }
+            return;
+        }
+        match pending.edit {
+            Edit::Unmap => self.discard(slot),
+            Edit::Protect(flags) => {
+                let leaf = Leaf { flags, ..*leaf };
+                // The memory's type may have changed: nothing of the old one may linger in a cache (H14).
+                self.synchronize(operations, slot.level, &leaf);
+                slot.store(self.format.leaf(slot.level, &leaf));
+            }
+        }
+    }
+
+    /// Empties a marked entry and frees what it named.
+    fn discard(&self, slot: &Slot<'_>) {
+        let raw = slot.swap(self.format.absent());
+        // SAFETY: the invalidation that covers the entry is complete, so that no CPU walks or uses what it named, and
+        // no entry names it any more.
+        unsafe { self.free_entry(slot.level, raw) };
+    }
+}

@@ -1,0 +1,145 @@
+//! The tables that hardware walks: one walker, and the operations on it.
+//!
+//! Who may do what at a time is the caller's business, and the borrow checker's: everything that removes a table or a
+//! leaf takes `&mut Table` (the space's lock held exclusively); what only adds, or raises, takes `&Table` and may run
+//! on many CPUs at once. That is why a table that was read from an entry stays while a walk goes on.
+
+mod build;
+mod cut;
+mod edit;
+mod flush;
+mod node;
+mod query;
+mod relocate;
+mod shared;
+mod walk;
+
+use core::sync::atomic::Ordering;
+
+use memory_addr::PhysAddr;
+
+pub(crate) use self::{
+    build::{Detached, Exhausted, Fill},
+    cut::Edit,
+    flush::Flush,
+    query::Run,
+    relocate::Moved,
+    shared::{Found, Installed},
+};
+use self::{flush::Pending, node::Context, node::Node};
+use crate::{
+    Format, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, MappingFlags, frame::Owned, shootdown::Shootdown,
+};
+
+/// The tables of one space.
+pub(crate) struct Table<F: Format, M: Frames> {
+    context: Context<F, M>,
+    root: PhysAddr,
+    pending: Option<Pending<F, M>>,
+}
+
+/// Builds mappings for a table without holding its lock.
+pub(crate) struct Builder<F, M>(Context<F, M>);
+
+impl<F: Format, M: Frames> Table<F, M> {
+    /// Tables of nothing: one root.
+    pub(crate) fn new(format: F, frames: M) -> Result<Self, Exhausted> {
+        let context = Context::new(format, frames);
+        let root = context.new_table(context.geometry.root_level).map(Owned::into_raw).ok_or(Exhausted)?;
+        Ok(Self { context, root, pending: None })
+    }
+
+    /// Where the root stands.
+    pub(crate) const fn root_address(&self) -> PhysAddr {
+        self.root
+    }
+
+    /// A builder for these tables.
+    pub(crate) fn builder(&self) -> Builder<F, M> {
+        Builder(self.context.clone())
+    }
+
+    /// Adds a mapping that was built. Nothing is mapped in its range.
+    pub(crate) fn graft<I: Invalidate<F::Root>>(&mut self, detached: Detached<F, M>, operations: &I) {
+        detached.graft(self.root());
+        operations.publish();
+    }
+
+    /// What an earlier operation left to be finished, which comes before any other exclusive one.
+    pub(crate) fn unfinished<'t, I: Invalidate<F::Root>>(
+        &'t mut self,
+        shootdown: &'t Shootdown<I, F::Root>,
+    ) -> Option<Flush<'t, F, M, I>> {
+        self.pending.is_some().then(|| Flush::new(self, shootdown))
+    }
+
+    /// Frees everything.
+    ///
+    /// # Safety
+    /// No CPU walks the tables or remembers a translation of them, and none will; nothing is called on `self` again.
+    #[allow(unsafe_code, reason = "frees the tables")]
+    pub(crate) unsafe fn free(&mut self) {
+        let level = self.context.geometry.root_level;
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.context.free_below(self.root());
+            self.context.free_table(self.root, level);
+        }
+    }
+
+    fn root(&self) -> Node<'_> {
+        let level = self.context.geometry.root_level;
+        // SAFETY: the root stands as long as the table does; nothing is called after `free`.
+        #[allow(unsafe_code, reason = "reaches the root")]
+        unsafe {
+            self.context.node(self.root, level, GuestPhysAddr::from_usize(0))
+        }
+    }
+}
+
+impl<F: Format, M: Frames> Builder<F, M> {
+    /// Builds the mapping of `range`, with zeroed frames where it owns them.
+    pub(crate) fn build<I: Invalidate<F::Root>>(
+        &self,
+        operations: &I,
+        range: GuestPhysRange,
+        fill: Fill,
+        flags: MappingFlags,
+    ) -> Result<Detached<F, M>, Exhausted> {
+        let detached = Detached::build(&self.0, operations, range, fill, flags)?;
+        // Orders the stores that filled the tables before the one that will link them, in whatever order the lock
+        // that comes between them gives.
+        core::sync::atomic::fence(Ordering::Release);
+        Ok(detached)
+    }
+
+    /// Zeroed frames for a private leaf.
+    pub(crate) fn own_leaf<I: Invalidate<F::Root>>(
+        &self,
+        operations: &I,
+        level: crate::Level,
+        flags: MappingFlags,
+    ) -> Option<(Owned<M>, crate::Leaf)> {
+        self.0.own_leaf(operations, level, flags)
+    }
+
+    /// Whether private memory may have leaves of `level`.
+    pub(crate) fn allows(&self, policy: crate::LeafPolicy, level: crate::Level) -> bool {
+        self.0.allows(policy, level)
+    }
+
+    /// The geometry.
+    pub(crate) const fn geometry(&self) -> &crate::Geometry {
+        &self.0.geometry
+    }
+
+    /// The format.
+    pub(crate) const fn format(&self) -> &F {
+        &self.0.format
+    }
+
+    /// The allocator.
+    pub(crate) const fn frames(&self) -> &M {
+        &self.0.frames
+    }
+}

@@ -1,0 +1,112 @@
+//! Tables in memory: how entries are reached, made and freed. The only unsafe code of the walker.
+#![allow(unsafe_code, reason = "reaching a table's entries is what this file is for")]
+
+use core::{
+    slice,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use memory_addr::{MemoryAddr, PAGE_SIZE_4K, PhysAddr};
+
+use crate::{Content, Format, Frames, Geometry, GuestPhysAddr, Invalidate, Leaf, Level, Owner, frame::Owned};
+
+/// What it takes to reach tables: their format and where frames come from.
+#[derive(Clone)]
+pub(super) struct Context<F, M> {
+    pub format: F,
+    pub frames: M,
+    pub geometry: Geometry,
+}
+
+/// A table's entries, and which addresses they translate.
+///
+/// A root, a table and a part of a root that is still being built are all the same: a slice.
+#[derive(Clone, Copy)]
+pub(super) struct Node<'a> {
+    /// The entries.
+    pub entries: &'a [AtomicU64],
+    /// Their level.
+    pub level: Level,
+    /// The first address that the first entry translates.
+    pub base: GuestPhysAddr,
+}
+
+impl<F: Format, M: Frames> Context<F, M> {
+    pub(super) fn new(format: F, frames: M) -> Self {
+        let geometry = format.geometry();
+        Self { format, frames, geometry }
+    }
+
+    /// The table at `at`, whose entries are of `level`; `gpa` is any address that it translates.
+    ///
+    /// # Safety
+    /// A table of `level` stands at `at` and is not freed during `'a`: it is linked, and the caller holds the space's
+    /// lock; or nobody else knows it.
+    pub(super) unsafe fn node<'a>(&self, at: PhysAddr, level: Level, gpa: GuestPhysAddr) -> Node<'a> {
+        let pointer = self.frames.pointer(at).cast::<AtomicU64>();
+        // SAFETY: the caller's promise; entries are only ever reached as atomics, a table is aligned to its size, and
+        // `Frames::pointer` is valid for all of its pages.
+        let entries = unsafe { slice::from_raw_parts(pointer.as_ptr(), self.geometry.entries(level)) };
+        let base = if level == self.geometry.root_level {
+            GuestPhysAddr::from_usize(0)
+        } else {
+            gpa.align_down(self.geometry.span(Level(level.0 + 1)))
+        };
+        Node { entries, level, base }
+    }
+
+    /// A table of nothing whose entries are of `level`, which nobody else knows yet.
+    pub(super) fn new_table(&self, level: Level) -> Option<Owned<M>> {
+        let owned = Owned::zeroed(&self.frames, self.table_pages(level))?;
+        let absent = self.format.absent();
+        if absent != 0 {
+            // SAFETY: the frames are ours alone, and large enough for a table of `level`.
+            let node = unsafe { self.node(owned.at(), level, GuestPhysAddr::from_usize(0)) };
+            node.entries.iter().for_each(|entry| entry.store(absent, Ordering::Relaxed));
+        }
+        Some(owned)
+    }
+
+    /// Frees a table's frames.
+    ///
+    /// # Safety
+    /// The table at `at` is not linked any more, no CPU can walk it, and it is freed once.
+    pub(super) unsafe fn free_table(&self, at: PhysAddr, level: Level) {
+        // SAFETY: the caller's promise.
+        drop(unsafe { Owned::from_raw(&self.frames, at, self.table_pages(level)) });
+    }
+
+    /// Frees `pages` frames from `at` on, if the leaf that mapped them owned them.
+    ///
+    /// # Safety
+    /// No CPU can reach them any more, and they are freed once.
+    pub(super) unsafe fn free_leaf(&self, owner: Owner, at: PhysAddr, pages: usize) {
+        if owner == Owner::Space {
+            // SAFETY: the caller's promise; the leaf's mark says that the space allocated them.
+            drop(unsafe { Owned::from_raw(&self.frames, at, pages) });
+        }
+    }
+
+    /// The number of 4 KiB frames under a leaf of `level`.
+    pub(super) fn leaf_pages(&self, level: Level) -> usize {
+        self.geometry.span(level) / PAGE_SIZE_4K
+    }
+
+    /// The number of 4 KiB frames under a table.
+    fn table_pages(&self, level: Level) -> usize {
+        self.geometry.table_pages(level) * (self.geometry.page_size() / PAGE_SIZE_4K)
+    }
+
+    /// Brings the caches in step for the memory under a leaf that the space owns (H14).
+    pub(super) fn synchronize<I: Invalidate<F::Root>>(&self, operations: &I, level: Level, leaf: &Leaf) {
+        if leaf.owner == Owner::Space {
+            let pointer = self.frames.pointer(leaf.at);
+            operations.synchronize(pointer, self.geometry.span(level), content(leaf));
+        }
+    }
+}
+
+/// What the guest may use a leaf's memory for.
+pub(super) fn content(leaf: &Leaf) -> Content {
+    if leaf.flags.contains(crate::MappingFlags::EXECUTE) { Content::Code } else { Content::Data }
+}

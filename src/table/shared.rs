@@ -1,0 +1,125 @@
+//! What may happen on many CPUs at once: entries become valid, or allow more. Each step is one compare-exchange (H25).
+
+use memory_addr::PhysAddr;
+
+use super::{Table, build::Exhausted, walk::Slot};
+use crate::{
+    Access, Change, Entry, Format, Frames, GuestPhysAddr, GuestPhysRange, Leaf, Level, MappingFlags, frame::Owned,
+};
+
+/// What stands at an address.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Found {
+    /// A leaf.
+    Leaf {
+        /// What it says.
+        leaf: Leaf,
+        /// Its level.
+        level: Level,
+        /// What it translates.
+        span: GuestPhysRange,
+    },
+    /// Nothing, in an entry of this level.
+    Nothing(Level),
+    /// Something that somebody is changing.
+    Changing,
+}
+
+/// What came of installing a leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Installed {
+    /// It is there.
+    Done,
+    /// Something else was there first; what was brought is freed.
+    Lost,
+}
+
+impl<F: Format, M: Frames> Table<F, M> {
+    /// What stands at `gpa`.
+    pub(crate) fn find(&self, gpa: GuestPhysAddr) -> Found {
+        let (slot, entry) = self.context.lookup(self.root(), gpa);
+        match entry {
+            Entry::Leaf(leaf) => Found::Leaf { leaf, level: slot.level, span: slot.span },
+            Entry::Absent => Found::Nothing(slot.level),
+            _ => Found::Changing,
+        }
+    }
+
+    /// Puts a leaf of `level` over `gpa` where nothing is, and the tables that lead to it. The caller publishes.
+    ///
+    /// # Errors
+    /// [`Exhausted`] if a table could not be had; those that could stay, they are part of the path.
+    pub(crate) fn install(
+        &self,
+        gpa: GuestPhysAddr,
+        level: Level,
+        leaf: &Leaf,
+        frames: Owned<M>,
+    ) -> Result<Installed, Exhausted> {
+        let mut node = self.root();
+        loop {
+            let (slot, entry) = self.context.slot(node, gpa);
+            let table = match entry {
+                Entry::Table(_) | Entry::Absent if slot.level == level => {
+                    return Ok(self.install_at(&slot, leaf, frames));
+                }
+                Entry::Table(table) => table,
+                Entry::Absent => match self.link(&slot)? {
+                    Some(table) => table,
+                    None => continue,
+                },
+                _ => return Ok(Installed::Lost),
+            };
+            node = self.context.below(&slot, table);
+        }
+    }
+
+    /// Puts a leaf into an absent entry; whoever comes second loses, and frees.
+    fn install_at(&self, slot: &Slot<'_>, leaf: &Leaf, frames: Owned<M>) -> Installed {
+        let raw = self.context.format.leaf(slot.level, leaf);
+        // Release (in `replace`): the zeros are in the frame before a walker can reach it.
+        match slot.replace(self.context.format.absent(), raw) {
+            Ok(()) => {
+                frames.into_raw();
+                Installed::Done
+            }
+            Err(_) => Installed::Lost,
+        }
+    }
+
+    /// Links a new table into an absent entry; `None` if another CPU was first, whose table then serves.
+    fn link(&self, slot: &Slot<'_>) -> Result<Option<PhysAddr>, Exhausted> {
+        let table = self.context.new_table(slot.level.below()).ok_or(Exhausted)?;
+        let raw = self.context.format.table(table.at());
+        let linked = slot.replace(self.context.format.absent(), raw).is_ok();
+        Ok(linked.then(|| table.into_raw()))
+    }
+
+    /// Lets the leaf at `gpa` allow `flags`, if that only raises it, and notes the access.
+    pub(crate) fn raise(&self, gpa: GuestPhysAddr, flags: MappingFlags, access: Access) -> Installed {
+        let format = &self.context.format;
+        loop {
+            let (slot, entry) = self.context.lookup(self.root(), gpa);
+            let Entry::Leaf(_) = entry else { return Installed::Lost };
+            let old = slot.load();
+            let new = format.touched(slot.level, format.with_flags(slot.level, old, flags), access);
+            if old == new {
+                return Installed::Done;
+            }
+            if format.change(slot.level, old, new) != Change::Raise {
+                return Installed::Lost;
+            }
+            if slot.replace(old, new).is_ok() {
+                return Installed::Done;
+            }
+        }
+    }
+
+    /// Notes in the leaf at `gpa` that the hypervisor, or a guest whose CPU does not do it by itself, used it.
+    pub(crate) fn touch(&self, gpa: GuestPhysAddr, access: Access) -> Installed {
+        match self.find(gpa) {
+            Found::Leaf { leaf, .. } => self.raise(gpa, leaf.flags, access),
+            _ => Installed::Lost,
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! A board without hardware: host memory, an allocator, and a log of what was asked in which order.
+
+use std::{
+    alloc::Layout,
+    collections::BTreeMap,
+    ptr::NonNull,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use memory_addr::{PAGE_SIZE_4K, PhysAddr};
+use stage2::{
+    Config, Content, CpuId, Frames, GuestPhysAddr, GuestPhysRange, GuestSpace, Invalidate, Pieces, Platform, Reach,
+    Scope, Unreachable,
+};
+
+use super::format::Toy;
+
+/// 64 MiB of memory, from host-physical address 0 on.
+const PAGES: usize = 16 * 1024;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Event {
+    Allocated(PhysAddr, usize),
+    Freed(PhysAddr, usize),
+    Invalidated(Scope),
+    InvalidatedAll,
+    DenialForgotten(GuestPhysAddr),
+    Switched,
+    Interrupted(CpuId),
+}
+
+/// The board: clones are the same one.
+#[derive(Clone)]
+pub struct Board(Arc<Shared>);
+
+struct Shared {
+    memory: NonNull<u8>,
+    state: Mutex<State>,
+    reach: Reach,
+    pieces: Pieces,
+}
+
+#[derive(Default)]
+struct State {
+    events: Vec<Event>,
+    used: BTreeMap<usize, ()>,
+    next: usize,
+    /// How many more allocations succeed.
+    left: Option<usize>,
+    deaf: Option<CpuId>,
+    on_interrupt: Option<Arc<dyn Fn(CpuId) + Send + Sync>>,
+}
+
+// SAFETY: the memory is reached through `Frames::pointer` under the crate's rules; everything else is behind the mutex.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+const LAYOUT: Layout = match Layout::from_size_align(PAGES * PAGE_SIZE_4K, 1 << 22) {
+    Ok(layout) => layout,
+    Err(_) => panic!("a layout"),
+};
+
+impl Board {
+    pub fn new() -> Self {
+        Self::with(Reach::Everywhere, Pieces::Any)
+    }
+
+    pub fn with(reach: Reach, pieces: Pieces) -> Self {
+        // SAFETY: the layout is not empty.
+        let memory = NonNull::new(unsafe { std::alloc::alloc(LAYOUT) }).expect("host memory");
+        Self(Arc::new(Shared { memory, state: Mutex::default(), reach, pieces }))
+    }
+
+    pub fn space(&self) -> GuestSpace<Machine> {
+        GuestSpace::new(self.config()).expect("a space")
+    }
+
+    pub fn config(&self) -> Config<Machine> {
+        Config { format: Toy, frames: self.clone(), invalidate: self.clone(), cpus: 4 }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// What happened since the last call.
+    pub fn events(&self) -> Vec<Event> {
+        std::mem::take(&mut self.state().events)
+    }
+
+    /// How many pages are allocated.
+    pub fn allocated(&self) -> usize {
+        self.state().used.len()
+    }
+
+    /// Lets `count` more allocations succeed and no other, or all of them.
+    pub fn allow(&self, count: Option<usize>) {
+        self.state().left = count;
+    }
+
+    /// Makes a CPU not answer interrupts, or none.
+    pub fn deafen(&self, cpu: Option<CpuId>) {
+        self.state().deaf = cpu;
+    }
+
+    /// What an interrupted CPU does.
+    pub fn on_interrupt(&self, handler: Arc<dyn Fn(CpuId) + Send + Sync>) {
+        self.state().on_interrupt = Some(handler);
+    }
+
+    fn log(&self, event: Event) {
+        self.state().events.push(event);
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `with` by the same layout.
+        unsafe { std::alloc::dealloc(self.memory.as_ptr(), LAYOUT) }
+    }
+}
+
+// SAFETY: pages are marked as used before they are given out; the pointer is into the board's memory.
+unsafe impl Frames for Board {
+    fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr> {
+        let mut state = self.state();
+        if let Some(left) = &mut state.left {
+            *left = left.checked_sub(1)?;
+        }
+        let step = align / PAGE_SIZE_4K;
+        let start = state.next.next_multiple_of(step);
+        let starts = (start..PAGES).step_by(step).chain((0..start).step_by(step));
+        let free = |state: &State, first: usize| {
+            first + count <= PAGES && state.used.range(first..first + count).next().is_none()
+        };
+        let first = starts.into_iter().find(|&first| free(&state, first))?;
+        state.used.extend((first..first + count).map(|page| (page, ())));
+        state.next = first + count;
+        let at = PhysAddr::from_usize(first * PAGE_SIZE_4K);
+        state.events.push(Event::Allocated(at, count));
+        drop(state);
+        // SAFETY: the pages are ours until they are given out. Junk, since a guest must not see it.
+        unsafe { self.pointer(at).write_bytes(0xa5, count * PAGE_SIZE_4K) }
+        Some(at)
+    }
+
+    unsafe fn free(&self, at: PhysAddr, count: usize) {
+        // SAFETY: the caller gives the pages back.
+        unsafe { self.pointer(at).write_bytes(0x5a, count * PAGE_SIZE_4K) }
+        let mut state = self.state();
+        for page in at.as_usize() / PAGE_SIZE_4K..at.as_usize() / PAGE_SIZE_4K + count {
+            assert!(state.used.remove(&page).is_some(), "page {page} is freed, but not allocated");
+        }
+        state.events.push(Event::Freed(at, count));
+    }
+
+    fn pointer(&self, at: PhysAddr) -> NonNull<u8> {
+        assert!(at.as_usize() < PAGES * PAGE_SIZE_4K, "{at:?} is not on the board");
+        // SAFETY: within the allocation.
+        unsafe { self.0.memory.add(at.as_usize()) }
+    }
+
+    fn pieces(&self) -> Pieces {
+        self.0.pieces
+    }
+}
+
+impl Invalidate<u64> for Board {
+    fn reach(&self) -> Reach {
+        self.0.reach
+    }
+
+    fn publish(&self) {}
+
+    fn invalidate(&self, _root: u64, scope: Scope) {
+        self.log(Event::Invalidated(scope));
+    }
+
+    fn invalidate_all(&self, _root: u64) {
+        self.log(Event::InvalidatedAll);
+    }
+
+    fn invalidate_denial(&self, _root: u64, gpa: GuestPhysAddr) {
+        self.log(Event::DenialForgotten(gpa));
+    }
+
+    fn switch_vcpu(&self, _root: u64) {
+        self.log(Event::Switched);
+    }
+
+    fn interrupt(&self, cpus: &mut dyn Iterator<Item = CpuId>) -> Result<(), Unreachable> {
+        for cpu in cpus {
+            self.log(Event::Interrupted(cpu));
+            let (deaf, handler) = {
+                let state = self.state();
+                (state.deaf, state.on_interrupt.clone())
+            };
+            if deaf == Some(cpu) {
+                return Err(Unreachable(cpu));
+            }
+            if let Some(handler) = handler {
+                handler(cpu);
+            }
+        }
+        Ok(())
+    }
+
+    fn synchronize(&self, _bytes: NonNull<u8>, _len: usize, _content: Content) {}
+
+    fn activate(&self, _root: u64) {}
+}
+
+/// The platform that the board is.
+pub struct Machine;
+
+impl Platform for Machine {
+    type Format = Toy;
+    type Frames = Board;
+    type Invalidate = Board;
+}
+
+/// A range from its start and size.
+pub fn range(start: usize, size: usize) -> GuestPhysRange {
+    GuestPhysRange::from_start_size(GuestPhysAddr::from_usize(start), size)
+}

@@ -1,0 +1,57 @@
+//! `cargo xtask`: the project's two commands. `demo` boots a guest under the example hypervisor and says whether the
+//! guest's own checks passed; `test` runs every check that the project has.
+
+mod apt;
+mod demo;
+mod guest;
+mod house;
+mod initramfs;
+mod process;
+mod qemu;
+mod setup;
+mod steps;
+mod test;
+mod verdict;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Set up, build, run and check stage2")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Boot a guest under the example hypervisor in QEMU and judge it by its own words
+    Demo(demo::Options),
+    /// Run every check, or those that are named; the last line counts them
+    Test(test::Options),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Err(error) = process::end_children_on_interrupt() {
+        eprintln!("error: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    let verdict = match arguments.command {
+        Task::Demo(options) => demo::run(&options),
+        Task::Test(options) => test::run(&options),
+    };
+    match verdict {
+        Verdict::Good => ExitCode::SUCCESS,
+        Verdict::Bad => ExitCode::FAILURE,
+    }
+}
+
+/// What a command found; it has said so itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Good,
+    Bad,
+}

@@ -1,0 +1,172 @@
+//! The steps of `cargo xtask test`. Each can run alone, sets up what it needs itself, and has its time limits.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::demo::{self, Kind, Leaf};
+use crate::process::{self, End, Heard, Job, quietly};
+use crate::workspace::{AARCH64, RISCV64, X86_64, bare_metal_program, build_bare_metal, cargo, root};
+use crate::{house, qemu, setup, verdict};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const BUILDING: Duration = Duration::from_secs(600);
+const TESTING: Duration = Duration::from_secs(900);
+
+/// The oldest Rust that the packages promise, `rust-version` in Cargo.toml.
+const OLDEST_RUST: &str = "1.88";
+const CPU_MODELS: [&str; 3] = ["cortex-a57", "neoverse-n1", "max"];
+const CPU_COUNTS: [usize; 2] = [1, 2];
+
+/// How a step that did not fail ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// With what is worth saying about it.
+    Passed(String),
+    /// With the reason.
+    Skipped(String),
+}
+
+fn passed() -> Outcome {
+    Outcome::Passed(String::new())
+}
+
+pub fn fmt() -> Result<Outcome> {
+    setup::rust_components()?;
+    quietly("fmt", cargo(["fmt", "--all", "--check", "--", "--color", "never"]), MINUTE)?;
+    Ok(passed())
+}
+
+pub fn house() -> Result<Outcome> {
+    let complaints = house::check(&root())?;
+    if !complaints.is_empty() {
+        bail!("{}", complaints.join("\n"));
+    }
+    Ok(passed())
+}
+
+pub fn lints() -> Result<Outcome> {
+    setup::rust_components()?;
+    setup::rust_targets(&[AARCH64, X86_64, RISCV64])?;
+    clippy("lints-host", &["--all-targets"])?;
+    for target in [AARCH64, X86_64, RISCV64] {
+        clippy(&format!("lints-{target}"), &["--package", "stage2", "--lib", "--target", target])?;
+    }
+    clippy("lints-bare-metal", &["--package", "hypervisor", "--package", "stage2-qemu", "--target", AARCH64])?;
+    Ok(passed())
+}
+
+fn clippy(name: &str, what: &[&str]) -> Result<()> {
+    let arguments = [&["clippy"], what, &["--", "--deny", "warnings"]].concat();
+    quietly(name, cargo(arguments), BUILDING).map(drop)
+}
+
+pub fn msrv() -> Result<Outcome> {
+    let Some(toolchain) = setup::toolchain(OLDEST_RUST) else {
+        return Ok(Outcome::Skipped(format!(
+            "Rust {OLDEST_RUST} cannot be had; the step `lints` has clippy's incompatible_msrv"
+        )));
+    };
+    let mut check = Command::new("rustup");
+    check.args(["run", &toolchain, "cargo", "check"]).current_dir(root());
+    // These name the newer toolchain that runs this program.
+    check.env_remove("CARGO").env_remove("RUSTC").env_remove("RUSTUP_TOOLCHAIN");
+    quietly("msrv", check, BUILDING)?;
+    Ok(Outcome::Passed(toolchain))
+}
+
+pub fn unit() -> Result<Outcome> {
+    let output = quietly("unit", cargo(["test", "--no-fail-fast"]), TESTING)?;
+    match tests_passed(&output) {
+        0 => bail!("no test was run"),
+        count => Ok(Outcome::Passed(format!("{count} tests"))),
+    }
+}
+
+/// The sum over all test programs' closing lines.
+fn tests_passed(output: &str) -> usize {
+    let closing = output.lines().filter_map(|line| line.trim().strip_prefix("test result: ok. "));
+    closing.filter_map(|words| words.split_once(" passed")?.0.parse::<usize>().ok()).sum()
+}
+
+pub fn doc() -> Result<Outcome> {
+    let mut doc = cargo(["doc", "--no-deps"]);
+    doc.env("RUSTDOCFLAGS", "--deny warnings");
+    quietly("doc", doc, BUILDING)?;
+    Ok(passed())
+}
+
+pub fn package() -> Result<Outcome> {
+    quietly("package", cargo(["package", "--allow-dirty", "--package", "stage2"]), BUILDING)?;
+    Ok(passed())
+}
+
+pub fn qemu() -> Result<Outcome> {
+    setup::tools(&[setup::QEMU_AARCH64])?;
+    setup::rust_targets(&[AARCH64])?;
+    quietly("qemu-build", build_bare_metal("stage2-qemu"), BUILDING)?;
+    let mut total = 0;
+    for model in CPU_MODELS {
+        for cpus in CPU_COUNTS {
+            total += run_suite(model, cpus).with_context(|| format!("{model} with {cpus} CPU(s)"))?;
+        }
+    }
+    Ok(Outcome::Passed(format!("{total} tests on {} boards", CPU_MODELS.len() * CPU_COUNTS.len())))
+}
+
+fn run_suite(model: &str, cpus: usize) -> Result<usize> {
+    let name = format!("qemu-{model}-{cpus}");
+    let command = qemu::suite(model, cpus, &bare_metal_program("stage2-qemu"));
+    let mut hear = |line: &str| match verdict::closing_line(line) {
+        Some(_) => Heard::LastWord,
+        None => Heard::Line,
+    };
+    let finished = process::run(Job { name: &name, command, limit: MINUTE, hear: &mut hear })?;
+    let judged = match (verdict::judge_suite(&finished.output), finished.end) {
+        (Ok(count), End::Exited(_)) => Ok(count),
+        (Ok(_), end) => Err(anyhow!("the emulator {end}")),
+        (Err(failure), End::Exited(_)) => Err(failure.into()),
+        (Err(failure), end) => Err(anyhow!("{failure} ({end})")),
+    };
+    if judged.is_err() {
+        println!("---- the console ----\n{}\n---- end of the console ----", finished.output.trim_end());
+    } else {
+        println!("qemu: {model} with {cpus} CPU(s): {} passed", judged.as_ref().copied().unwrap_or_default());
+    }
+    judged
+}
+
+/// The small guest at once, then the hardest setting that is still quick: two CPUs, small leaves, pages that move.
+pub fn demo() -> Result<Outcome> {
+    let tiny = demo::Options {
+        smp: 1,
+        leaf: Leaf::TwoMegabytes,
+        torture: false,
+        guest: Some(Kind::Tiny),
+        kernel: None,
+        initrd: None,
+        watch: false,
+        quiet: true,
+        rounds: 2,
+        fill_mb: 64,
+        limit: 300,
+    };
+    let hard = demo::Options { smp: 2, leaf: Leaf::FourKilobytes, torture: true, guest: None, ..tiny.clone() };
+    for options in [tiny, hard] {
+        println!("demo: ok {}", demo::boot(&options)?);
+    }
+    Ok(passed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_are_summed_over_all_programs() {
+        let output = "test result: ok. 3 passed; 0 failed; 0 ignored\nnoise\n   test result: ok. 4 passed; 0 failed\n";
+        assert_eq!(tests_passed(output), 7);
+        assert_eq!(tests_passed("test result: FAILED. 3 passed; 1 failed"), 0);
+    }
+}

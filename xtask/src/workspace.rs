@@ -1,0 +1,41 @@
+//! Where things are, and how cargo is called.
+
+use std::env;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+pub const AARCH64: &str = "aarch64-unknown-none-softfloat";
+pub const X86_64: &str = "x86_64-unknown-none";
+pub const RISCV64: &str = "riscv64gc-unknown-none-elf";
+
+/// The repository's top folder. Cargo names this package's folder when it runs the command.
+pub fn root() -> PathBuf {
+    let package = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&package).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}
+
+/// Cargo's output folder; what the commands fetch and log goes there too.
+pub fn target() -> PathBuf {
+    match env::var_os("CARGO_TARGET_DIR") {
+        Some(folder) => root().join(folder),
+        None => root().join("target"),
+    }
+}
+
+/// The release build of a bare-metal program for the `virt` board.
+pub fn bare_metal_program(name: &str) -> PathBuf {
+    target().join(AARCH64).join("release").join(name)
+}
+
+/// `cargo` with arguments, at the repository's top.
+pub fn cargo<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root());
+    command
+}
+
+/// Builds a bare-metal package for the `virt` board.
+pub fn build_bare_metal(package: &str) -> Command {
+    cargo(["build", "--release", "--package", package, "--target", AARCH64])
+}
