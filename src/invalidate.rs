@@ -17,7 +17,8 @@ pub trait Invalidate<R>: Send + Sync + 'static {
 
     /// Forgets what was cached of `scope`: everywhere with [`Reach::Everywhere`], else on this CPU.
     ///
-    /// Entries that were written before are no longer cached when it returns, nor anything derived from them.
+    /// It publishes first; when it returns, nothing is cached any more of the entries that this CPU wrote over, nor of
+    /// anything derived from them.
     fn invalidate(&self, root: R, scope: Scope);
 
     /// Forgets everything that was cached of the root's identifier, as far as `invalidate` reaches.

@@ -54,7 +54,7 @@ impl<R: Copy, I: Invalidate<R>> Shootdown<I, R> {
         self.root
     }
 
-    /// Makes every CPU forget what it cached of `scope`. What was written before must have been published.
+    /// Publishes, and makes every CPU forget what it cached of `scope`.
     ///
     /// # Errors
     /// A CPU in the guest could not be told.
@@ -86,6 +86,7 @@ impl<R: Copy, I: Invalidate<R>> Shootdown<I, R> {
 
     /// Has the CPUs in the guest flush now; the others, this one too, owe it until they enter.
     fn shoot(&self) -> Result<(), Unreachable> {
+        self.invalidate.publish();
         let generation = self.cpus.owe();
         if self.cpus.must_be_told(generation).next().is_none() {
             return Ok(());

@@ -121,7 +121,7 @@ const fn field(register: u64, shift: u32) -> u64 {
     (register >> shift) & 0xf
 }
 
-/// PARange (MMFR0 \[3:0\]). Values that are not assigned yet stand for more than the ones that are.
+/// `PARange` (MMFR0 \[3:0\]). Values that are not assigned yet stand for more than the ones that are.
 const fn physical_bits(mmfr0: u64) -> u32 {
     match field(mmfr0, 0) {
         0 => 32,
@@ -180,14 +180,8 @@ mod tests {
     use super::*;
 
     /// QEMU's Cortex-A57.
-    const A57: IdRegisters = IdRegisters {
-        midr: 0x411f_d070,
-        mmfr0: 0x1124,
-        mmfr1: 0,
-        mmfr2: 0,
-        isar0: 0x1_1120,
-        ctr: 0x8444_c004,
-    };
+    const A57: IdRegisters =
+        IdRegisters { midr: 0x411f_d070, mmfr0: 0x1124, mmfr1: 0, mmfr2: 0, isar0: 0x1_1120, ctr: 0x8444_c004 };
 
     /// Everything that is decoded, as on a CPU of Armv9.
     const RICH: IdRegisters = IdRegisters {

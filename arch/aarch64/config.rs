@@ -132,8 +132,7 @@ impl Stage2 {
     pub(super) fn registers(&self, table: PhysAddr) -> Root {
         // BADDR must be aligned to the root's size; a frame allocator that forgets makes the CPU walk something else.
         debug_assert!(table.is_aligned(self.geometry.table_pages(self.geometry.root_level) << PAGE_SHIFT));
-        let vttbr =
-            VTTBR_EL2::VMID.val(self.vmid.0.into()) + VTTBR_EL2::BADDR.val(table.as_usize() as u64 >> 1);
+        let vttbr = VTTBR_EL2::VMID.val(self.vmid.0.into()) + VTTBR_EL2::BADDR.val(table.as_usize() as u64 >> 1);
         let forced = self.capabilities.features.contains(Features::FORCED_WRITE_BACK);
         Root { vttbr: vttbr.value, vtcr: self.vtcr(), hcr: HCR_VM | if forced { HCR_FWB } else { 0 } }
     }

@@ -13,7 +13,7 @@ use crate::{Access, Change, Denials, Entry, Format, Geometry, Inexpressible, Lea
 const VALID: u64 = 1 << 0;
 /// Bit 1: a table above the last level, a page at it; a block without (D8.3).
 const TABLE_OR_PAGE: u64 = 1 << 1;
-/// MemAttr\[3:0\] (D8.6, "Stage 2 memory type and Cacheability attributes").
+/// `MemAttr`\[3:0\] (D8.6, "Stage 2 memory type and Cacheability attributes").
 const MEM_ATTR: u64 = 0b1111 << 2;
 /// S2AP\[0\]: reads are allowed (D8.4, "Stage 2 data access permissions").
 const READ: u64 = 1 << 6;
@@ -53,7 +53,7 @@ const WRITE_BACK: u64 = 0b1111 << 2;
 /// three are the same in both.
 const FORCED_WRITE_BACK: u64 = 0b0110 << 2;
 
-/// AArch64 stage 2: descriptors of 4 KiB, 2 MiB and 1 GiB.
+/// `AArch64` stage 2: descriptors of 4 KiB, 2 MiB and 1 GiB.
 ///
 /// - `READ`, `WRITE`, `EXECUTE` are had in every combination but none: stage 2 gives each by itself.
 /// - `DEVICE` is Device-nGnRE, `DEVICE | UNCACHED` Device-nGnRnE, `UNCACHED` Normal non-cacheable, neither Normal
@@ -292,8 +292,19 @@ const fn decode_address(entry: u64) -> PhysAddr {
 // No two fields overlap, and the executability bits of `allowances` are nobody's.
 const _: () = {
     let fields = [
-        VALID, TABLE_OR_PAGE, MEM_ATTR, READ, WRITE, INNER_SHAREABLE, ACCESSED, ADDRESS, DBM, EXECUTE_NEVER, OWNED,
-        DIRTY, BUSY,
+        VALID,
+        TABLE_OR_PAGE,
+        MEM_ATTR,
+        READ,
+        WRITE,
+        INNER_SHAREABLE,
+        ACCESSED,
+        ADDRESS,
+        DBM,
+        EXECUTE_NEVER,
+        OWNED,
+        DIRTY,
+        BUSY,
     ];
     let mut seen = 0;
     let mut index = 0;

@@ -1,6 +1,6 @@
 //! A guest's abort, read from the registers of the exception.
 //!
-//! Arm DDI 0487, edition K.a, D24.2: `ESR_EL2` (ISS encodings for Instruction and Data Aborts from a lower Exception
+//! Arm DDI 0487, edition K.a, D23.2: `ESR_EL2` (ISS encodings for Instruction and Data Aborts from a lower Exception
 //! level), `FAR_EL2`, `HPFAR_EL2`, `PAR_EL1`.
 
 use super::Errata;
@@ -85,13 +85,13 @@ const DATA_ABORT: u8 = 0x24;
 
 /// ISV: bits 23:14 describe the transfer.
 const TRANSFER_VALID: u64 = 1 << 24;
-/// FnV: FAR does not hold the address.
+/// `FnV`: FAR does not hold the address.
 const FAR_NOT_VALID: u64 = 1 << 10;
-/// CM: a cache maintenance instruction; then WnR is 1, though nothing was stored.
+/// CM: a cache maintenance instruction; then `WnR` is 1, though nothing was stored.
 const CACHE_MAINTENANCE: u64 = 1 << 8;
 /// S1PTW: on the walk of stage 1's tables.
 const STAGE1_WALK: u64 = 1 << 7;
-/// WnR: a write.
+/// `WnR`: a write.
 const WRITE: u64 = 1 << 6;
 
 /// Reads an abort's registers.

@@ -1,4 +1,4 @@
-//! AArch64 stage 2.
+//! `AArch64` stage 2.
 //!
 //! [`Capabilities`] say what the CPUs can do; [`Stage2`] is the format of one space, and [`Tlb`] its invalidations;
 //! [`decode`] reads a guest's fault. All of it is pure and built on every host, but for [`Instructions`], which carries

@@ -46,7 +46,9 @@ pub(super) fn operations(scope: Scope, features: Features, most: usize) -> Optio
         pages: end - first,
         stride: 1 << pages_shift,
         // The manual counts down to level 3, the last; 0 is any.
-        hint: level.filter(|_| features.contains(Features::TTL)).map_or(0, |Level(level)| 3_u64.saturating_sub(level.into())),
+        hint: level
+            .filter(|_| features.contains(Features::TTL))
+            .map_or(0, |Level(level)| 3_u64.saturating_sub(level.into())),
         tables: scope.entries == Changed::Tables,
         ranges: features.contains(Features::TLB_RANGE),
     };
@@ -54,7 +56,7 @@ pub(super) fn operations(scope: Scope, features: Features, most: usize) -> Optio
 }
 
 /// What is left to invalidate, in pages.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Operations {
     next: u64,
     pages: u64,
@@ -69,8 +71,8 @@ pub(super) struct Operations {
 
 impl Operations {
     /// How many operations there are, counted no further than `most` and one.
-    fn count_up_to(self, most: usize) -> usize {
-        self.take(most + 1).count()
+    fn count_up_to(&self, most: usize) -> usize {
+        self.clone().take(most + 1).count()
     }
 
     /// One entry, whatever its size.

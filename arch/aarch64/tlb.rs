@@ -1,6 +1,6 @@
 //! The sequences of barriers and TLB invalidations that stage 2 needs, as operations for an [`Executor`].
 //!
-//! Arm DDI 0487, edition K.a: D8.17 "TLB maintenance", B2.6 "Barriers", D7.5 "Cache maintenance"; operands in C5.5.
+//! Arm DDI 0487, edition K.a: D8.16 "TLB maintenance", B2.6 "Barriers", D7.5 "Cache maintenance"; operands in C5.5.
 
 use core::ptr::NonNull;
 
@@ -22,7 +22,7 @@ const TCR_NO_WALKS: u64 = 1 << 7 | 1 << 23;
 /// `SCTLR_EL1.M` (D23.2): stage 1 is on. Off, it would translate without a walk, whatever `TCR_EL1` says.
 const SCTLR_MMU: u64 = 1 << 0;
 
-/// Invalidates the translations of stage-2 tables on AArch64: everywhere, by the hardware's broadcast.
+/// Invalidates the translations of stage-2 tables on `AArch64`: everywhere, by the hardware's broadcast.
 ///
 /// Called with interrupts on or off; they are masked from the look at `VTTBR_EL2` to the last barrier, so that nobody
 /// changes the VMID in between.

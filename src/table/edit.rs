@@ -89,7 +89,9 @@ impl<F: Format, M: Frames> Table<F, M> {
             };
             Ok::<_, Infallible>(step)
         });
-        operations.publish();
+        if progress.changed.is_none() {
+            operations.publish();
+        }
         progress
     }
 }

@@ -39,7 +39,6 @@ impl<F: Format, M: Frames> Table<F, M> {
         let operations = shootdown.operations();
         // Break. The swap takes what hardware noted up to this moment; it notes nothing in an invalid entry.
         let old = slot.swap(context.format.busy());
-        operations.publish();
         if let Err(cause) = shootdown.invalidate(Scope { range: slot.span, entries: Changed::Leaves(level) }) {
             // The same translation again is no conflict with what a CPU may still hold.
             slot.store(old);

@@ -201,9 +201,10 @@ mod faults_of_others {
     #[test]
     fn e2_partly_executable_is_not_executable() {
         let entry = page(&plain(), R, Used::Accessed) & !EXECUTE_NEVER;
-        for (extra, executable) in [(Features::EXECUTE_NEVER_BY_LEVEL, [true, false, false, false]),
-            (Features::empty(), [true, true, false, false])]
-        {
+        for (extra, executable) in [
+            (Features::EXECUTE_NEVER_BY_LEVEL, [true, false, false, false]),
+            (Features::empty(), [true, true, false, false]),
+        ] {
             let format = format(extra, Tracking::Software);
             for (never, executable) in (0..).zip(executable) {
                 let flags = format.decode_flags(entry | never << 53);
@@ -422,8 +423,7 @@ mod changes {
     #[test]
     fn marks_that_go_have_to_be_forgotten() {
         let format = format(Features::empty(), Tracking::DirtyState);
-        let [fresh, read, written] =
-            [Used::Not, Used::Accessed, Used::Dirty].map(|used| page(&format, RWX, used));
+        let [fresh, read, written] = [Used::Not, Used::Accessed, Used::Dirty].map(|used| page(&format, RWX, used));
         for (old, new) in [(written, read), (written, fresh), (read, fresh)] {
             assert_eq!(format.change(Level::PAGE, old, new), Change::Restrict);
             assert_eq!(format.change(Level::PAGE, new, old), Change::Raise);

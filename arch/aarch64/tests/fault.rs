@@ -1,14 +1,14 @@
 use super::*;
 
 const FAR: u64 = 0xffff_8000_1234_5678;
-/// HPFAR of the page at 0x4000_5000.
+/// HPFAR of the page at `0x4000_5000`.
 const HPFAR: u64 = 0x40_0050;
 
 const DATA: u64 = 0x24 << 26;
 const INSTRUCTION: u64 = 0x20 << 26;
-const TRANSLATION: u64 = 0b000111;
-const ACCESS_FLAG: u64 = 0b001011;
-const PERMISSION: u64 = 0b001111;
+const TRANSLATION: u64 = 0b00_0111;
+const ACCESS_FLAG: u64 = 0b00_1011;
+const PERMISSION: u64 = 0b00_1111;
 const WNR: u64 = 1 << 6;
 const S1PTW: u64 = 1 << 7;
 const CM: u64 = 1 << 8;
@@ -34,10 +34,8 @@ fn f5_the_low_bits_come_from_far() {
 
 #[test]
 fn a_translation_fault_at_any_level_has_its_access() {
-    for level in [0b000100, 0b000101, 0b000110, 0b000111, 0b101011] {
-        for (esr, access) in
-            [(DATA, Access::Read), (DATA | WNR, Access::Write), (INSTRUCTION, Access::Execute)]
-        {
+    for level in [0b00_0100, 0b00_0101, 0b00_0110, 0b00_0111, 0b10_1011] {
+        for (esr, access) in [(DATA, Access::Read), (DATA | WNR, Access::Write), (INSTRUCTION, Access::Execute)] {
             let expected = fault(0x4000_5678, access, Cause::Translation, Origin::Instruction);
             assert_eq!(decoded(esr | level), Decoded::Fault(expected));
         }
@@ -52,7 +50,7 @@ fn bits_that_an_instruction_abort_does_not_have_are_ignored() {
 
 #[test]
 fn an_access_flag_fault_has_its_address() {
-    for level in 0b001000..=0b001011 {
+    for level in 0b00_1000..=0b00_1011 {
         let expected = fault(0x4000_5678, Access::Write, Cause::AccessFlag, Origin::Instruction);
         assert_eq!(decoded(DATA | WNR | level), Decoded::Fault(expected));
     }
@@ -60,10 +58,8 @@ fn an_access_flag_fault_has_its_address() {
 
 #[test]
 fn f8_hpfar_is_not_trusted_for_a_permission_fault() {
-    for level in 0b001100..=0b001111 {
-        for (esr, access) in
-            [(DATA, Access::Read), (DATA | WNR, Access::Write), (INSTRUCTION, Access::Execute)]
-        {
+    for level in 0b00_1100..=0b00_1111 {
+        for (esr, access) in [(DATA, Access::Read), (DATA | WNR, Access::Write), (INSTRUCTION, Access::Execute)] {
             let expected = Unresolved { far: FAR, access, cause: Cause::Permission };
             assert_eq!(decoded(esr | level), Decoded::NeedsTranslation(expected));
         }
@@ -112,7 +108,7 @@ fn cache_maintenance_is_no_store() {
 
 #[test]
 fn an_external_abort_has_far_where_it_is_valid() {
-    for status in [0b010000, 0b010011, 0b010100, 0b010111, 0b011000, 0b011011, 0b011111] {
+    for status in [0b01_0000, 0b01_0011, 0b01_0100, 0b01_0111, 0b01_1000, 0b01_1011, 0b01_1111] {
         assert_eq!(decoded(DATA | status), Decoded::External { far: Some(FAR) });
         assert_eq!(decoded(INSTRUCTION | FNV | status), Decoded::External { far: None });
     }
@@ -120,11 +116,11 @@ fn an_external_abort_has_far_where_it_is_valid() {
 
 #[test]
 fn others_are_what_they_are() {
-    for status in [0b000000, 0b000011, 0b101001] {
+    for status in [0b00_0000, 0b00_0011, 0b10_1001] {
         assert_eq!(decoded(DATA | status), Decoded::AddressSize(0x4000_5678.into()));
     }
-    assert_eq!(decoded(DATA | 0b110000), Decoded::TlbConflict);
-    assert_eq!(decoded(DATA | 0b100001), Decoded::Other { status: 0b100001 });
+    assert_eq!(decoded(DATA | 0b11_0000), Decoded::TlbConflict);
+    assert_eq!(decoded(DATA | 0b10_0001), Decoded::Other { status: 0b10_0001 });
     for class in [0x00, 0x01, 0x16, 0x21, 0x25, 0x3f] {
         assert_eq!(decoded(u64::from(class) << 26 | TRANSLATION), Decoded::NotAnAbort { class });
     }
@@ -148,13 +144,8 @@ mod transfers {
     #[test]
     fn are_described_by_the_syndrome() {
         let esr = DATA | ISV | 0b10 << 22 | 1 << 21 | 19 << 16 | 1 << 15 | WNR | TRANSLATION;
-        let expected = Transfer {
-            size: 4,
-            register: 19,
-            extension: Extension::Sign,
-            width: Width::X,
-            access: Access::Write,
-        };
+        let expected =
+            Transfer { size: 4, register: 19, extension: Extension::Sign, width: Width::X, access: Access::Write };
         assert_eq!(syndrome(esr).transfer(), Some(expected));
     }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::GuestPhysRange;
 
 /// What an operation covers, in pages, by the pseudocode of the manual alone: C5.5, and for ranges "the address range
-/// is BaseADDR <= input < BaseADDR + (NUM + 1) * 2^(5 * SCALE + 1) * granule".
+/// is `BaseADDR` <= input < `BaseADDR` + (NUM + 1) * 2^(5 * SCALE + 1) * granule".
 fn covered(tlbi: Tlbi, operand: u64, stride: u64) -> (Range<u64>, u64) {
     let bits = |low: u32, high: u32| operand >> low & ((1 << (high - low + 1)) - 1);
     match tlbi {
@@ -61,7 +61,11 @@ fn features() -> impl Strategy<Value = Features> {
 }
 
 fn changed() -> impl Strategy<Value = Changed> {
-    prop_oneof![(0..3_u8).prop_map(|level| Changed::Leaves(Level(level))), Just(Changed::MixedLeaves), Just(Changed::Tables)]
+    prop_oneof![
+        (0..3_u8).prop_map(|level| Changed::Leaves(Level(level))),
+        Just(Changed::MixedLeaves),
+        Just(Changed::Tables)
+    ]
 }
 
 proptest! {

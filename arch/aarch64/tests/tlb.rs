@@ -260,15 +260,7 @@ mod a_host_with_applications {
     fn does_not_lose_its_own_translations() {
         assert_eq!(
             told(&host(OWN.vttbr, E2H_TGE), |tlb| tlb.invalidate_all(OWN)),
-            [
-                DSB_ISHST,
-                Op::ChangeHcr(1 << 27, 0),
-                Op::Isb,
-                VMALLS12E1IS,
-                DSB_ISH,
-                Op::ChangeHcr(0, 1 << 27),
-                Op::Isb
-            ]
+            [DSB_ISHST, Op::ChangeHcr(1 << 27, 0), Op::Isb, VMALLS12E1IS, DSB_ISH, Op::ChangeHcr(0, 1 << 27), Op::Isb]
         );
     }
 
@@ -295,9 +287,8 @@ fn publication_is_one_barrier() {
 #[test]
 fn activation_ends_old_walks_and_loads_every_register() {
     let forced = Root { hcr: HCR_BITS, ..OWN };
-    let registers = |clear, set| {
-        [DSB_ISH, Op::SetVtcr(OWN.vtcr), Op::SetVttbr(OWN.vttbr), Op::ChangeHcr(clear, set), Op::Isb]
-    };
+    let registers =
+        |clear, set| [DSB_ISH, Op::SetVtcr(OWN.vtcr), Op::SetVttbr(OWN.vttbr), Op::ChangeHcr(clear, set), Op::Isb];
     assert_eq!(told(&plain(), |tlb| tlb.activate(OWN)), registers(1 << 46, 1), "FWB of another space goes");
     assert_eq!(told(&plain(), |tlb| tlb.activate(forced)), registers(0, 1 << 46 | 1));
 }

@@ -42,7 +42,7 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// From the value of `IA32_VMX_EPT_VPID_CAP` (MSR 0x48c) and MAXPHYADDR (CPUID 0x8000_0008, EAX\[7:0\]).
+    /// From the value of `IA32_VMX_EPT_VPID_CAP` (MSR 0x48c) and MAXPHYADDR (CPUID `0x8000_0008`, EAX\[7:0\]).
     #[must_use]
     pub const fn from_registers(ept_vpid_cap: u64, physical_bits: u32) -> Self {
         Self { physical_bits, features: Features::from_bits_truncate(ept_vpid_cap) }
@@ -51,10 +51,7 @@ impl Capabilities {
     /// What both have.
     #[must_use]
     pub fn minimum(self, other: Self) -> Self {
-        Self {
-            physical_bits: self.physical_bits.min(other.physical_bits),
-            features: self.features & other.features,
-        }
+        Self { physical_bits: self.physical_bits.min(other.physical_bits), features: self.features & other.features }
     }
 
     /// The same without some features, for a hypervisor that does not want them.

@@ -202,10 +202,7 @@ impl Ept {
     /// By the level and bit 7; nothing for what the hardware calls a misconfiguration.
     fn kind(&self, level: Level, entry: u64) -> Option<Kind> {
         let leaf = level == Level::PAGE || entry & LARGE != 0;
-        match leaf {
-            false => Some(Kind::Table),
-            true => self.maps(level).then_some(Kind::Leaf),
-        }
+        if leaf { self.maps(level).then_some(Kind::Leaf) } else { Some(Kind::Table) }
     }
 
     fn suppression(&self) -> u64 {

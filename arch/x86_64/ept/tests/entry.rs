@@ -1,0 +1,349 @@
+use std::vec::Vec;
+
+use super::*;
+use crate::x86_64::ept::Depth;
+
+const LEVELS: [Level; 3] = [Level(0), Level(1), Level(2)];
+
+const R: MappingFlags = MappingFlags::READ;
+const W: MappingFlags = MappingFlags::WRITE;
+const X: MappingFlags = MappingFlags::EXECUTE;
+const RW: MappingFlags = R.union(W);
+const RX: MappingFlags = R.union(X);
+const RWX: MappingFlags = RW.union(X);
+const DEV: MappingFlags = MappingFlags::DEVICE;
+const NC: MappingFlags = MappingFlags::UNCACHED;
+
+fn with(features: Features) -> Ept {
+    Ept::new(&Capabilities { physical_bits: 46, features }, Depth::Four).unwrap()
+}
+
+fn plain() -> Ept {
+    with(Features::all())
+}
+
+fn formats() -> impl Iterator<Item = Ept> {
+    let plain_only = with(Features::all() - Features::EXECUTE_ONLY);
+    [plain(), plain_only].into_iter().flat_map(|format| {
+        [Tracking::Software, Tracking::Hardware].into_iter().flat_map(move |tracking| {
+            [Exceptions::Off, Exceptions::Suppressed]
+                .map(|exceptions| format.with_tracking(tracking).unwrap().with_exceptions(exceptions))
+        })
+    })
+}
+
+fn all_flags() -> impl Iterator<Item = MappingFlags> {
+    (0..=MappingFlags::all().bits()).map(MappingFlags::from_bits_retain)
+}
+
+fn expressible(format: &Ept) -> Vec<MappingFlags> {
+    all_flags().filter(|flags| format.check(*flags).is_ok()).collect()
+}
+
+/// Every owner and use, at an address with its lowest and highest bits set.
+fn leaves(level: Level, flags: MappingFlags) -> Vec<Leaf> {
+    let at = PhysAddr::from_usize(1 << 45 | 1 << (12 + 9 * level.0));
+    let mut leaves = Vec::new();
+    for owner in [Owner::Space, Owner::Foreign] {
+        for used in [Used::Not, Used::Accessed, Used::Dirty] {
+            leaves.push(Leaf { at, flags, owner, used });
+        }
+    }
+    leaves
+}
+
+fn leaf(at: usize, flags: MappingFlags) -> Leaf {
+    Leaf { at: PhysAddr::from_usize(at), flags, owner: Owner::Foreign, used: Used::Accessed }
+}
+
+fn page(format: &Ept, flags: MappingFlags, used: Used) -> u64 {
+    format.leaf(Level::PAGE, &Leaf { used, ..leaf(0x4000_0000, flags) })
+}
+
+mod golden_words {
+    use super::*;
+
+    #[test]
+    fn of_pages() {
+        for (flags, word) in [
+            (RWX, 0x4000_0177),
+            (RX, 0x4000_0175),
+            (RW, 0x4000_0173),
+            (R, 0x4000_0171),
+            (X, 0x4000_0174),
+            (RW | NC, 0x4000_014b),
+            (RW | DEV, 0x4000_0103),
+            (RW | DEV | NC, 0x4000_0143),
+        ] {
+            assert_eq!(page(&plain(), flags, Used::Accessed), word, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn of_marks_owners_blocks_and_tables() {
+        assert_eq!(page(&plain(), RWX, Used::Not), 0x4000_0077);
+        assert_eq!(page(&plain(), RWX, Used::Dirty), 0x4000_0377);
+        let owned = Leaf { owner: Owner::Space, ..leaf(0x4000_0000, RWX) };
+        assert_eq!(plain().leaf(Level::PAGE, &owned), 0x0010_0000_4000_0177);
+        assert_eq!(plain().leaf(Level(1), &leaf(0x4000_0000, RWX)), 0x4000_01f7);
+        assert_eq!(plain().leaf(Level(2), &leaf(0x4000_0000, RWX)), 0x4000_01f7);
+        assert_eq!(plain().table(PhysAddr::from_usize(0x8000_1000)), 0x8000_1007);
+    }
+
+    #[test]
+    fn of_suppressed_exceptions() {
+        let format = plain().with_exceptions(Exceptions::Suppressed);
+        assert_eq!(format.absent(), 1 << 63);
+        assert_eq!(page(&format, RWX, Used::Accessed), 0x8000_0000_4000_0177);
+        let marked = format.mark(Level(1), format.table(PhysAddr::from_usize(0x8000_1000)));
+        assert_eq!((marked >> 63, format.busy() >> 63), (1, 1));
+    }
+}
+
+mod every_flag_set {
+    use super::*;
+
+    #[test]
+    fn goes_through_the_encoder_and_back_or_is_refused() {
+        for format in formats() {
+            for (level, flags) in LEVELS.into_iter().flat_map(|level| all_flags().map(move |flags| (level, flags))) {
+                if format.check(flags).is_err() {
+                    continue;
+                }
+                for leaf in leaves(level, flags) {
+                    let entry = format.leaf(level, &leaf);
+                    assert_eq!(format.decode(level, entry), Entry::Leaf(leaf), "{format:?} {entry:#x}");
+                    let marked = format.mark(level, entry);
+                    assert_eq!(format.decode(level, marked), Entry::Marked(Marked::Leaf(leaf)), "{marked:#x}");
+                    assert_eq!(marked & 0b111, 0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn is_refused_with_a_reason_or_gives_access() {
+        for format in formats() {
+            let execute_only = format.capabilities.features.contains(Features::EXECUTE_ONLY);
+            for flags in all_flags() {
+                let access = flags & RWX;
+                let allowed = access.contains(R) || (access == X && execute_only);
+                let expected = allowed && !flags.contains(MappingFlags::USER) && !flags.contains(DEV | X);
+                match format.check(flags) {
+                    Ok(()) => assert!(expected, "{flags:?}"),
+                    Err(Inexpressible(reason)) => assert!(!expected && flags.contains(reason), "{flags:?}: {reason:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn becomes_every_other_as_if_it_had_been_made_so() {
+        for format in formats() {
+            let sets = expressible(&format);
+            for (level, old) in LEVELS.into_iter().flat_map(|level| sets.iter().map(move |flags| (level, *flags))) {
+                for leaf in leaves(level, old) {
+                    let entry = format.leaf(level, &leaf);
+                    for flags in sets.iter().copied() {
+                        let made = format.leaf(level, &Leaf { flags, ..leaf });
+                        assert_eq!(format.with_flags(level, entry, flags), made, "{old:?} to {flags:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn is_no_misconfiguration() {
+        // 29.3.3.1: W without R; X alone without the capability; memory types 2, 3, 7; address bits.
+        for format in formats() {
+            for (level, flags) in LEVELS.into_iter().flat_map(|l| expressible(&format).into_iter().map(move |f| (l, f)))
+            {
+                let entry = format.leaf(level, &leaf(0x4000_0000, flags));
+                assert_ne!(entry & 0b011, 0b010);
+                let execute_only = format.capabilities.features.contains(Features::EXECUTE_ONLY);
+                assert!(execute_only || entry & 0b111 != 0b100);
+                assert!(![2, 3, 7].contains(&(entry >> 3 & 0b111)));
+                assert_eq!(entry >> 46 & 0b11_1111, 0, "above MAXPHYADDR");
+            }
+        }
+    }
+}
+
+mod faults_of_others {
+    use super::*;
+
+    #[test]
+    fn e2_a_device_is_not_executable() {
+        assert_eq!(plain().check(RX | DEV), Err(Inexpressible(DEV | X)));
+    }
+
+    #[test]
+    fn e3_no_memory_type_panics_or_is_another() {
+        for memory_type in 0..8 {
+            let entry = page(&plain(), RW, Used::Accessed) & !MEMORY_TYPE | memory_type << 3;
+            let Entry::Leaf(leaf) = plain().decode(Level::PAGE, entry) else { panic!("{entry:#x}") };
+            assert_eq!(leaf.flags.contains(DEV), memory_type == 0);
+            assert_eq!(leaf.flags.contains(NC), memory_type <= 1);
+        }
+    }
+
+    #[test]
+    fn e4_presence_is_not_readability_and_nothing_is_zero() {
+        assert!(plain().check(MappingFlags::empty()).is_err());
+        assert_eq!(plain().absent(), 0);
+        for format in formats() {
+            assert_eq!(format.decode(Level::PAGE, format.absent()), Entry::Absent);
+        }
+        let Entry::Leaf(leaf) = plain().decode(Level::PAGE, page(&plain(), X, Used::Accessed)) else {
+            panic!("a leaf that cannot be read is a leaf")
+        };
+        assert_eq!(leaf.flags, X);
+    }
+
+    #[test]
+    fn e5_what_the_cpu_lacks_is_not_used() {
+        assert_eq!(plain().check(W), Err(Inexpressible(W)));
+        assert!(plain().check(X).is_ok() && plain().check(X | W).is_err());
+        assert!(with(Features::all() - Features::EXECUTE_ONLY).check(X).is_err());
+        assert_eq!([0, 1, 2, 3].map(|level| plain().maps(Level(level))), [true, true, true, false]);
+        let small = with(Features::all() - Features::LEAF_2M - Features::LEAF_1G);
+        assert_eq!([0, 1, 2].map(|level| small.maps(Level(level))), [true, false, false]);
+    }
+
+    #[test]
+    fn e6_other_flags_keep_accessed_and_dirty() {
+        let protected = plain().with_flags(Level::PAGE, page(&plain(), RW, Used::Dirty), R);
+        assert_eq!(protected, page(&plain(), R, Used::Dirty));
+    }
+
+    #[test]
+    fn e7_addresses_are_as_wide_as_the_cpu_says() {
+        assert_eq!(plain().output_bits(), 46);
+    }
+
+    #[test]
+    fn w7_address_0_is_an_address_and_so_is_the_last() {
+        for (format, at) in formats().flat_map(|format| [0, (1 << 52) - (1 << 30)].map(|at| (format, at))) {
+            let address = PhysAddr::from_usize(at);
+            for level in LEVELS {
+                for flags in expressible(&format) {
+                    let entry = format.leaf(level, &Leaf { used: Used::Not, ..leaf(at, flags) });
+                    assert!(matches!(format.decode(level, entry), Entry::Leaf(leaf) if leaf.at == address));
+                    let marked = format.decode(level, format.mark(level, entry));
+                    assert!(matches!(marked, Entry::Marked(Marked::Leaf(leaf)) if leaf.at == address));
+                }
+            }
+            let marked = format.mark(Level(3), format.table(address));
+            assert_eq!(format.decode(Level(3), marked), Entry::Marked(Marked::Table(address)));
+        }
+    }
+}
+
+mod kinds {
+    use super::*;
+
+    #[test]
+    fn a_marked_entry_names_no_memory_to_a_cpu_that_speculates_through_it() {
+        let entry = plain().leaf(Level::PAGE, &leaf(0x4000_0000, RWX));
+        assert_eq!(plain().mark(Level::PAGE, entry) & ADDRESS, !0x4000_0000 & ADDRESS);
+        assert_ne!(plain().mark(Level::PAGE, entry) >> 46 & 0b11_1111, 0, "above MAXPHYADDR");
+    }
+
+    #[test]
+    fn a_table_and_a_leaf_are_told_apart_by_bit_7_but_at_the_last_level() {
+        let at = PhysAddr::from_usize(0x8000_1000);
+        for format in formats() {
+            let table = format.table(at);
+            for level in [1, 2, 3] {
+                assert_eq!(format.decode(Level(level), table), Entry::Table(at));
+                let marked = format.mark(Level(level), table);
+                assert_eq!(format.decode(Level(level), marked), Entry::Marked(Marked::Table(at)));
+            }
+            assert!(matches!(format.decode(Level::PAGE, table), Entry::Leaf(_)));
+        }
+    }
+
+    #[test]
+    fn busy_is_like_nothing_else() {
+        for format in formats() {
+            assert_eq!(format.busy() & ACCESS, 0);
+            for level in 0..=3 {
+                assert_eq!(format.decode(Level(level), format.busy()), Entry::Busy);
+            }
+        }
+    }
+
+    #[test]
+    fn misconfigured_entries_are_nothing() {
+        assert_eq!(plain().decode(Level(3), 0x4000_00f7), Entry::Absent, "a leaf of 512 GiB");
+        let marked = plain().mark(Level(3), 0x4000_00f7);
+        assert_eq!(plain().decode(Level(3), marked), Entry::Absent);
+    }
+}
+
+mod hardware_marks {
+    use super::*;
+
+    #[test]
+    fn touching_sets_what_the_hardware_would() {
+        for format in formats() {
+            let fresh = page(&format, RWX, Used::Not);
+            for (access, used) in
+                [(Access::Read, Used::Accessed), (Access::Execute, Used::Accessed), (Access::Write, Used::Dirty)]
+            {
+                assert_eq!(format.touched(Level::PAGE, fresh, access), page(&format, RWX, used));
+            }
+        }
+    }
+
+    #[test]
+    fn entries_that_differ_in_them_are_stably_one() {
+        let hardware = plain().with_tracking(Tracking::Hardware).unwrap();
+        let stable = |format: &Ept, used| format.stable(Level::PAGE, page(format, RWX, used));
+        assert_eq!(stable(&hardware, Used::Not), stable(&hardware, Used::Dirty));
+        assert_ne!(stable(&plain(), Used::Not), stable(&plain(), Used::Dirty), "ours");
+        let table = hardware.table(PhysAddr::from_usize(0x1000));
+        assert_eq!(hardware.stable(Level(1), table | ACCESSED), table, "the hardware marks tables too");
+        assert_eq!(plain().stable(Level(1), table | ACCESSED), table | ACCESSED);
+        let marked = hardware.mark(Level::PAGE, page(&hardware, RWX, Used::Dirty));
+        assert_eq!(hardware.stable(Level::PAGE, marked), marked, "the hardware is done with it");
+    }
+}
+
+mod changes {
+    use super::*;
+
+    #[test]
+    fn permissions_change_in_place_and_are_restricted_when_any_goes() {
+        for (old, new) in [R, X, RW, RX, RWX].into_iter().flat_map(|old| [R, X, RW, RX, RWX].map(|new| (old, new))) {
+            let expected = if new.contains(old) { Change::Raise } else { Change::Restrict };
+            let [before, after] = [old, new].map(|flags| page(&plain(), flags, Used::Accessed));
+            assert_eq!(plain().change(Level::PAGE, before, after), expected, "{old:?} to {new:?}");
+        }
+    }
+
+    #[test]
+    fn memory_types_addresses_and_kinds_break() {
+        let memory = [RW, RW | NC, RW | DEV, RW | DEV | NC];
+        for (one, other) in memory.into_iter().flat_map(|one| memory.map(|other| (one, other))) {
+            let [before, after] = [one, other].map(|flags| page(&plain(), flags, Used::Accessed));
+            let expected = if one == other { Change::Raise } else { Change::Break };
+            assert_eq!(plain().change(Level::PAGE, before, after), expected);
+        }
+        let here = plain().leaf(Level(1), &leaf(0x4000_0000, RW));
+        let there = plain().leaf(Level(1), &leaf(0x4020_0000, RW));
+        assert_eq!(plain().change(Level(1), here, there), Change::Break);
+        assert_eq!(plain().change(Level(1), here, plain().table(leaf(0x4000_0000, RW).at)), Change::Break);
+    }
+
+    #[test]
+    fn marks_that_go_have_to_be_forgotten() {
+        let [fresh, read, written] = [Used::Not, Used::Accessed, Used::Dirty].map(|used| page(&plain(), RWX, used));
+        for (old, new) in [(written, read), (written, fresh), (read, fresh)] {
+            assert_eq!(plain().change(Level::PAGE, old, new), Change::Restrict);
+            assert_eq!(plain().change(Level::PAGE, new, old), Change::Raise);
+        }
+        assert_eq!(plain().denials(), Denials::Dropped);
+    }
+}
