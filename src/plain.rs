@@ -145,12 +145,10 @@ pub(crate) unsafe fn copy_in(from: &[u8], to: NonNull<u8>) {
         let part = &from[done..done + size];
         // SAFETY: `at` is aligned to `size`, which does not reach past the promised length.
         unsafe {
-            match *part {
-                [a, b, c, d, e, f, g, h] => {
-                    <u64 as sealed::Cell>::store(at, u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
-                }
-                [a, b, c, d] => <u32 as sealed::Cell>::store(at, u32::from_ne_bytes([a, b, c, d])),
-                [a, b] => <u16 as sealed::Cell>::store(at, u16::from_ne_bytes([a, b])),
+            match size {
+                8 => <u64 as sealed::Cell>::store(at, u64::from_ne_bytes(word(part))),
+                4 => <u32 as sealed::Cell>::store(at, u32::from_ne_bytes(word(part))),
+                2 => <u16 as sealed::Cell>::store(at, u16::from_ne_bytes(word(part))),
                 _ => <u8 as sealed::Cell>::store(at, part[0]),
             }
         }
@@ -163,4 +161,11 @@ fn word_size(at: NonNull<u8>, left: usize) -> usize {
     let aligned = 1 << at.addr().trailing_zeros().min(3);
     let fits = 1 << left.ilog2().min(3);
     aligned.min(fits)
+}
+
+/// The bytes of a word.
+fn word<const SIZE: usize>(bytes: &[u8]) -> [u8; SIZE] {
+    let mut word = [0; SIZE];
+    word.copy_from_slice(bytes);
+    word
 }

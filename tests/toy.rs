@@ -387,12 +387,8 @@ mod faults {
         space.map(range(0, PAGE), PAGES, READ).unwrap();
         space.protect(range(0, PAGE), RW).unwrap();
         board.events();
-        let denied = Fault {
-            gpa: gpa(0x10),
-            access: Access::Write,
-            cause: Cause::Permission,
-            origin: Origin::Instruction,
-        };
+        let denied =
+            Fault { gpa: gpa(0x10), access: Access::Write, cause: Cause::Permission, origin: Origin::Instruction };
         assert_eq!(space.fault(CpuId(1), denied), Ok(Outcome::Retry));
         assert_eq!(board.events(), [Event::DenialForgotten(gpa(0x10))]);
     }
@@ -442,8 +438,7 @@ mod faults {
         let space = Board::new().space();
         let device = RW | MappingFlags::DEVICE;
         space.map(range(0, PAGE), Mapping::Linear { to: PhysAddr::from_usize(0) }, device).unwrap();
-        let walk =
-            Fault { gpa: gpa(0), access: Access::Read, cause: Cause::Permission, origin: Origin::GuestWalk };
+        let walk = Fault { gpa: gpa(0), access: Access::Read, cause: Cause::Permission, origin: Origin::GuestWalk };
         assert_eq!(space.fault(CpuId(0), walk), Ok(Outcome::Inject));
     }
 }
@@ -630,12 +625,8 @@ mod shootdown {
     }
 
     fn fault_at(space: &GuestSpace<Machine>, at: usize) -> Result<Outcome, Error> {
-        let fault = Fault {
-            gpa: gpa(at),
-            access: Access::Read,
-            cause: Cause::Translation,
-            origin: Origin::Instruction,
-        };
+        let fault =
+            Fault { gpa: gpa(at), access: Access::Read, cause: Cause::Translation, origin: Origin::Instruction };
         space.fault(CpuId(0), fault)
     }
 }
@@ -695,12 +686,7 @@ mod out_of_memory {
     #[test]
     fn a_mapping_is_whole_or_not_there() {
         every(|_| {}, |space| space.map(range(BLOCK - PAGE, BLOCK + 2 * PAGE), PAGES, RW));
-        every(
-            |_| {},
-            |space| {
-                space.map(range(PAGE, BLOCK), Mapping::Linear { to: PhysAddr::from_usize(0) }, RW)
-            },
-        );
+        every(|_| {}, |space| space.map(range(PAGE, BLOCK), Mapping::Linear { to: PhysAddr::from_usize(0) }, RW));
     }
 
     #[test]
@@ -714,12 +700,8 @@ mod out_of_memory {
     fn a_fault_can_be_taken_again() {
         let lazy = |space: &GuestSpace<Machine>| space.map(range(0, BLOCK), LAZY, RW).unwrap();
         every(lazy, |space| {
-            let fault = Fault {
-                gpa: gpa(0),
-                access: Access::Write,
-                cause: Cause::Translation,
-                origin: Origin::Instruction,
-            };
+            let fault =
+                Fault { gpa: gpa(0), access: Access::Write, cause: Cause::Translation, origin: Origin::Instruction };
             space.fault(CpuId(0), fault).map(|outcome| assert_eq!(outcome, Outcome::Resolved))
         });
         every(lazy, |space| space.write(gpa(PAGE), b"x"));

@@ -131,8 +131,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// The range of `len` bytes from `gpa` on.
     fn bytes(&self, gpa: GuestPhysAddr, len: usize) -> Result<GuestPhysRange, Error> {
-        let range =
-            GuestPhysRange::try_from_start_size(gpa, len).ok_or(Error::Overflow { start: gpa, size: len })?;
+        let range = GuestPhysRange::try_from_start_size(gpa, len).ok_or(Error::Overflow { start: gpa, size: len })?;
         let geometry = self.builder.geometry();
         if range.end.as_usize() > geometry.limit() {
             return Err(Error::BeyondInput { range, bits: geometry.input_bits() });
@@ -209,8 +208,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     ) -> Result<Installed, Error> {
         let fault = Fault { gpa: range.start, access, cause: Cause::Translation, origin: Origin::Instruction };
         let (frames, level, leaf) = self.own_leaf(&fault, missing)?;
-        let installed =
-            state.table.install(range.start, level, &leaf, frames).map_err(|_| Error::NoMemory(range))?;
+        let installed = state.table.install(range.start, level, &leaf, frames).map_err(|_| Error::NoMemory(range))?;
         self.shootdown.operations().publish();
         Ok(installed)
     }

@@ -118,11 +118,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Frames for the missing memory: the largest leaf that the allocator has.
-    pub(super) fn own_leaf(
-        &self,
-        fault: &Fault,
-        missing: Missing,
-    ) -> Result<(Owned<P::Frames>, Level, Leaf), Error> {
+    pub(super) fn own_leaf(&self, fault: &Fault, missing: Missing) -> Result<(Owned<P::Frames>, Level, Leaf), Error> {
         for level in (0..=missing.level.0).rev().map(Level) {
             if !self.builder.allows(missing.policy(), level) {
                 continue;

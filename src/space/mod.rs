@@ -186,7 +186,7 @@ impl<P: Platform, L: LockFamily> Drop for GuestSpace<P, L> {
         // the table after this.
         #[allow(unsafe_code, reason = "the tables' end")]
         unsafe {
-            self.state.get_mut().table.free();
+            self.state.get_mut().table.free(self.shootdown.operations());
         }
     }
 }

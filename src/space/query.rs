@@ -173,12 +173,8 @@ struct Runs {
 
 impl Runs {
     fn add(&mut self, f: &mut fmt::Formatter<'_>, run: Run) {
-        let new = Merged {
-            range: run.range,
-            leaf_size: run.range.size(),
-            flags: run.leaf.flags,
-            owner: run.leaf.owner,
-        };
+        let new =
+            Merged { range: run.range, leaf_size: run.range.size(), flags: run.leaf.flags, owner: run.leaf.owner };
         match &mut self.pending {
             Some(last)
                 if (last.range.end, last.leaf_size, last.flags, last.owner)
@@ -197,13 +193,8 @@ impl Runs {
         if let (Some(run), Ok(())) = (self.pending.take(), self.result) {
             let count = run.range.size() / run.leaf_size;
             let owner = if run.owner == Owner::Space { "own" } else { "foreign" };
-            self.result = writeln!(
-                f,
-                "  {} {} {count} × {} {owner}",
-                Span(run.range),
-                Letters(run.flags),
-                Bytes(run.leaf_size)
-            );
+            self.result =
+                writeln!(f, "  {} {} {count} × {} {owner}", Span(run.range), Letters(run.flags), Bytes(run.leaf_size));
         }
     }
 }

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use memory_addr::{MemoryAddr, PhysAddr};
 
 use super::{
-    node::{Context, Node},
+    node::{Context, Node, Retire, UNSEEN},
     walk::{Slot, Step},
 };
 use crate::{
@@ -84,7 +84,7 @@ impl<F: Format, M: Frames> Drop for Detached<F, M> {
         // SAFETY: nobody else ever saw what is still here.
         #[allow(unsafe_code, reason = "frees what only this value knows")]
         unsafe {
-            self.context.free_below(self.node());
+            self.context.free_below(self.node(), UNSEEN);
         }
     }
 }
@@ -166,10 +166,8 @@ impl<F: Format, M: Frames> Context<F, M> {
     fn merge(&self, live: Node<'_>, new: Node<'_>) {
         for (to, from) in live.entries.iter().zip(new.entries) {
             let source = from.load(Ordering::Relaxed);
-            let below = (
-                self.format.decode(new.level, source),
-                self.format.decode(live.level, to.load(Ordering::Acquire)),
-            );
+            let below =
+                (self.format.decode(new.level, source), self.format.decode(live.level, to.load(Ordering::Acquire)));
             match below {
                 (Entry::Absent, _) => {}
                 (Entry::Table(new_table), Entry::Table(live_table)) => {
@@ -197,11 +195,11 @@ impl<F: Format, M: Frames> Context<F, M> {
     /// # Safety
     /// No CPU can reach them, and nobody looks at the node's entries again.
     #[allow(unsafe_code, reason = "frees tables")]
-    pub(super) unsafe fn free_below(&self, node: Node<'_>) {
+    pub(super) unsafe fn free_below(&self, node: Node<'_>, retire: Retire<'_>) {
         for entry in node.entries {
             let raw = entry.load(Ordering::Acquire);
             // SAFETY: the caller's promise for the node holds for what its entries name.
-            unsafe { self.free_entry(node.level, raw) };
+            unsafe { self.free_entry(node.level, raw, retire) };
         }
     }
 
@@ -210,17 +208,18 @@ impl<F: Format, M: Frames> Context<F, M> {
     /// # Safety
     /// No CPU can reach it any more, and no entry names it after this.
     #[allow(unsafe_code, reason = "frees tables and frames")]
-    pub(super) unsafe fn free_entry(&self, level: Level, raw: u64) {
+    pub(super) unsafe fn free_entry(&self, level: Level, raw: u64, retire: Retire<'_>) {
         match self.format.decode(level, raw) {
             Entry::Absent | Entry::Busy => {}
             Entry::Leaf(leaf) | Entry::Marked(crate::Marked::Leaf(leaf)) => {
                 // SAFETY: the caller's promise.
-                unsafe { self.free_leaf(leaf.owner, leaf.at, self.leaf_pages(level)) };
+                unsafe { self.free_leaf(leaf.owner, leaf.at, self.leaf_pages(level), retire) };
             }
             Entry::Table(table) | Entry::Marked(crate::Marked::Table(table)) => {
                 // SAFETY: the caller's promise; the table is freed after everything below it.
                 unsafe {
-                    self.free_below(self.node(table, level.below(), crate::GuestPhysAddr::from_usize(0)));
+                    let below = self.node(table, level.below(), crate::GuestPhysAddr::from_usize(0));
+                    self.free_below(below, retire);
                     self.free_table(table, level.below());
                 }
             }

@@ -63,13 +63,7 @@ impl<F: Format, M: Frames> Context<F, M> {
     }
 
     /// Prepares the pieces of one block: everything as it shall be when the table is linked.
-    fn cut(
-        &self,
-        slot: &Slot<'_>,
-        leaf: &Leaf,
-        range: GuestPhysRange,
-        edit: Edit,
-    ) -> Result<Cut<F, M>, Exhausted> {
+    fn cut(&self, slot: &Slot<'_>, leaf: &Leaf, range: GuestPhysRange, edit: Edit) -> Result<Cut<F, M>, Exhausted> {
         let (span, level) = (slot.span, slot.level);
         let part = GuestPhysRange { start: span.start.max(range.start), end: span.end.min(range.end) };
         let table = self.new_table(level.below()).ok_or(Exhausted)?.into_raw();

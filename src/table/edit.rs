@@ -12,9 +12,7 @@ use super::{
     node::{Context, Node},
     walk::{Slot, Step},
 };
-use crate::{
-    Change, Changed, Entry, Format, Frames, GuestPhysRange, Invalidate, MappingFlags, shootdown::Shootdown,
-};
+use crate::{Change, Changed, Entry, Format, Frames, GuestPhysRange, Invalidate, MappingFlags, shootdown::Shootdown};
 
 /// What a commit changed, so far.
 struct Progress {
@@ -51,7 +49,8 @@ impl<F: Format, M: Frames> Table<F, M> {
         debug_assert!(self.pending.is_none(), "the caller finishes what is pending first: marks never nest");
         let cuts = self.context.cuts(self.root(), range, edit)?;
         let progress = self.commit(range, edit, &cuts, shootdown.operations());
-        self.pending = progress.changed.map(|changed| Pending::new(progress.range, changed, progress.marks, edit, cuts));
+        self.pending =
+            progress.changed.map(|changed| Pending::new(progress.range, changed, progress.marks, edit, cuts));
         Ok(Flush::new(self, shootdown))
     }
 

@@ -6,12 +6,11 @@ use super::{
     Table,
     cut::{Cuts, Edit},
     edit::Marks,
-    node::Context,
+    node::{Context, retire},
     walk::{Slot, Step},
 };
 use crate::{
-    Changed, Entry, Format, Frames, GuestPhysRange, Invalidate, Leaf, Marked, Scope, Unreachable,
-    shootdown::Shootdown,
+    Changed, Entry, Format, Frames, GuestPhysRange, Invalidate, Leaf, Marked, Scope, Unreachable, shootdown::Shootdown,
 };
 
 /// An edit that is in the tables but not finished.
@@ -102,7 +101,7 @@ impl<'t, F: Format, M: Frames, I: Invalidate<F::Root>> Flush<'t, F, M, I> {
                     Step::Next
                 }
                 Entry::Marked(Marked::Table(_)) => {
-                    table.context.discard(&slot);
+                    table.context.discard(&slot, operations);
                     Step::Next
                 }
                 _ => Step::Next,
@@ -136,12 +135,12 @@ impl<F: Format, M: Frames> Context<F, M> {
             if pending.edit == Edit::Unmap {
                 let (at, pages) = cut.hole(leaf);
                 // SAFETY: the invalidation is complete, and the pieces that were linked do not name these pages.
-                unsafe { self.free_leaf(leaf.owner, at, pages) };
+                unsafe { self.free_leaf(leaf.owner, at, pages, &retire(operations)) };
             }
             return;
         }
         match pending.edit {
-            Edit::Unmap => self.discard(slot),
+            Edit::Unmap => self.discard(slot, operations),
             Edit::Protect(flags) => {
                 let leaf = Leaf { flags, ..*leaf };
                 // The memory's type may have changed: nothing of the old one may linger in a cache (H14).
@@ -152,10 +151,10 @@ impl<F: Format, M: Frames> Context<F, M> {
     }
 
     /// Empties a marked entry and frees what it named.
-    fn discard(&self, slot: &Slot<'_>) {
+    fn discard<I: Invalidate<F::Root>>(&self, slot: &Slot<'_>, operations: &I) {
         let raw = slot.swap(self.format.absent());
         // SAFETY: the invalidation that covers the entry is complete, so that no CPU walks or uses what it named, and
         // no entry names it any more.
-        unsafe { self.free_entry(slot.level, raw) };
+        unsafe { self.free_entry(slot.level, raw, &retire(operations)) };
     }
 }

@@ -78,11 +78,11 @@ impl<F: Format, M: Frames> Table<F, M> {
     /// # Safety
     /// No CPU walks the tables or remembers a translation of them, and none will; nothing is called on `self` again.
     #[allow(unsafe_code, reason = "frees the tables")]
-    pub(crate) unsafe fn free(&mut self) {
+    pub(crate) unsafe fn free<I: Invalidate<F::Root>>(&mut self, operations: &I) {
         let level = self.context.geometry.root_level;
         // SAFETY: the caller's promise.
         unsafe {
-            self.context.free_below(self.root());
+            self.context.free_below(self.root(), &node::retire(operations));
             self.context.free_table(self.root, level);
         }
     }

@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "reaching a table's entries is what this file is for")]
 
 use core::{
+    ptr::NonNull,
     slice,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -9,6 +10,18 @@ use core::{
 use memory_addr::{MemoryAddr, PAGE_SIZE_4K, PhysAddr};
 
 use crate::{Content, Format, Frames, Geometry, GuestPhysAddr, Invalidate, Leaf, Level, Owner, frame::Owned};
+
+/// What is done with memory before it is freed: what a guest wrote past the caches, or left in them, must not meet the
+/// next owner (H14).
+pub(super) type Retire<'a> = &'a dyn Fn(NonNull<u8>, usize);
+
+/// Retires memory that no guest ever reached.
+pub(super) const UNSEEN: Retire<'static> = &|_, _| {};
+
+/// Retires memory by an architecture's operations.
+pub(super) fn retire<R, I: Invalidate<R>>(operations: &I) -> impl Fn(NonNull<u8>, usize) {
+    |bytes, len| operations.synchronize(bytes, len, Content::Data)
+}
 
 /// What it takes to reach tables: their format and where frames come from.
 #[derive(Clone)]
@@ -80,8 +93,9 @@ impl<F: Format, M: Frames> Context<F, M> {
     ///
     /// # Safety
     /// No CPU can reach them any more, and they are freed once.
-    pub(super) unsafe fn free_leaf(&self, owner: Owner, at: PhysAddr, pages: usize) {
+    pub(super) unsafe fn free_leaf(&self, owner: Owner, at: PhysAddr, pages: usize, retire: Retire<'_>) {
         if owner == Owner::Space {
+            retire(self.frames.pointer(at), pages * PAGE_SIZE_4K);
             // SAFETY: the caller's promise; the leaf's mark says that the space allocated them.
             drop(unsafe { Owned::from_raw(&self.frames, at, pages) });
         }

@@ -115,3 +115,10 @@ fn more_than_the_most_are_none() {
     assert!(operations(scope(5), Features::empty(), 4).is_none());
     assert!(operations(scope(5), Features::TLB_RANGE, 4).is_some());
 }
+
+#[test]
+fn one_operation_takes_all_that_its_fields_can_say() {
+    let range = GuestPhysRange::new(0.into(), (1 << (21 + 12)).into());
+    let scope = Scope { range, entries: Changed::Tables };
+    assert!(operations(scope, Features::TLB_RANGE, 1).is_some());
+}
