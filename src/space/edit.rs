@@ -1,12 +1,20 @@
 //! Changing the map: every call excludes all others while the tables change and the CPUs forget.
 
-use super::{GuestSpace, Platform, ShootdownOf, State};
+use super::{DetachedOf, GuestSpace, Platform, ShootdownOf, State};
 use crate::{
-    Error, Format, GuestPhysRange, Inexpressible, LockFamily, Mapping, MappingFlags, MemoryArea, PhysAddr, Populate,
-    SpaceLock,
+    Error, Format, GuestPhysRange, Inexpressible, Level, LockFamily, Mapping, MappingFlags, MemoryArea, PhysAddr,
+    Populate, SpaceLock,
     backend::{Backend, Offset},
-    table::{Edit, Fill},
+    table::{Edit, Fill, Fit},
 };
+
+/// What came of adding an area.
+enum Placed {
+    /// It is there.
+    Done,
+    /// The tables changed since its mapping was built.
+    Stale,
+}
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Maps `range`, all of it or nothing.
@@ -25,22 +33,35 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.check(range)?;
         self.check_flags(range, flags)?;
         let (backend, fill) = self.backend(range, mapping, flags)?;
-        self.check_free(range)?;
-        let detached = fill
-            .map(|fill| self.builder.build(self.shootdown.operations(), range, fill, flags))
-            .transpose()
-            .map_err(|_| Error::NoMemory(range))?;
-        let area = MemoryArea::new(range.start, range.size(), flags, backend);
+        loop {
+            let level = self.check_free(range)?;
+            let detached = fill
+                .map(|fill| self.builder.build(self.shootdown.operations(), (range, level), fill, flags))
+                .transpose()
+                .map_err(|_| Error::NoMemory(range))?;
+            let area = MemoryArea::new(range.start, range.size(), flags, backend);
+            if let Placed::Done = self.place(area, detached)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Adds an area and what is mapped in it at once, unless the tables changed since that was built.
+    fn place(&self, area: MemoryArea<Backend>, detached: Option<DetachedOf<P>>) -> Result<Placed, Error> {
+        let range = area.va_range();
         let mut state = self.state.exclusive();
         state.settle(&self.shootdown)?;
         if let Some(other) = state.areas.overlap(range) {
             return Err(Error::Overlap { range, with: other.va_range() });
         }
+        if detached.as_ref().is_some_and(|detached| state.table.fits(detached) == Fit::Changed) {
+            return Ok(Placed::Stale);
+        }
         state.areas.insert(area).map_err(|_| Error::NoMemory(range))?;
         if let Some(detached) = detached {
             state.table.graft(detached, self.shootdown.operations());
         }
-        Ok(())
+        Ok(Placed::Done)
     }
 
     /// Unmaps `range`, across any areas and through the middle of any block; holes in it are passed over.
@@ -113,11 +134,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.builder.format().check(flags).map_err(|flags| Error::Flags { range, flags })
     }
 
-    /// Refuses a range in which something is mapped, before anything is built for it.
-    fn check_free(&self, range: GuestPhysRange) -> Result<(), Error> {
-        match self.state.shared(super::anybody()).areas.overlap(range) {
+    /// Refuses a range in which something is mapped, before anything is built for it; else the level to build for.
+    fn check_free(&self, range: GuestPhysRange) -> Result<Level, Error> {
+        let state = self.state.shared(super::anybody());
+        match state.areas.overlap(range) {
             Some(other) => Err(Error::Overlap { range, with: other.va_range() }),
-            None => Ok(()),
+            None => Ok(state.table.graft_level(range)),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{
     cpus::Cpus,
     set::MemorySet,
     shootdown::Shootdown,
-    table::{Builder, Table},
+    table::{Builder, Detached, Table},
 };
 
 /// The parts that a hypervisor puts together.
@@ -33,6 +33,7 @@ pub type Root<P> = <<P as Platform>::Format as Format>::Root;
 
 type TableOf<P> = Table<<P as Platform>::Format, <P as Platform>::Frames>;
 type ShootdownOf<P> = Shootdown<<P as Platform>::Invalidate, Root<P>>;
+type DetachedOf<P> = Detached<<P as Platform>::Format, <P as Platform>::Frames>;
 type BuilderOf<P> = Builder<<P as Platform>::Format, <P as Platform>::Frames>;
 
 /// What a space is made of.

@@ -27,54 +27,63 @@ pub(crate) enum Fill {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Exhausted;
 
-/// Mappings in tables of their own: whole entries of the root, without the root.
+/// Mappings that are built but in no table yet: some entries of a table that is there, and everything below them.
 ///
 /// Dropped, it frees its tables and the frames that its leaves own.
 pub(crate) struct Detached<F: Format, M: Frames> {
     context: Context<F, M>,
     range: GuestPhysRange,
-    /// The root entries that translate the range.
+    level: Level,
+    /// The entries of `level` that translate the range.
     entries: Vec<AtomicU64>,
 }
 
 impl<F: Format, M: Frames> Detached<F, M> {
-    /// Builds the mapping of `range`.
+    /// Builds the mapping of `range` for a table whose entries are of `level`.
     pub(super) fn build<I: Invalidate<F::Root>>(
         context: &Context<F, M>,
         operations: &I,
-        range: GuestPhysRange,
+        (range, level): (GuestPhysRange, Level),
         fill: Fill,
         flags: MappingFlags,
     ) -> Result<Self, Exhausted> {
-        let detached = Self::empty(context, range)?;
+        let detached = Self::empty(context, range, level)?;
         let mut visit = |slot: Slot<'_>| context.fill(operations, slot, range, fill, flags);
         context.walk(detached.node(), range, &mut visit)?;
         Ok(detached)
     }
 
-    /// Root entries of nothing.
-    fn empty(context: &Context<F, M>, range: GuestPhysRange) -> Result<Self, Exhausted> {
-        let level = context.geometry.root_level;
+    /// Entries of nothing.
+    fn empty(context: &Context<F, M>, range: GuestPhysRange, level: Level) -> Result<Self, Exhausted> {
         let last = range.end.wrapping_sub(1);
         let count = context.geometry.index(level, last) - context.geometry.index(level, range.start) + 1;
         let mut entries = Vec::new();
         entries.try_reserve_exact(count).map_err(|_| Exhausted)?;
         entries.resize_with(count, || AtomicU64::new(context.format.absent()));
-        Ok(Self { context: context.clone(), range, entries })
+        Ok(Self { context: context.clone(), range, level, entries })
     }
 
-    /// The entries, as part of a root.
+    /// The entries, as part of a table.
     fn node(&self) -> Node<'_> {
-        let level = self.context.geometry.root_level;
-        let base = self.range.start.align_down(self.context.geometry.span(level));
-        Node { entries: &self.entries, level, base }
+        let base = self.range.start.align_down(self.context.geometry.span(self.level));
+        Node { entries: &self.entries, level: self.level, base }
     }
 
-    /// Moves everything into the tables under `root`, where nothing is mapped in the range.
-    pub(super) fn graft(self, root: Node<'_>) {
+    /// What it maps.
+    pub(super) const fn range(&self) -> GuestPhysRange {
+        self.range
+    }
+
+    /// The level of the entries that it replaces.
+    pub(super) const fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Moves everything into `table`, of its level, where nothing is mapped in its range.
+    pub(super) fn graft(self, table: Node<'_>) {
         let node = self.node();
-        let first = self.context.geometry.index(root.level, node.base);
-        let live = Node { entries: &root.entries[first..first + node.entries.len()], ..node };
+        let first = self.context.geometry.index(table.level, node.base);
+        let live = Node { entries: &table.entries[first..first + node.entries.len()], ..node };
         self.context.merge(live, node);
     }
 }

@@ -28,7 +28,8 @@ pub(crate) use self::{
 };
 use self::{flush::Pending, node::Context, node::Node};
 use crate::{
-    Format, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, MappingFlags, frame::Owned, shootdown::Shootdown,
+    Entry, Format, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, Level, MappingFlags, frame::Owned,
+    shootdown::Shootdown,
 };
 
 /// The tables of one space.
@@ -36,6 +37,15 @@ pub(crate) struct Table<F: Format, M: Frames> {
     context: Context<F, M>,
     root: PhysAddr,
     pending: Option<Pending<F, M>>,
+}
+
+/// Whether a mapping fits on tables that may have changed since it was built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fit {
+    /// It does.
+    Fits,
+    /// The table that it was built for went: it has to be built again.
+    Changed,
 }
 
 /// Builds mappings for a table without holding its lock.
@@ -59,10 +69,35 @@ impl<F: Format, M: Frames> Table<F, M> {
         Builder(self.context.clone())
     }
 
-    /// Adds a mapping that was built. Nothing is mapped in its range.
+    /// The level of the lowest table that translates all of `range`: where a mapping of it is grafted.
+    pub(crate) fn graft_level(&self, range: GuestPhysRange) -> Level {
+        self.graft_node(range, Level::PAGE).level
+    }
+
+    /// Whether a mapping still fits on the tables that it was built for.
+    pub(crate) fn fits(&self, detached: &Detached<F, M>) -> Fit {
+        let level = self.graft_node(detached.range(), detached.level()).level;
+        if level == detached.level() { Fit::Fits } else { Fit::Changed }
+    }
+
+    /// Adds a mapping that [`fits`](Self::fits). Nothing is mapped in its range.
     pub(crate) fn graft<I: Invalidate<F::Root>>(&mut self, detached: Detached<F, M>, operations: &I) {
-        detached.graft(self.root());
+        let node = self.graft_node(detached.range(), detached.level());
+        detached.graft(node);
         operations.publish();
+    }
+
+    /// The lowest table, from `lowest` on, that translates all of `range`.
+    fn graft_node(&self, range: GuestPhysRange, lowest: Level) -> Node<'_> {
+        let mut node = self.root();
+        while node.level > lowest {
+            let (slot, entry) = self.context.slot(node, range.start);
+            match entry {
+                Entry::Table(table) if slot.span.contains_range(range) => node = self.context.below(&slot, table),
+                _ => break,
+            }
+        }
+        node
     }
 
     /// What an earlier operation left to be finished, which comes before any other exclusive one.
@@ -98,15 +133,15 @@ impl<F: Format, M: Frames> Table<F, M> {
 }
 
 impl<F: Format, M: Frames> Builder<F, M> {
-    /// Builds the mapping of `range`, with zeroed frames where it owns them.
+    /// Builds the mapping of a range for the table of a level, with zeroed frames where it owns them.
     pub(crate) fn build<I: Invalidate<F::Root>>(
         &self,
         operations: &I,
-        range: GuestPhysRange,
+        place: (GuestPhysRange, Level),
         fill: Fill,
         flags: MappingFlags,
     ) -> Result<Detached<F, M>, Exhausted> {
-        let detached = Detached::build(&self.0, operations, range, fill, flags)?;
+        let detached = Detached::build(&self.0, operations, place, fill, flags)?;
         // Orders the stores that filled the tables before the one that will link them, in whatever order the lock
         // that comes between them gives.
         core::sync::atomic::fence(Ordering::Release);
@@ -117,14 +152,14 @@ impl<F: Format, M: Frames> Builder<F, M> {
     pub(crate) fn own_leaf<I: Invalidate<F::Root>>(
         &self,
         operations: &I,
-        level: crate::Level,
+        level: Level,
         flags: MappingFlags,
     ) -> Option<(Owned<M>, crate::Leaf)> {
         self.0.own_leaf(operations, level, flags)
     }
 
     /// Whether private memory may have leaves of `level`.
-    pub(crate) fn allows(&self, policy: crate::LeafPolicy, level: crate::Level) -> bool {
+    pub(crate) fn allows(&self, policy: crate::LeafPolicy, level: Level) -> bool {
         self.0.allows(policy, level)
     }
 
