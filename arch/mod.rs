@@ -11,3 +11,6 @@ pub mod native {
     /// The invalidations, by the CPU's own instructions.
     pub type Invalidate = super::aarch64::Tlb<Instructions>;
 }
+
+#[cfg(test)]
+mod twin;

@@ -2,6 +2,8 @@
 
 use core::ptr::NonNull;
 
+use page_table_multiarch::MappingFlags;
+
 use crate::{CpuId, GuestPhysAddr, GuestPhysRange, Level};
 
 /// The CPU's side of changing tables that it walks.
@@ -92,6 +94,22 @@ pub enum Content {
     Data,
     /// Instruction fetches too.
     Code,
+    /// Anything, past the caches, whatever else the CPUs agree on: [`UNCACHED`](crate::MappingFlags::UNCACHED) memory.
+    Uncached,
+}
+
+impl Content {
+    /// What a guest may do with memory of these flags.
+    #[must_use]
+    pub const fn of(flags: MappingFlags) -> Self {
+        if flags.contains(MappingFlags::UNCACHED) {
+            Self::Uncached
+        } else if flags.contains(MappingFlags::EXECUTE) {
+            Self::Code
+        } else {
+            Self::Data
+        }
+    }
 }
 
 /// A CPU that did not answer an invalidation.

@@ -41,6 +41,8 @@ pub use invalidate::{Changed, Content, Invalidate, Reach, Scope, Unreachable};
 pub use lock::{LockFamily, SpaceLock, Spin, Striped};
 pub use page_table_multiarch::MappingFlags;
 pub use plain::{Plain, Word};
-pub use set::{MappingBackend, MappingError, MappingResult, MemoryArea, MemorySet};
+pub use set::{
+    AreaError, Backing, MappingBackend, MappingChange, MappingError, MappingResult, MemoryArea, MemorySet, Plan,
+};
 pub use shootdown::Invalidations;
 pub use space::{Area, AreaKind, Config, GuestSpace, Platform, Root, Stats};

@@ -291,20 +291,10 @@ const fn decode_address(entry: u64) -> PhysAddr {
 
 // No two fields overlap, and the executability bits of `allowances` are nobody's.
 const _: () = {
+    #[rustfmt::skip]
     let fields = [
-        VALID,
-        TABLE_OR_PAGE,
-        MEM_ATTR,
-        READ,
-        WRITE,
-        INNER_SHAREABLE,
-        ACCESSED,
-        ADDRESS,
-        DBM,
-        EXECUTE_NEVER,
-        OWNED,
-        DIRTY,
-        BUSY,
+        VALID, TABLE_OR_PAGE, MEM_ATTR, READ, WRITE, INNER_SHAREABLE, ACCESSED, ADDRESS, DBM, EXECUTE_NEVER, OWNED,
+        DIRTY, BUSY,
     ];
     let mut seen = 0;
     let mut index = 0;

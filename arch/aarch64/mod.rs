@@ -1,7 +1,7 @@
 //! `AArch64` stage 2.
 //!
 //! [`Capabilities`] say what the CPUs can do; [`Stage2`] is the format of one space, and [`Tlb`] its invalidations;
-//! [`decode`] reads a guest's fault. All of it is pure and built on every host, but for [`Instructions`], which carries
+//! [`decode`] reads a guest's fault. All of it is pure and built on every host, but for `Instructions`, which carries
 //! the operations out on the target.
 
 mod capabilities;

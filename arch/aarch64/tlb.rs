@@ -142,9 +142,8 @@ impl<E: Executor> Tlb<E> {
         }
     }
 
-    fn synchronize_code(&self, bytes: NonNull<u8>, len: usize) {
+    fn synchronize_code(&self, bytes: NonNull<u8>, len: usize, cleaned: bool) {
         let features = self.capabilities.features;
-        let cleaned = !features.contains(Features::FORCED_WRITE_BACK);
         if !cleaned && !features.contains(Features::IDC) {
             self.each_line(bytes, len, Op::DcCvau);
         }
@@ -206,11 +205,13 @@ impl<E: Executor> Invalidate<Root> for Tlb<E> {
     }
 
     fn synchronize(&self, bytes: NonNull<u8>, len: usize, content: Content) {
-        if !self.capabilities.features.contains(Features::FORCED_WRITE_BACK) {
+        let forced = self.capabilities.features.contains(Features::FORCED_WRITE_BACK);
+        let cleaned = !forced || content == Content::Uncached;
+        if cleaned {
             self.clean_to_coherency(bytes, len);
         }
-        if content == Content::Code {
-            self.synchronize_code(bytes, len);
+        if content != Content::Data {
+            self.synchronize_code(bytes, len, cleaned);
         }
     }
 

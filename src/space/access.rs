@@ -153,8 +153,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 let (pointer, len, content) = (window.pointer, window.len, window.content);
                 let operations = self.shootdown.operations();
                 if access == Access::Read {
-                    // The guest may have written it past the cache.
-                    operations.synchronize(pointer, len, Content::Data);
+                    // The guest may have written it past the cache; what is read is not fetched.
+                    let content = if content == Content::Code { Content::Data } else { content };
+                    operations.synchronize(pointer, len, content);
                 }
                 let result = each(window);
                 if access == Access::Write {
@@ -184,9 +185,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                     let page = super::page_of(self.builder.geometry(), range.start);
                     let pointer = self.builder.frames().pointer(leaf.at + (range.start - span.start));
                     let len = range.end.min(page.end) - range.start;
-                    let code = flags.contains(MappingFlags::EXECUTE);
-                    let content = if code { Content::Code } else { Content::Data };
-                    return Ok(Some(Window { pointer, len, content }));
+                    return Ok(Some(Window { pointer, len, content: Content::of(flags) }));
                 }
                 (Found::Changing, _) => return Ok(None),
                 (Found::Nothing(level), Backend::Private(policy)) => {

@@ -115,12 +115,7 @@ impl<F: Format, M: Frames> Context<F, M> {
     pub(super) fn synchronize<I: Invalidate<F::Root>>(&self, operations: &I, level: Level, leaf: &Leaf) {
         if leaf.owner == Owner::Space {
             let pointer = self.frames.pointer(leaf.at);
-            operations.synchronize(pointer, self.geometry.span(level), content(leaf));
+            operations.synchronize(pointer, self.geometry.span(level), Content::of(leaf.flags));
         }
     }
-}
-
-/// What the guest may use a leaf's memory for.
-pub(super) fn content(leaf: &Leaf) -> Content {
-    if leaf.flags.contains(crate::MappingFlags::EXECUTE) { Content::Code } else { Content::Data }
 }

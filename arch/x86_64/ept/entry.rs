@@ -261,20 +261,10 @@ const fn decode_address(entry: u64) -> PhysAddr {
 
 // No two fields overlap, and what is kept of a marked entry finds its place free.
 const _: () = {
+    #[rustfmt::skip]
     let fields = [
-        READ,
-        WRITE,
-        EXECUTE,
-        MEMORY_TYPE,
-        IGNORE_PAT,
-        LARGE,
-        ACCESSED,
-        DIRTY,
-        ADDRESS,
-        OWNED,
-        BUSY,
-        ACCESS << KEPT_ACCESS_SHIFT,
-        SUPPRESS_EXCEPTION,
+        READ, WRITE, EXECUTE, MEMORY_TYPE, IGNORE_PAT, LARGE, ACCESSED, DIRTY, ADDRESS, OWNED, BUSY,
+        ACCESS << KEPT_ACCESS_SHIFT, SUPPRESS_EXCEPTION,
     ];
     let mut seen = 0;
     let mut index = 0;

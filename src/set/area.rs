@@ -1,0 +1,107 @@
+//! One range of addresses with one set of flags and one backend.
+
+use core::fmt;
+
+use memory_addr::AddrRange;
+
+use super::{Backing, MappingError, MappingResult};
+
+/// A range of addresses with one set of flags and one backend.
+pub struct MemoryArea<B: Backing> {
+    va_range: AddrRange<B::Addr>,
+    flags: B::Flags,
+    backend: B,
+}
+
+impl<B: Backing> MemoryArea<B> {
+    /// Makes an area of `size` bytes at `start`. It is mapped by [`MemorySet::map`](super::MemorySet::map).
+    ///
+    /// # Panics
+    /// If `start + size` overflows. [`try_new`](Self::try_new) does not panic.
+    pub fn new(start: B::Addr, size: usize, flags: B::Flags, backend: B) -> Self {
+        Self::over(AddrRange::from_start_size(start, size), flags, backend)
+    }
+
+    /// Makes an area of `size` bytes at `start`.
+    ///
+    /// The end of an area is an address too, so the last byte of the address space belongs to no area.
+    ///
+    /// # Errors
+    /// [`MappingError::InvalidParam`] if `start + size` overflows.
+    pub fn try_new(start: B::Addr, size: usize, flags: B::Flags, backend: B) -> MappingResult<Self> {
+        let range = AddrRange::try_from_start_size(start, size).ok_or(MappingError::InvalidParam)?;
+        Ok(Self::over(range, flags, backend))
+    }
+
+    /// An area over a range.
+    pub(super) const fn over(va_range: AddrRange<B::Addr>, flags: B::Flags, backend: B) -> Self {
+        Self { va_range, flags, backend }
+    }
+
+    /// The addresses of the area.
+    pub const fn va_range(&self) -> AddrRange<B::Addr> {
+        self.va_range
+    }
+
+    /// What the area allows.
+    pub const fn flags(&self) -> B::Flags {
+        self.flags
+    }
+
+    /// The first address of the area.
+    pub const fn start(&self) -> B::Addr {
+        self.va_range.start
+    }
+
+    /// The address behind the last of the area.
+    pub const fn end(&self) -> B::Addr {
+        self.va_range.end
+    }
+
+    /// The size of the area in bytes.
+    pub fn size(&self) -> usize {
+        self.va_range.size()
+    }
+
+    /// What stands behind the area.
+    pub const fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Replaces the flags.
+    pub(super) const fn set_flags(&mut self, flags: B::Flags) {
+        self.flags = flags;
+    }
+
+    /// Cuts the area in two at an address within it, and gives the right part.
+    pub(super) fn split_off(&mut self, at: B::Addr) -> Self {
+        debug_assert!(self.start() < at && at < self.end(), "a cut leaves no empty part");
+        let right = AddrRange { start: at, end: self.end() };
+        self.va_range.end = at;
+        Self::over(right, self.flags, self.backend.clone())
+    }
+
+    /// The part of the area within `range`, which overlaps it.
+    pub(super) fn part_in(&self, range: AddrRange<B::Addr>) -> AddrRange<B::Addr> {
+        AddrRange { start: self.start().max(range.start), end: self.end().min(range.end) }
+    }
+}
+
+impl<B: Backing> Clone for MemoryArea<B> {
+    fn clone(&self) -> Self {
+        Self::over(self.va_range, self.flags, self.backend.clone())
+    }
+}
+
+impl<B: Backing> fmt::Debug for MemoryArea<B>
+where
+    B::Addr: fmt::Debug,
+    B::Flags: fmt::Debug,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryArea")
+            .field("va_range", &self.va_range)
+            .field("flags", &self.flags)
+            .finish_non_exhaustive()
+    }
+}

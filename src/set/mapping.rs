@@ -1,0 +1,175 @@
+//! A set that drives a page table through backends that answer `bool`.
+//!
+//! Each operation asks every backend first ([`MappingBackend::prepare`]), then works in address order and stops at the
+//! first failure. What is done is recorded; the failing area stays as it was, and nothing behind it is touched.
+
+use alloc::vec::Vec;
+
+use memory_addr::AddrRange;
+
+use super::{Backing, MappingBackend, MappingChange, MappingError, MappingResult, MemoryArea, MemorySet};
+
+/// The range of addresses of a backend's areas.
+type RangeOf<B> = AddrRange<<B as Backing>::Addr>;
+
+impl<B: MappingBackend> MemorySet<B> {
+    /// Maps `area` and records it. With `unmap_overlap` what lies in its range is unmapped first.
+    ///
+    /// The backend maps the area in one call, after the room to record it was reserved: an area that was mapped is
+    /// recorded, and one that is not recorded was not mapped, if the backend keeps the promise of
+    /// [`MappingBackend::map`].
+    ///
+    /// # Errors
+    /// - [`MappingError::InvalidParam`] if the area is empty; nothing changed;
+    /// - [`MappingError::AlreadyExists`] if something is in its range, without `unmap_overlap`; nothing changed;
+    /// - [`MappingError::BadState`] if there is no memory to record it, or a backend refuses in
+    ///   [`prepare`](MappingBackend::prepare): nothing changed. If a backend fails later, the parts that were unmapped
+    ///   by then are gone, all else is recorded as before, and `area` is not recorded.
+    pub fn map(&mut self, area: MemoryArea<B>, page_table: &mut B::PageTable, unmap_overlap: bool) -> MappingResult {
+        let range = area.va_range();
+        if range.is_empty() {
+            return Err(MappingError::InvalidParam);
+        }
+        if !unmap_overlap && self.overlaps(range) {
+            return Err(MappingError::AlreadyExists);
+        }
+        self.reserve(range)?;
+        self.prepare_unmap(range, page_table)?;
+        prepared(&area, MappingChange::Map(area.flags()), range, page_table)?;
+        self.unmap_prepared(range, page_table)?;
+        done(area.backend().map(area.start(), area.size(), area.flags(), page_table))?;
+        self.areas.place(area, drop);
+        Ok(())
+    }
+
+    /// Unmaps the range, across any areas and holes. Areas are cut at its ends.
+    ///
+    /// An empty range is unmapped without further ado.
+    ///
+    /// # Errors
+    /// - [`MappingError::InvalidParam`] if `start + size` overflows; nothing changed;
+    /// - [`MappingError::BadState`] if there is no memory to record the right part of an area that is cut in two, or a
+    ///   backend refuses in [`prepare`](MappingBackend::prepare): nothing changed. If a backend fails later, the parts
+    ///   before the failing area are gone; it and what follows is recorded as before.
+    pub fn unmap(&mut self, start: B::Addr, size: usize, page_table: &mut B::PageTable) -> MappingResult {
+        let range = AddrRange::try_from_start_size(start, size).ok_or(MappingError::InvalidParam)?;
+        if range.is_empty() {
+            return Ok(());
+        }
+        self.reserve(range)?;
+        self.prepare_unmap(range, page_table)?;
+        self.unmap_prepared(range, page_table)
+    }
+
+    /// Changes the flags of what is mapped in the range. Areas are cut at its ends.
+    ///
+    /// `update_flags` is asked once for each area in the range, with the area's flags. An area for which it answers
+    /// `None` is left alone, and not cut.
+    ///
+    /// # Errors
+    /// - [`MappingError::InvalidParam`] if `start + size` overflows; nothing changed;
+    /// - [`MappingError::BadState`] if there is no memory to record the change, or a backend refuses in
+    ///   [`prepare`](MappingBackend::prepare): nothing changed. If a backend fails later, the parts before the failing
+    ///   area have their new flags; it and what follows keeps the old.
+    pub fn protect(
+        &mut self,
+        start: B::Addr,
+        size: usize,
+        update_flags: impl Fn(B::Flags) -> Option<B::Flags>,
+        page_table: &mut B::PageTable,
+    ) -> MappingResult {
+        let range = AddrRange::try_from_start_size(start, size).ok_or(MappingError::InvalidParam)?;
+        let changes = self.flag_changes(range, update_flags)?;
+        if changes.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        self.reserve(range)?;
+        let pieces = || self.areas.pieces(range).zip(&changes).filter_map(|(piece, change)| Some((piece, (*change)?)));
+        for ((area, part), flags) in pieces() {
+            prepared(area, MappingChange::Protect(flags), part, page_table)?;
+        }
+        let failed = pieces()
+            .find(|((area, part), flags)| !area.backend().protect(part.start, part.size(), *flags, page_table))
+            .map(|((_, part), _)| part.start);
+        self.set_flags(AddrRange { end: failed.unwrap_or(range.end), ..range }, &changes);
+        done(failed.is_none())
+    }
+
+    /// Unmaps and removes all areas.
+    ///
+    /// # Errors
+    /// [`MappingError::BadState`] if a backend refuses in [`prepare`](MappingBackend::prepare): nothing changed. If one
+    /// fails later, the areas before the failing one are gone; it and what follows is recorded as before.
+    pub fn clear(&mut self, page_table: &mut B::PageTable) -> MappingResult {
+        let Some(range) = self.areas.span() else { return Ok(()) };
+        self.prepare_unmap(range, page_table)?;
+        self.unmap_prepared(range, page_table)
+    }
+
+    /// Reserves what an edit of the range needs.
+    fn reserve(&mut self, range: RangeOf<B>) -> MappingResult {
+        self.areas.reserve(range).map_err(|_| MappingError::BadState)
+    }
+
+    /// Asks the backends of all that is in the range whether it can be unmapped.
+    fn prepare_unmap(&self, range: RangeOf<B>, page_table: &mut B::PageTable) -> MappingResult {
+        self.areas.pieces(range).try_for_each(|(area, part)| prepared(area, MappingChange::Unmap, part, page_table))
+    }
+
+    /// Unmaps what is in the range up to the first failure, and removes that much.
+    fn unmap_prepared(&mut self, range: RangeOf<B>, page_table: &mut B::PageTable) -> MappingResult {
+        let failed = self
+            .areas
+            .pieces(range)
+            .find(|(area, part)| !area.backend().unmap(part.start, part.size(), page_table))
+            .map(|(_, part)| part.start);
+        self.areas.carve(AddrRange { end: failed.unwrap_or(range.end), ..range }, drop);
+        done(failed.is_none())
+    }
+
+    /// What `update_flags` answers for each area in the range.
+    fn flag_changes(
+        &self,
+        range: RangeOf<B>,
+        update_flags: impl Fn(B::Flags) -> Option<B::Flags>,
+    ) -> MappingResult<Vec<Option<B::Flags>>> {
+        let mut changes = Vec::new();
+        let areas = self.areas.overlapping(range);
+        changes.try_reserve_exact(areas.count()).map_err(|_| MappingError::BadState)?;
+        changes.extend(self.areas.overlapping(range).map(|area| update_flags(area.flags())));
+        Ok(changes)
+    }
+
+    /// Records the new flags of the areas in the range; those that change are cut at its ends.
+    fn set_flags(&mut self, range: RangeOf<B>, changes: &[Option<B::Flags>]) {
+        let touched = self.areas.overlapping(range).count();
+        let changes = &changes[..touched];
+        if let Some(Some(_)) = changes.first() {
+            self.areas.cut(range.start);
+        }
+        if let Some(Some(_)) = changes.last() {
+            self.areas.cut(range.end);
+        }
+        let mut changes = changes.iter();
+        self.areas.change(range, |area| {
+            if let Some(Some(flags)) = changes.next() {
+                area.set_flags(*flags);
+            }
+        });
+    }
+}
+
+/// Asks an area's backend whether a change to a part of it can be done.
+fn prepared<B: MappingBackend>(
+    area: &MemoryArea<B>,
+    change: MappingChange<B::Flags>,
+    part: RangeOf<B>,
+    page_table: &mut B::PageTable,
+) -> MappingResult {
+    done(area.backend().prepare(change, part.start, part.size(), page_table))
+}
+
+/// A backend's answer as a result.
+fn done(answer: bool) -> MappingResult {
+    answer.then_some(()).ok_or(MappingError::BadState)
+}

@@ -1,0 +1,128 @@
+//! The set of areas.
+
+use core::fmt;
+
+use memory_addr::AddrRange;
+
+use super::{AreaError, Backing, MemoryArea, Plan, areas::Areas, gap::Wanted};
+
+/// Disjoint [`MemoryArea`]s in address order.
+///
+/// It has two faces. With a [`MappingBackend`](super::MappingBackend) it drives a page table: [`map`](Self::map),
+/// [`unmap`](Self::unmap), [`protect`](Self::protect), [`clear`](Self::clear). With any [`Backing`] it is the record
+/// of somebody who drives the table: [`plan`](Self::plan), [`insert`](Self::insert).
+///
+/// Lookups cost two binary searches and never allocate; an edit costs that and the areas that it touches. Nothing
+/// aborts when memory runs out: an edit reserves what it needs before it changes anything. An empty range, an inverted
+/// one too, overlaps nothing.
+pub struct MemorySet<B: Backing> {
+    pub(super) areas: Areas<B>,
+}
+
+impl<B: Backing> MemorySet<B> {
+    /// Makes an empty set, without allocating.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { areas: Areas::new() }
+    }
+
+    /// The number of areas.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.areas.len()
+    }
+
+    /// Whether there is no area.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.areas.len() == 0
+    }
+
+    /// All areas, in address order.
+    pub fn iter(&self) -> impl Iterator<Item = &MemoryArea<B>> {
+        self.areas.iter()
+    }
+
+    /// The areas that overlap `range`, in address order.
+    pub fn iter_range(&self, range: AddrRange<B::Addr>) -> impl Iterator<Item = &MemoryArea<B>> {
+        self.areas.overlapping(range)
+    }
+
+    /// Whether an area overlaps `range`.
+    #[must_use]
+    pub fn overlaps(&self, range: AddrRange<B::Addr>) -> bool {
+        self.overlap(range).is_some()
+    }
+
+    /// The first area that overlaps `range`.
+    #[must_use]
+    pub fn overlap(&self, range: AddrRange<B::Addr>) -> Option<&MemoryArea<B>> {
+        self.areas.overlapping(range).next()
+    }
+
+    /// The area that `addr` lies in.
+    #[must_use]
+    pub fn find(&self, addr: B::Addr) -> Option<&MemoryArea<B>> {
+        self.areas.ending_after(addr).next().filter(|area| area.start() <= addr)
+    }
+
+    /// The lowest free address for an area of `size` bytes, from `hint` on and within `limit`.
+    ///
+    /// The address is a multiple of `align`, a power of two, and the area ends at `limit.end` at most. `None` if there
+    /// is none, and for a size of zero, a size that is not a multiple of `align`, or an `align` that is no power of
+    /// two. Below `hint` nothing is looked for.
+    ///
+    /// Areas between which the gaps are too small for `size` are passed over by the 64.
+    #[must_use]
+    pub fn find_free_area(
+        &self,
+        hint: B::Addr,
+        size: usize,
+        limit: AddrRange<B::Addr>,
+        align: usize,
+    ) -> Option<B::Addr> {
+        Wanted::new(size, align, limit.end)?.find_in(&self.areas, hint.max(limit.start))
+    }
+
+    /// Reserves what an edit of `range` needs, and changes nothing.
+    ///
+    /// # Errors
+    /// [`AreaError::Empty`], [`AreaError::NoMemory`].
+    pub fn plan(&mut self, range: AddrRange<B::Addr>) -> Result<Plan<'_, B>, AreaError<B::Addr>> {
+        Plan::new(&mut self.areas, range)
+    }
+
+    /// Records an area where nothing is.
+    ///
+    /// # Errors
+    /// [`AreaError::Empty`], [`AreaError::Overlap`] with the first area in the way, [`AreaError::NoMemory`]: nothing
+    /// changed.
+    pub fn insert(&mut self, area: MemoryArea<B>) -> Result<(), AreaError<B::Addr>> {
+        let range = area.va_range();
+        if let Some(other) = self.overlap(range) {
+            return Err(AreaError::Overlap { range, with: other.va_range() });
+        }
+        if range.is_empty() {
+            return Err(AreaError::Empty(range));
+        }
+        self.areas.reserve(range).map_err(|_| AreaError::NoMemory(range))?;
+        self.areas.place(area, drop);
+        Ok(())
+    }
+}
+
+impl<B: Backing> Default for MemorySet<B> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<B: Backing> fmt::Debug for MemorySet<B>
+where
+    B::Addr: fmt::Debug,
+    B::Flags: fmt::Debug,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
