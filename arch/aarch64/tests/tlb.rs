@@ -329,6 +329,13 @@ mod caches {
     }
 
     #[test]
+    fn uncached_memory_is_cleaned_also_where_write_back_is_forced() {
+        let features = Features::FORCED_WRITE_BACK | Features::IDC | Features::DIC;
+        let expected = [Op::DcCivac(0x1000), DSB_SY, DSB_ISH, Op::Isb];
+        assert_eq!(synchronized(features, 0x1000, 64, Content::Uncached), expected);
+    }
+
+    #[test]
     fn code_is_cleaned_before_instruction_caches_are_invalidated() {
         let civac = Op::DcCivac(0x1000);
         let cvau = Op::DcCvau(0x1000);
