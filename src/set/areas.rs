@@ -13,9 +13,6 @@ use super::{
     chunk::{CAPACITY, Chunk, Head},
 };
 
-/// An edit cuts areas at its two ends at most: so many insertions are reserved at once.
-const CUTS: usize = 2;
-
 /// The areas of a set, sorted and disjoint.
 pub(super) struct Areas<B: Backing> {
     /// One for each chunk, in the same order.
@@ -83,19 +80,22 @@ impl<B: Backing> Areas<B> {
         self.heads[first..].iter().zip(self.chunks[first..].iter().map(Chunk::areas))
     }
 
-    /// Reserves what any one edit of `range` needs.
+    /// Reserves what any one edit of `range` needs: it cuts areas at its two ends, or inserts one where nothing is.
     pub(super) fn reserve(&mut self, range: AddrRange<B::Addr>) -> Result<(), TryReserveError> {
         let is_vacant = self.overlapping(range).next().is_none();
         let ends = [range.start, range.end];
         let cuts = ends.iter().filter(|&&end| self.is_cut_by(end)).count();
         let insertions = if is_vacant { 1 } else { cuts };
-        if ends.iter().all(|&end| self.has_room_at(end)) { Ok(()) } else { self.reserve_chunks(insertions) }
+        if ends.iter().all(|&end| self.has_room_at(end, insertions)) {
+            return Ok(());
+        }
+        self.reserve_chunks(insertions)
     }
 
-    /// Whether the chunk into which an area at `addr` goes has room for all insertions of an edit.
-    fn has_room_at(&self, addr: B::Addr) -> bool {
+    /// Whether the chunk into which an area at `addr` goes has room for so many insertions.
+    fn has_room_at(&self, addr: B::Addr, insertions: usize) -> bool {
         let place = self.first_starting_from(addr);
-        self.chunks.get(place.chunk).is_some_and(|chunk| chunk.len() + CUTS <= CAPACITY)
+        self.chunks.get(place.chunk).is_some_and(|chunk| chunk.len() + insertions <= CAPACITY)
     }
 
     /// Whether an area reaches across `addr`.
@@ -234,10 +234,11 @@ impl<B: Backing> Areas<B> {
         self.tidy(from.chunk);
     }
 
-    /// After a removal: drops what is empty of a chunk and the next, and merges small ones with their neighbours.
+    /// After a removal from a chunk and the next: drops what is empty, and merges what is small with its neighbours.
     fn tidy(&mut self, chunk: usize) {
         self.refresh(chunk + 1);
         self.refresh(chunk);
+        self.merge(chunk + 1);
         self.merge(chunk);
         if let Some(before) = chunk.checked_sub(1) {
             self.merge(before);
@@ -265,5 +266,26 @@ impl<B: Backing> Areas<B> {
             }
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+impl<B: Backing> Areas<B> {
+    /// Panics unless the areas are sorted and disjoint, and everything that is kept about them is true.
+    pub(super) fn check(&self) {
+        assert_eq!(self.len, self.iter().count());
+        assert_eq!(self.heads.len(), self.chunks.len());
+        let mut end = 0;
+        for area in self.iter() {
+            assert!(area.start().into() >= end && area.start() < area.end(), "areas are sorted and not empty");
+            end = area.end().into();
+        }
+        for (head, chunk) in self.heads.iter().zip(&self.chunks) {
+            let actual = chunk.head().expect("no chunk is empty");
+            assert!((head.span.start, head.span.end) == (actual.span.start, actual.span.end) && head.gap == actual.gap);
+            chunk.check();
+        }
+        let pairs = self.chunks.windows(2);
+        assert!(pairs.map(|pair| pair[0].len() + pair[1].len()).all(|sum| sum > CAPACITY / 2), "no waste");
     }
 }

@@ -96,3 +96,12 @@ impl<B: Backing> Chunk<B> {
         Some(Head { span: AddrRange { start: first.start(), end: last.end() }, gap: gaps.max().unwrap_or(0) })
     }
 }
+
+#[cfg(test)]
+impl<B: Backing> Chunk<B> {
+    /// Panics unless the starts are those of the areas, and all room was reserved at once.
+    pub(super) fn check(&self) {
+        assert!(self.areas.iter().map(MemoryArea::start).eq(self.starts.iter().copied()));
+        assert!(self.len() <= CAPACITY && self.areas.capacity() == CAPACITY && self.starts.capacity() == CAPACITY);
+    }
+}

@@ -36,10 +36,14 @@ impl<B: MappingBackend> MemorySet<B> {
         self.reserve(range)?;
         self.prepare_unmap(range, page_table)?;
         prepared(&area, MappingChange::Map(area.flags()), range, page_table)?;
-        self.unmap_prepared(range, page_table)?;
-        done(area.backend().map(area.start(), area.size(), area.flags(), page_table))?;
-        self.areas.place(area, drop);
-        Ok(())
+        let unmapped = self.unmap_parts(range, page_table);
+        if unmapped == range && area.backend().map(area.start(), area.size(), area.flags(), page_table) {
+            self.areas.place(area, drop);
+            Ok(())
+        } else {
+            self.areas.carve(unmapped, drop);
+            Err(MappingError::BadState)
+        }
     }
 
     /// Unmaps the range, across any areas and holes. Areas are cut at its ends.
@@ -118,13 +122,16 @@ impl<B: MappingBackend> MemorySet<B> {
 
     /// Unmaps what is in the range up to the first failure, and removes that much.
     fn unmap_prepared(&mut self, range: RangeOf<B>, page_table: &mut B::PageTable) -> MappingResult {
-        let failed = self
-            .areas
-            .pieces(range)
-            .find(|(area, part)| !area.backend().unmap(part.start, part.size(), page_table))
-            .map(|(_, part)| part.start);
-        self.areas.carve(AddrRange { end: failed.unwrap_or(range.end), ..range }, drop);
-        done(failed.is_none())
+        let unmapped = self.unmap_parts(range, page_table);
+        self.areas.carve(unmapped, drop);
+        done(unmapped == range)
+    }
+
+    /// Has the backends unmap what is in the range, and answers how much of the range that was before one failed.
+    fn unmap_parts(&self, range: RangeOf<B>, page_table: &mut B::PageTable) -> RangeOf<B> {
+        let mut pieces = self.areas.pieces(range);
+        let failed = pieces.find(|(area, part)| !area.backend().unmap(part.start, part.size(), page_table));
+        AddrRange { end: failed.map_or(range.end, |(_, part)| part.start), ..range }
     }
 
     /// What `update_flags` answers for each area in the range.
@@ -172,4 +179,101 @@ fn prepared<B: MappingBackend>(
 /// A backend's answer as a result.
 fn done(answer: bool) -> MappingResult {
     answer.then_some(()).ok_or(MappingError::BadState)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::{string::String, vec::Vec};
+    use std::format;
+
+    use memory_addr::{VirtAddr, va};
+
+    use super::super::{MappingBackend, MappingChange, MappingError, MemoryArea, MemorySet};
+
+    /// Writes down what it is asked, and refuses a change when there is one to refuse.
+    #[derive(Clone)]
+    struct Asked;
+
+    #[derive(Default)]
+    struct Log {
+        lines: Vec<String>,
+        refuse: Option<MappingChange<u8>>,
+    }
+
+    impl MappingBackend for Asked {
+        type Addr = VirtAddr;
+        type Flags = u8;
+        type PageTable = Log;
+
+        fn map(&self, start: VirtAddr, size: usize, flags: u8, log: &mut Log) -> bool {
+            log.lines.push(format!("map {} {size} {flags}", start.as_usize()));
+            true
+        }
+
+        fn unmap(&self, start: VirtAddr, size: usize, log: &mut Log) -> bool {
+            log.lines.push(format!("unmap {} {size}", start.as_usize()));
+            true
+        }
+
+        fn protect(&self, start: VirtAddr, size: usize, new_flags: u8, log: &mut Log) -> bool {
+            log.lines.push(format!("protect {} {size} {new_flags}", start.as_usize()));
+            true
+        }
+
+        fn prepare(&self, change: MappingChange<u8>, start: VirtAddr, size: usize, log: &mut Log) -> bool {
+            log.lines.push(format!("{change:?} {} {size}?", start.as_usize()));
+            log.refuse != Some(change)
+        }
+    }
+
+    /// Areas at 10..20 and 30..40.
+    fn two() -> (MemorySet<Asked>, Log) {
+        let (mut set, mut log) = (MemorySet::new(), Log::default());
+        for start in [10, 30] {
+            set.map(MemoryArea::new(va!(start), 10, 1, Asked), &mut log, false).unwrap();
+        }
+        log.lines.clear();
+        (set, log)
+    }
+
+    #[test]
+    fn every_part_is_asked_before_the_first_changes() {
+        let (mut set, mut log) = two();
+        set.map(MemoryArea::new(va!(15), 20, 2, Asked), &mut log, true).unwrap();
+        assert_eq!(
+            log.lines,
+            ["Unmap 15 5?", "Unmap 30 5?", "Map(2) 15 20?", "unmap 15 5", "unmap 30 5", "map 15 20 2"]
+        );
+        log.lines.clear();
+        set.protect(va!(12), 10, |old| Some(old + 4), &mut log).unwrap();
+        assert_eq!(log.lines, ["Protect(5) 12 3?", "Protect(6) 15 7?", "protect 12 3 5", "protect 15 7 6"]);
+        log.lines.clear();
+        set.clear(&mut log).unwrap();
+        let (asked, done) = log.lines.split_at(log.lines.len() / 2);
+        assert!(asked.iter().all(|line| line.ends_with('?')) && !done.iter().any(|line| line.ends_with('?')));
+    }
+
+    /// Fails unless backends were asked and nothing was done.
+    fn assert_untouched(set: &MemorySet<Asked>, log: &mut Log) {
+        assert!(log.lines.drain(..).all(|line| line.ends_with('?')));
+        let areas = set.iter().map(|area| (area.start(), area.size(), area.flags()));
+        assert!(areas.eq([(va!(10), 10, 1), (va!(30), 10, 1)]));
+    }
+
+    #[test]
+    fn one_refusal_is_enough_to_change_nothing() {
+        let (mut set, mut log) = two();
+        log.refuse = Some(MappingChange::Unmap);
+        assert_eq!(set.unmap(va!(15), 20, &mut log), Err(MappingError::BadState));
+        assert_untouched(&set, &mut log);
+        assert_eq!(set.clear(&mut log), Err(MappingError::BadState));
+        assert_untouched(&set, &mut log);
+        log.refuse = Some(MappingChange::Map(2));
+        let area = MemoryArea::new(va!(15), 20, 2, Asked);
+        assert_eq!(set.map(area, &mut log, true), Err(MappingError::BadState));
+        assert_untouched(&set, &mut log);
+        log.refuse = Some(MappingChange::Protect(3));
+        assert_eq!(set.protect(va!(15), 20, |_| Some(3), &mut log), Err(MappingError::BadState));
+        assert_untouched(&set, &mut log);
+    }
 }

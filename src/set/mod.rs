@@ -10,6 +10,8 @@ mod gap;
 mod mapping;
 mod memory_set;
 mod plan;
+#[cfg(test)]
+mod twin;
 
 pub use area::MemoryArea;
 pub use backend::{Backing, MappingBackend, MappingChange};

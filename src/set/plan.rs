@@ -64,3 +64,85 @@ impl<'a, B: Backing> Plan<'a, B> {
         self.gone
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::{sync::Arc, vec::Vec};
+
+    use memory_addr::{VirtAddr, va, va_range};
+
+    use super::super::{Backing, MemoryArea, MemorySet};
+
+    /// Something that lives as long as an area refers to it.
+    type Region = Arc<()>;
+
+    impl Backing for Region {
+        type Addr = VirtAddr;
+        type Flags = u8;
+    }
+
+    /// `1` at 10..20, `2` at 30..40.
+    fn two(region: &Region) -> MemorySet<Region> {
+        let mut set = MemorySet::new();
+        for (start, flags) in [(10, 1), (30, 2)] {
+            set.insert(MemoryArea::new(va!(start), 10, flags, region.clone())).unwrap();
+        }
+        set
+    }
+
+    fn shown<'a>(areas: impl IntoIterator<Item = &'a MemoryArea<Region>>) -> Vec<(usize, usize, u8)> {
+        let show = |area: &MemoryArea<Region>| (area.start().as_usize(), area.end().as_usize(), area.flags());
+        areas.into_iter().map(show).collect()
+    }
+
+    #[test]
+    fn a_plan_shows_its_pieces_and_changes_nothing() {
+        let mut set = two(&Region::default());
+        let plan = set.plan(va_range!(15..35)).unwrap();
+        let pieces: Vec<_> = plan.pieces().map(|(area, part)| (area.start().as_usize(), part)).collect();
+        assert_eq!(pieces, [(10, va_range!(15..20)), (30, va_range!(30..35))]);
+        assert_eq!(plan.range(), va_range!(15..35));
+        drop(plan);
+        assert_eq!(shown(set.iter()), [(10, 20, 1), (30, 40, 2)]);
+    }
+
+    #[test]
+    fn carving_hands_back_what_went() {
+        let mut set = two(&Region::default());
+        let gone = set.plan(va_range!(15..35)).unwrap().carve();
+        assert_eq!(shown(&gone), [(15, 20, 1), (30, 35, 2)]);
+        assert_eq!(shown(set.iter()), [(10, 15, 1), (35, 40, 2)]);
+    }
+
+    #[test]
+    fn the_last_reference_goes_with_what_was_handed_back_and_not_before() {
+        let region = Region::default();
+        let mut set = two(&region);
+        let gone = set.plan(va_range!(0..100)).unwrap().carve();
+        assert!(set.is_empty());
+        assert_eq!(Arc::strong_count(&region), 3);
+        drop(gone);
+        assert_eq!(Arc::strong_count(&region), 1);
+    }
+
+    #[test]
+    fn new_flags_leave_holes_and_backends_alone() {
+        let region = Region::default();
+        let mut set = two(&region);
+        set.plan(va_range!(15..35)).unwrap().replace(|old| old + 4);
+        assert_eq!(shown(set.iter()), [(10, 15, 1), (15, 20, 5), (30, 35, 6), (35, 40, 2)]);
+        assert!(set.iter().all(|area| Arc::ptr_eq(area.backend(), &region)));
+    }
+
+    #[test]
+    fn a_replacement_takes_the_whole_range_with_its_holes() {
+        let (old, new) = (Region::default(), Region::default());
+        let mut set = two(&old);
+        let gone = set.plan(va_range!(5..35)).unwrap().replace_with(9, new.clone());
+        assert_eq!(shown(&gone), [(10, 20, 1), (30, 35, 2)]);
+        assert_eq!(shown(set.iter()), [(5, 35, 9), (35, 40, 2)]);
+        assert!(set.find(va!(20)).is_some_and(|area| Arc::ptr_eq(area.backend(), &new)));
+        let none = set.plan(va_range!(50..60)).unwrap().replace_with(9, new);
+        assert!(none.is_empty() && set.len() == 3);
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::{
     alloc::Layout,
-    collections::BTreeMap,
+    collections::BTreeSet,
     ptr::NonNull,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -44,7 +44,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     events: Vec<Event>,
-    used: BTreeMap<usize, ()>,
+    used: BTreeSet<usize>,
     next: usize,
     /// How many more allocations succeed.
     left: Option<usize>,
@@ -136,7 +136,7 @@ unsafe impl Frames for Board {
             first + count <= PAGES && state.used.range(first..first + count).next().is_none()
         };
         let first = starts.into_iter().find(|&first| free(&state, first))?;
-        state.used.extend((first..first + count).map(|page| (page, ())));
+        state.used.extend(first..first + count);
         state.next = first + count;
         let at = PhysAddr::from_usize(first * PAGE_SIZE_4K);
         state.events.push(Event::Allocated(at, count));
@@ -151,7 +151,7 @@ unsafe impl Frames for Board {
         unsafe { self.pointer(at).write_bytes(0x5a, count * PAGE_SIZE_4K) }
         let mut state = self.state();
         for page in at.as_usize() / PAGE_SIZE_4K..at.as_usize() / PAGE_SIZE_4K + count {
-            assert!(state.used.remove(&page).is_some(), "page {page} is freed, but not allocated");
+            assert!(state.used.remove(&page), "page {page} is freed, but not allocated");
         }
         state.events.push(Event::Freed(at, count));
     }

@@ -42,7 +42,9 @@ impl Client {
 
     /// The package that a metapackage stands for.
     pub fn dependency(&self, package: &str) -> Result<String> {
-        let listed = quietly("guest-depends", self.command("apt-cache", &["depends", package]), ASKING)?;
+        // An update that reached nothing may have ended well all the same; it shows here.
+        let listed = quietly("guest-depends", self.command("apt-cache", &["depends", package]), ASKING)
+            .with_context(|| format!("no package list within reach has {package}"))?;
         first_dependency(&listed).with_context(|| format!("{package} depends on nothing"))
     }
 

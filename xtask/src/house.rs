@@ -76,8 +76,13 @@ fn is_library(name: &str) -> bool {
     in_crate && !name.ends_with("tests.rs") && !name.contains("/tests/")
 }
 
+/// Up to the test module; something small for tests alone may stand earlier.
 fn lines_without_tests(contents: &str) -> usize {
-    contents.lines().take_while(|line| !line.trim_start().starts_with("#[cfg(test)]")).count()
+    let lines: Vec<&str> = contents.lines().map(str::trim_start).collect();
+    let is_module =
+        |rest: &[&str]| rest.iter().find(|line| !line.starts_with("#[")).is_some_and(|line| line.starts_with("mod "));
+    let opens_tests = |index: &usize| lines[*index].starts_with("#[cfg(test)]") && is_module(&lines[*index..]);
+    (0..lines.len()).find(opens_tests).unwrap_or(lines.len())
 }
 
 #[cfg(test)]
@@ -107,6 +112,7 @@ mod tests {
         let code = "x\n".repeat(LONGEST_FILE);
         assert!(complain("src/a.rs", &format!("{code}#[cfg(test)]\nmod tests {{}}\n")).is_empty());
         assert_eq!(complain("src/a.rs", &format!("{code}x\n")).len(), 1);
+        assert_eq!(complain("src/a.rs", &format!("#[cfg(test)]\nuse b::c;\n{code}")).len(), 1);
         assert!(complain("src/table/tests.rs", &format!("{code}x\n")).is_empty());
     }
 }

@@ -58,7 +58,7 @@ pub fn lints() -> Result<Outcome> {
 }
 
 fn clippy(name: &str, what: &[&str]) -> Result<()> {
-    let arguments = [&["clippy"], what, &["--", "--deny", "warnings"]].concat();
+    let arguments = [&["clippy", "--quiet"], what, &["--", "--deny", "warnings"]].concat();
     quietly(name, cargo(arguments), BUILDING).map(drop)
 }
 
@@ -91,7 +91,7 @@ fn tests_passed(output: &str) -> usize {
 }
 
 pub fn doc() -> Result<Outcome> {
-    let mut doc = cargo(["doc", "--no-deps"]);
+    let mut doc = cargo(["doc", "--quiet", "--no-deps"]);
     doc.env("RUSTDOCFLAGS", "--deny warnings");
     quietly("doc", doc, BUILDING)?;
     Ok(passed())

@@ -1,0 +1,72 @@
+//! The board's PL011, which the guest has too.
+#![allow(unsafe_code, reason = "the UART's registers")]
+
+use core::fmt::{self, Write};
+
+use spin::Mutex;
+
+/// The data register.
+const DATA: *mut u32 = 0x0900_0000 as *mut u32;
+/// The flag register.
+const FLAGS: *const u32 = 0x0900_0018 as *const u32;
+/// The transmit FIFO is full.
+const FULL: u32 = 1 << 5;
+
+struct Console;
+
+static CONSOLE: Mutex<Console> = Mutex::new(Console);
+
+impl Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            // SAFETY: the board's UART, mapped as a device.
+            unsafe {
+                while FLAGS.read_volatile() & FULL != 0 {}
+                DATA.write_volatile(byte.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Prints; lines of two CPUs do not mix.
+pub fn print(arguments: fmt::Arguments<'_>) {
+    let _ = CONSOLE.lock().write_fmt(arguments);
+}
+
+/// Prints a line.
+#[macro_export]
+macro_rules! line {
+    ($($arguments:tt)*) => {
+        $crate::console::print(format_args!("{}\r\n", format_args!($($arguments)*)))
+    };
+}
+
+/// The crate's own messages.
+struct Log;
+
+impl log::Log for Log {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        crate::line!("hv: {}: {}", record.level(), record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+/// Shows the crate's messages.
+pub fn init_log() {
+    static LOG: Log = Log;
+    if log::set_logger(&LOG).is_ok() {
+        log::set_max_level(log::LevelFilter::Warn);
+    }
+}
+
+/// Says why nothing goes on, even if the console's holder is who panicked, and powers off.
+pub fn end_of_the_world(last_words: fmt::Arguments<'_>) -> ! {
+    let _ = write!(Console, "\r\n{last_words}\r\n");
+    crate::psci::power_off()
+}

@@ -1,0 +1,43 @@
+//! What a person, and the tool that judges the run, read.
+
+use alloc::string::ToString;
+use core::sync::atomic::Ordering;
+
+use hypervisor::{line, memory::Pool};
+
+use crate::machine::Machine;
+
+/// The most lines of a map that are shown.
+const LINES: usize = 24;
+
+/// Prints the guest's map.
+pub fn map(machine: &Machine, when: &str) {
+    let text = machine.space.to_string();
+    let lines = text.lines().count();
+    line!("hv: map {when}:");
+    for line in text.lines().take(LINES) {
+        line!("hv: map   {line}");
+    }
+    if lines > LINES {
+        line!("hv: map   … and {} more lines", lines - LINES);
+    }
+}
+
+/// Prints the figures.
+pub fn stats(machine: &Machine) {
+    let stats = machine.space.stats();
+    machine.pool.check_all();
+    let (checked, bad) = Pool::poison();
+    let [pages, blocks, large, ..] = stats.leaves;
+    let invalidations = stats.invalidations;
+    line!(
+        "hv: stats faults={} leaves_4k={pages} leaves_2m={blocks} leaves_1g={large} invalidations_range={} \
+         invalidations_all={} invalidations_denial={} relocations={} poison_checked={checked} poison_bad={bad} tables={}",
+        stats.faults,
+        invalidations.ranges,
+        invalidations.all,
+        invalidations.denials,
+        machine.torture.moved.load(Ordering::Relaxed),
+        stats.table_frames,
+    );
+}
