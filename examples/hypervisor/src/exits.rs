@@ -20,7 +20,7 @@ const SMC: u8 = 0x17;
 pub fn handle(machine: &'static Machine, index: usize, registers: &mut Registers, syndrome: Syndrome) {
     match decode_distrusting(syndrome, machine.errata) {
         Decoded::Fault(fault) | Decoded::CacheMaintenance(Some(fault)) => {
-            answer(machine, index, registers, syndrome, fault)
+            answer(machine, index, registers, syndrome, fault);
         }
         Decoded::NeedsTranslation(unresolved) => {
             // Nothing: the guest's tables changed meanwhile; it tries again.
