@@ -25,7 +25,7 @@ const TABLES: usize = 48;
 const ANYWHERE: usize = 16;
 
 /// How many leaves are moved in a second at most.
-const PER_SECOND: u64 = 2500;
+const PER_SECOND: u64 = 1000;
 
 /// Starts it on the board's last CPU.
 pub fn start(machine: &'static Machine) -> Result<(), String> {
