@@ -1,0 +1,61 @@
+//! The model as the crate's executor.
+
+use std::sync::Arc;
+
+use stage2::aarch64::{Capabilities, Errata, Executor, Features, Op, Stage1};
+
+use crate::arm::{Coherency, Config, LINE, Machine, Speculation};
+
+/// Executes on the CPU that the calling thread is (see [`Machine::on`]).
+#[derive(Clone)]
+pub struct ModelExecutor(pub Arc<Machine>);
+
+impl Executor for ModelExecutor {
+    fn execute(&self, operation: Op) {
+        self.0.execute(self.0.current(), operation);
+    }
+
+    fn vttbr(&self) -> u64 {
+        self.0.registers(self.0.current()).vttbr
+    }
+
+    fn hcr(&self) -> u64 {
+        self.0.registers(self.0.current()).hcr
+    }
+
+    fn stage1(&self) -> Stage1 {
+        let registers = self.0.registers(self.0.current());
+        Stage1 { tcr: registers.stage1.tcr, sctlr: registers.stage1.sctlr }
+    }
+
+    fn mask_interrupts(&self) -> u64 {
+        self.0.mask_interrupts(self.0.current())
+    }
+
+    fn restore_interrupts(&self, saved: u64) {
+        self.0.restore_interrupts(self.0.current(), saved);
+    }
+}
+
+/// What the crate would read from the identification registers of a machine's CPUs.
+#[must_use]
+pub fn capabilities(config: &Config) -> Capabilities {
+    let has = |there: bool, feature| if there { feature } else { Features::empty() };
+    let model = config.features;
+    Capabilities {
+        physical_bits: model.pa_bits,
+        vmid_bits: model.vmid_bits,
+        data_line: LINE as usize,
+        features: Features::GRANULE_4K
+            | has(model.fwb, Features::FORCED_WRITE_BACK)
+            | has(model.xnx, Features::EXECUTE_NEVER_BY_LEVEL)
+            | has(model.ttl, Features::TTL)
+            | has(model.range, Features::TLB_RANGE)
+            | has(model.hafdbs, Features::ACCESS_FLAG | Features::DIRTY_STATE)
+            | has(config.coherency == Coherency::Coherent, Features::IDC | Features::DIC),
+        errata: match config.speculation {
+            Speculation::InContext => Errata::empty(),
+            Speculation::AcrossSwitch => Errata::SPECULATIVE_TRANSLATION,
+        },
+    }
+}
