@@ -1,0 +1,135 @@
+//! The list of all scenarios.
+
+use crate::{Machine, Verdict};
+
+/// One scenario, for a kind of machine.
+pub struct Scenario<M> {
+    /// What holds, in words: `group::name`.
+    pub name: &'static str,
+    /// Tries it.
+    pub run: fn(&M) -> Verdict,
+}
+
+/// Calls a macro with all scenarios: `group { name, … } …`.
+#[macro_export]
+macro_rules! for_each_scenario {
+    ($callback:ident) => {
+        $callback! {
+            faults {
+                lazy_memory_is_zero_and_keeps_what_is_written,
+                frames_of_a_former_guest_are_zero,
+                a_touch_populates_a_block_where_one_fits,
+                a_lazy_area_builds_no_tables,
+                a_second_fault_keeps_the_frame,
+                any_fault_any_number_of_times_has_an_outcome,
+                a_fault_names_its_address_to_the_byte_and_its_access,
+                a_permission_fault_behind_the_guests_tables_names_its_address,
+                a_walk_into_a_hole_or_a_device_is_the_guests_own_error,
+                a_walk_populates_lazy_memory,
+                a_denial_that_the_cpu_remembers_ends_with_a_fault,
+                a_permission_fault_that_the_entry_does_not_justify_is_no_error,
+                a_hole_that_was_touched_can_be_mapped,
+            }
+            mapping {
+                blocks_fill_what_alignment_allows,
+                linear_memory_uses_all_three_sizes,
+                a_device_answers_and_is_never_executed,
+                every_permission_is_given_by_itself,
+                neighbours_share_their_tables,
+                uncached_memory_holds_what_is_written,
+            }
+            unmapping {
+                unmapped_memory_is_gone_at_once,
+                the_middle_of_a_block_goes_and_the_rest_stays,
+                both_ends_may_cut_a_block,
+                a_page_of_a_large_block_goes,
+                a_range_may_span_areas_and_holes,
+                a_hole_is_mapped_anew,
+                empty_tables_go_and_a_block_takes_their_place,
+                pages_take_the_place_of_a_block,
+                a_long_range_goes_whole,
+            }
+            protecting {
+                a_restriction_is_seen_at_once,
+                permissions_go_down_and_up,
+                a_part_of_a_block_changes_alone,
+                lazy_memory_comes_with_the_permissions_of_the_day,
+                write_protection_holds_where_the_cpu_notes_writes,
+                a_guest_runs_where_the_cpu_notes_its_accesses,
+                a_range_of_several_areas_changes_in_all,
+            }
+            relocating {
+                a_moved_page_keeps_its_contents,
+                a_moved_page_is_not_seen_where_it_was,
+                a_moved_table_of_the_guests_is_not_walked_where_it_was,
+                all_of_the_guests_tables_may_move,
+                a_block_moves_whole,
+                permissions_move_with_the_page,
+                moved_code_is_executed_where_it_is,
+                only_populated_memory_of_its_own_moves,
+            }
+            two_cpus {
+                the_other_cpu_sees_a_moved_page_where_it_is,
+                the_other_cpu_walks_a_moved_table_where_it_is,
+                the_other_cpu_loses_what_is_unmapped,
+                the_other_cpu_follows_permissions_down_and_up,
+                both_cpus_populate_the_same_pages,
+                a_count_goes_on_while_its_page_moves,
+                memory_comes_and_goes_under_a_running_guest,
+            }
+            addresses {
+                every_width_reaches_its_first_and_last_page,
+                a_range_may_span_the_whole_root,
+                the_host_frame_at_address_zero_is_a_frame,
+                host_addresses_may_be_above_and_below_the_guests,
+            }
+            guest_memory {
+                both_sides_see_the_same,
+                lazy_memory_is_populated_by_the_hypervisor_too,
+                access_ends_where_the_guests_ends,
+                written_code_is_executed,
+            }
+            lifetime {
+                two_guests_do_not_see_each_other,
+                a_space_that_is_not_active_changes,
+                an_identifier_is_used_again,
+                a_dropped_space_gives_everything_back,
+                two_virtual_cpus_take_turns_on_one_cpu,
+            }
+            out_of_memory {
+                to_map_pages,
+                to_map_linear_memory,
+                to_unmap_parts_of_two_blocks,
+                to_protect_parts_of_two_blocks,
+                to_answer_a_fault,
+                to_write_guest_memory,
+                to_relocate,
+                to_make_a_space,
+                a_guest_goes_on_when_there_is_memory_again,
+            }
+            refusals {
+                an_overlap_names_both_ranges,
+                a_bad_range_is_refused_everywhere,
+                a_hole_is_named,
+                what_no_entry_holds_is_refused,
+                the_map_can_be_read,
+                areas_and_leaves_are_listed,
+            }
+        }
+    };
+}
+
+macro_rules! listed {
+    ($($group:ident { $($name:ident,)* })*) => {
+        &[$($(Scenario {
+            name: concat!(stringify!($group), "::", stringify!($name)),
+            run: crate::$group::$name::<M>,
+        },)*)*]
+    };
+}
+
+/// All scenarios.
+#[must_use]
+pub const fn scenarios<M: Machine>() -> &'static [Scenario<M>] {
+    for_each_scenario!(listed)
+}
