@@ -44,6 +44,7 @@ struct State {
     /// Freed frames, oldest first.
     aside: VecDeque<(usize, usize)>,
     pages_aside: usize,
+    allocated: usize,
 }
 
 /// How many pages are kept aside.
@@ -52,8 +53,13 @@ const MOST_ASIDE: usize = 4096;
 static CHECKED: AtomicU64 = AtomicU64::new(0);
 static SPOILED: AtomicU64 = AtomicU64::new(0);
 
-static STATE: Mutex<State> =
-    Mutex::new(State { free: FrameAllocator::new(), watch: Watch::Off, aside: VecDeque::new(), pages_aside: 0 });
+static STATE: Mutex<State> = Mutex::new(State {
+    free: FrameAllocator::new(),
+    watch: Watch::Off,
+    aside: VecDeque::new(),
+    pages_aside: 0,
+    allocated: 0,
+});
 
 impl Pool {
     /// The pool of the memory from `start` to `end`.
@@ -68,6 +74,12 @@ impl Pool {
     /// How many pages were looked at before they were used again, and in how many the poison was gone.
     pub fn poison() -> (u64, u64) {
         (CHECKED.load(Ordering::Relaxed), SPOILED.load(Ordering::Relaxed))
+    }
+
+    /// How many pages are allocated.
+    #[must_use]
+    pub fn allocated(&self) -> usize {
+        self.0.lock().allocated
     }
 
     /// Looks at everything that is kept aside.
@@ -131,6 +143,7 @@ unsafe impl Frames for Pool {
         let mut state = self.0.lock();
         let first = state.free.alloc(size)?;
         (first + count..first + size).for_each(|page| state.free.dealloc(page, 1));
+        state.allocated += count;
         drop(state);
         Some(PhysAddr::from_usize(first * PAGE_SIZE_4K))
     }
@@ -138,6 +151,7 @@ unsafe impl Frames for Pool {
     unsafe fn free(&self, at: PhysAddr, count: usize) {
         let mut state = self.0.lock();
         let first = at.as_usize() / PAGE_SIZE_4K;
+        state.allocated -= count;
         match state.watch {
             Watch::Off => (first..first + count).for_each(|page| state.free.dealloc(page, 1)),
             Watch::Poison => state.set_aside(first, count),

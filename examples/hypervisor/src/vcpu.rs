@@ -39,6 +39,50 @@ pub unsafe fn run(registers: &mut Registers) -> Syndrome {
     Syndrome { esr, far, hpfar }
 }
 
+/// What a fresh CPU's registers must hold before EL1 runs on it.
+///
+/// Interrupts and the timer go to the guest; `SMC` comes here; vector registers and pointer authentication are free.
+pub fn prepare() {
+    const HCR: u64 = 1 << 31 | 1 << 19 | 1 << 40 | 1 << 41; // RW, TSC, APK, API
+    let pfr: u64;
+    // SAFETY: EL2's own registers, and EL1's before the guest has run.
+    unsafe {
+        asm!("mrs {}, id_aa64pfr0_el1", out(reg) pfr, options(nomem, nostack));
+        let mut hcr: u64;
+        asm!("mrs {}, hcr_el2", out(reg) hcr, options(nomem, nostack));
+        hcr |= HCR;
+        asm!(
+            "msr hcr_el2, {hcr}",
+            "msr cnthctl_el2, {three}",
+            "msr cntvoff_el2, xzr",
+            "msr sctlr_el1, {sctlr}",
+            "mrs {scratch}, midr_el1",
+            "msr vpidr_el2, {scratch}",
+            "mrs {scratch}, mpidr_el1",
+            "msr vmpidr_el2, {scratch}",
+            "msr cptr_el2, {cptr}",
+            "msr hstr_el2, xzr",
+            "mrs {scratch}, pmcr_el0",
+            "ubfx {scratch}, {scratch}, #11, #5",
+            "msr mdcr_el2, {scratch}",
+            "msr S3_4_C12_C9_5, {sre}", // ICC_SRE_EL2
+            "isb",
+            hcr = in(reg) hcr, three = in(reg) 3_u64, sctlr = in(reg) 0x30d0_0800_u64,
+            cptr = in(reg) 0x22ff_u64, sre = in(reg) 0xf_u64, scratch = out(reg) _,
+            options(nostack),
+        );
+        if pfr >> 32 & 0xf != 0 {
+            asm!("msr S3_4_C1_C2_0, {}", in(reg) 0xf_u64, options(nostack)); // ZCR_EL2
+        }
+        let pfr1: u64;
+        asm!("mrs {}, id_aa64pfr1_el1", out(reg) pfr1, options(nomem, nostack));
+        if pfr1 >> 24 & 0xf != 0 {
+            asm!("msr S3_4_C1_C2_6, {}", in(reg) 0x8000_000f_u64, options(nostack)); // SMCR_EL2
+        }
+        asm!("isb", options(nostack));
+    }
+}
+
 /// An exception in the hypervisor itself: a bug.
 #[unsafe(no_mangle)]
 extern "C" fn unexpected_exception(esr: u64, elr: u64, far: u64) -> ! {

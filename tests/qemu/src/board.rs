@@ -1,0 +1,89 @@
+//! The board's memory, as the tests hand it out.
+#![allow(unsafe_code, reason = "frames, and words of physical memory")]
+
+use core::{
+    ptr::NonNull,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use hypervisor::memory::{Pool, Watch};
+use memory_addr::PAGE_SIZE_4K;
+use stage2::{Frames, PhysAddr, Pieces};
+
+/// Where the board's memory ends with 1 GiB.
+const MEMORY_END: usize = 0x8000_0000;
+/// A page that is nobody's.
+pub const FOREIGN: usize = MEMORY_END - PAGE_SIZE_4K;
+/// Behind the program and its heap.
+const POOL_START: usize = 0x4800_0000;
+
+/// No limit.
+const UNLIMITED: usize = usize::MAX;
+
+/// How many more allocations succeed.
+static LEFT: AtomicUsize = AtomicUsize::new(UNLIMITED);
+
+/// The hypervisor's pool, which can be told to fail.
+#[derive(Clone, Copy)]
+pub struct Board(Pool);
+
+impl Board {
+    /// All memory that is left.
+    pub fn new() -> Self {
+        Self(Pool::new(POOL_START, FOREIGN, Watch::Poison))
+    }
+
+    /// How many pages are allocated.
+    pub fn allocated(self) -> usize {
+        self.0.allocated()
+    }
+
+    /// Lets `count` more allocations succeed and no other, or all of them.
+    pub fn allow(count: Option<usize>) {
+        LEFT.store(count.unwrap_or(UNLIMITED), Ordering::SeqCst);
+    }
+
+    /// Looks at all freed frames: how many were looked at, and how many were written after they were freed.
+    pub fn spoiled(self) -> (u64, u64) {
+        self.0.check_all();
+        Pool::poison()
+    }
+}
+
+/// Takes one from what is left.
+fn may_allocate() -> bool {
+    let take = |left| if left == UNLIMITED { Some(left) } else { usize::checked_sub(left, 1) };
+    LEFT.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok()
+}
+
+// SAFETY: all of it is the pool's, which keeps the promise.
+unsafe impl Frames for Board {
+    fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr> {
+        if may_allocate() { self.0.allocate(count, align) } else { None }
+    }
+
+    unsafe fn free(&self, at: PhysAddr, count: usize) {
+        // SAFETY: of the caller's promise.
+        unsafe { self.0.free(at, count) }
+    }
+
+    fn pointer(&self, at: PhysAddr) -> NonNull<u8> {
+        self.0.pointer(at)
+    }
+
+    fn pieces(&self) -> Pieces {
+        self.0.pieces()
+    }
+}
+
+/// Reads a word of physical memory.
+pub fn peek(at: PhysAddr) -> u64 {
+    // SAFETY: the program maps all of the board where it stands; scenarios ask for memory that is there.
+    unsafe { core::ptr::with_exposed_provenance::<u64>(at.as_usize()).read_volatile() }
+}
+
+/// Writes a word of physical memory.
+pub fn poke(at: PhysAddr, value: u64) {
+    // SAFETY: as above, and the page is nobody's.
+    unsafe { core::ptr::with_exposed_provenance_mut::<u64>(at.as_usize()).write_volatile(value) }
+}
