@@ -14,7 +14,7 @@ mod guest;
 mod machine;
 mod saboteur;
 
-use hypervisor::{console, line, memory, psci, vcpu};
+use hypervisor::{console, line, memory, power, vcpu};
 use machine::Qemu;
 use stage2_scenarios::{Scenario, Stop, Verdict, scenarios};
 
@@ -30,7 +30,7 @@ extern "C" fn boot_main() -> ! {
         count.add(name, run(&qemu));
     }
     line!("{} passed, {} failed", count.passed, count.failed);
-    psci::power_off()
+    power::off()
 }
 
 #[derive(Default)]
