@@ -6,7 +6,7 @@
 use memory_addr::PhysAddr;
 use page_table_multiarch::MappingFlags;
 
-use super::{Capabilities, Exceptions, Features, Root, Tracking};
+use super::{Capabilities, Exceptions, Features, LargeLeaves, Root, Tracking};
 use crate::{Access, Change, Denials, Entry, Format, Geometry, Inexpressible, Leaf, Level, Marked, Owner, Used};
 
 /// Bit 0: reads are allowed. An entry without any of bits 2:0 is not present, and its other bits are ignored.
@@ -59,6 +59,7 @@ pub struct Ept {
     pub(super) geometry: Geometry,
     pub(super) tracking: Tracking,
     pub(super) exceptions: Exceptions,
+    pub(super) large_leaves: LargeLeaves,
 }
 
 impl Format for Ept {
