@@ -116,6 +116,11 @@ pub fn affinity() -> u64 {
     u64::from(core::arch::x86_64::__cpuid(1).ebx >> 24)
 }
 
+/// The address of this CPU's task state.
+pub(super) fn task() -> u64 {
+    SEGMENTS[affinity() as usize].task()
+}
+
 /// No CPU has that number, or it is up already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotStarted(pub u64);

@@ -4,7 +4,10 @@
 pub mod boot;
 pub mod cpu;
 pub mod power;
+mod state;
 pub mod uart;
+pub mod vcpu;
+mod vmx;
 
 /// Where the heap lies, behind the program.
 pub(crate) const HEAP_START: usize = 0x100_0000;
