@@ -49,6 +49,7 @@ struct State {
     /// How many more allocations succeed.
     left: Option<usize>,
     deaf: Option<CpuId>,
+    refusing: Option<CpuId>,
     on_interrupt: Option<Arc<dyn Fn(CpuId) + Send + Sync>>,
 }
 
@@ -103,6 +104,11 @@ impl Board {
     /// Makes a CPU not answer interrupts, or none.
     pub fn deafen(&self, cpu: Option<CpuId>) {
         self.state().deaf = cpu;
+    }
+
+    /// Makes a CPU unable to forget, or none.
+    pub fn refuse(&self, cpu: Option<CpuId>) {
+        self.state().refusing = cpu;
     }
 
     /// What an interrupted CPU does.
@@ -180,6 +186,14 @@ impl Invalidate<u64> for Board {
 
     fn invalidate_all(&self, _root: u64) {
         self.log(Event::InvalidatedAll);
+    }
+
+    fn flush(&self, root: u64, cpu: CpuId) -> Result<(), Unreachable> {
+        if self.state().refusing == Some(cpu) {
+            return Err(Unreachable(cpu));
+        }
+        self.invalidate_all(root);
+        Ok(())
     }
 
     fn invalidate_denial(&self, _root: u64, gpa: GuestPhysAddr) {
