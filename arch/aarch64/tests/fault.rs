@@ -32,6 +32,18 @@ fn f5_the_low_bits_come_from_far() {
     assert_eq!(decoded(DATA | TRANSLATION), Decoded::Fault(expected));
 }
 
+/// W6: a CPU with 52-bit addresses lets a guest reach past a 48-bit space, and there is no alias of its start.
+#[test]
+fn addresses_of_52_bits_keep_their_top() {
+    let hpfar = 0xfff_ffff_fff0;
+    let expected = fault(0xf_ffff_ffff_f678, Access::Read, Cause::Translation, Origin::Instruction);
+    assert_eq!(decode(Syndrome { hpfar, ..syndrome(DATA | TRANSLATION) }), Decoded::Fault(expected));
+
+    let unresolved = Unresolved { far: FAR, access: Access::Read, cause: Cause::Permission };
+    let expected = fault(0xf_ffff_ffff_f678, Access::Read, Cause::Permission, Origin::Instruction);
+    assert_eq!(unresolved.translated(0xff0f_ffff_ffff_f800), Some(expected));
+}
+
 #[test]
 fn a_translation_fault_at_any_level_has_its_access() {
     for level in [0b00_0100, 0b00_0101, 0b00_0110, 0b00_0111, 0b10_1011] {
