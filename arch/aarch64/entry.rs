@@ -1,57 +1,16 @@
-//! Stage-2 descriptors of the 4 KiB granule.
-//!
-//! Arm DDI 0487, edition K.a. Addresses have 48 bits: with `FEAT_LPA2` turned on (`VTCR_EL2.DS`) the shareability field
-//! would be address bits, and it never is.
+//! Stage-2 descriptors: what they mean, and how they may change.
 
 use memory_addr::PhysAddr;
 use page_table_multiarch::MappingFlags;
 
-use super::{Capabilities, Features, Root, Tracking, Vmid};
+use super::{
+    Capabilities, Features, Root, Tracking, Vmid,
+    bits::{
+        ACCESSED, ADDRESS, BUSY, DBM, DEVICE, DIRTY, EXECUTE_NEVER, EXECUTE_NEVER_ALL, FORCED_WRITE_BACK,
+        INNER_SHAREABLE, MEM_ATTR, NON_CACHEABLE, OWNED, READ, STRICT_DEVICE, TABLE_OR_PAGE, VALID, WRITE, WRITE_BACK,
+    },
+};
 use crate::{Access, Change, Denials, Entry, Format, Geometry, Inexpressible, Leaf, Level, Marked, Owner, Used};
-
-/// Bit 0: the hardware uses the descriptor (D8.3, "Descriptor formats").
-const VALID: u64 = 1 << 0;
-/// Bit 1: a table above the last level, a page at it; a block without (D8.3).
-const TABLE_OR_PAGE: u64 = 1 << 1;
-/// `MemAttr`\[3:0\] (D8.6, "Stage 2 memory type and Cacheability attributes").
-const MEM_ATTR: u64 = 0b1111 << 2;
-/// S2AP\[0\]: reads are allowed (D8.4, "Stage 2 data access permissions").
-const READ: u64 = 1 << 6;
-/// S2AP\[1\]: writes are allowed; with [`DBM`], a write has been (D8.5, "Hardware management of the dirty state").
-const WRITE: u64 = 1 << 7;
-/// SH\[1:0\] = 0b11, inner shareable (D8.6). Ignored for device and non-cacheable memory, which is outer shareable.
-const INNER_SHAREABLE: u64 = 0b11 << 8;
-/// AF: accesses do not fault for being the first (D8.5, "Hardware management of the Access flag").
-const ACCESSED: u64 = 1 << 10;
-/// The output address \[47:12\] (D8.3).
-const ADDRESS: u64 = ((1 << 48) - 1) & !0xfff;
-/// DBM: the hardware sets S2AP\[1\] at a write (D8.5).
-const DBM: u64 = 1 << 51;
-/// XN\[1:0\] (D8.4, "Stage 2 instruction execution permissions"); without `FEAT_XNX` only the upper bit counts.
-const EXECUTE_NEVER: u64 = 0b11 << 53;
-/// XN = 0b10: neither EL1 nor EL0 executes, with `FEAT_XNX` and without.
-const EXECUTE_NEVER_ALL: u64 = 0b10 << 53;
-
-// Bits 58:55 are the software's (D8.3).
-
-/// The frame is the space's own.
-const OWNED: u64 = 1 << 55;
-/// It was written, as far as the hardware's dirty state does not say so.
-const DIRTY: u64 = 1 << 56;
-/// In an invalid entry: somebody is changing a leaf.
-const BUSY: u64 = 1 << 57;
-
-/// Device-nGnRE: a write may be acknowledged before it arrives.
-const DEVICE: u64 = 0b0001 << 2;
-/// Device-nGnRnE: it may not.
-const STRICT_DEVICE: u64 = 0b0000 << 2;
-/// Normal non-cacheable, where stage 1 does not make it a device.
-const NON_CACHEABLE: u64 = 0b0101 << 2;
-/// Normal write-back, where stage 1 does not ask for less.
-const WRITE_BACK: u64 = 0b1111 << 2;
-/// With `FEAT_S2FWB`: Normal write-back, whatever stage 1 asks for (D8.6, "Stage 2 memory types with FWB"). The other
-/// three are the same in both.
-const FORCED_WRITE_BACK: u64 = 0b0110 << 2;
 
 /// `AArch64` stage 2: descriptors of 4 KiB, 2 MiB and 1 GiB.
 ///
@@ -288,25 +247,6 @@ const fn encode_address(at: PhysAddr) -> u64 {
 const fn decode_address(entry: u64) -> PhysAddr {
     PhysAddr::from_usize((entry & ADDRESS) as usize)
 }
-
-// No two fields overlap, and the executability bits of `allowances` are nobody's.
-const _: () = {
-    #[rustfmt::skip]
-    let fields = [
-        VALID, TABLE_OR_PAGE, MEM_ATTR, READ, WRITE, INNER_SHAREABLE, ACCESSED, ADDRESS, DBM, EXECUTE_NEVER, OWNED,
-        DIRTY, BUSY,
-    ];
-    let mut seen = 0;
-    let mut index = 0;
-    while index < fields.len() {
-        assert!(seen & fields[index] == 0);
-        seen |= fields[index];
-        index += 1;
-    }
-    assert!(0b11 & (READ | WRITE | ACCESSED | DBM) == 0);
-    // Something is left of every leaf and table when bit 0 goes, even at address 0 (W7).
-    assert!(INNER_SHAREABLE & !VALID != 0 && TABLE_OR_PAGE & !VALID != 0);
-};
 
 #[cfg(test)]
 #[path = "tests/entry.rs"]
