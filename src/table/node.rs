@@ -55,6 +55,7 @@ impl<F: Format, M: Frames> Context<F, M> {
     /// # Safety
     /// A table of `level` stands at `at` and is not freed during `'a`: it is linked, and the caller holds the space's
     /// lock; or nobody else knows it.
+    #[inline]
     pub(super) unsafe fn node<'a>(&self, at: PhysAddr, level: Level, gpa: GuestPhysAddr) -> Node<'a> {
         let pointer = self.frames.pointer(at).cast::<AtomicU64>();
         // SAFETY: the caller's promise; entries are only ever reached as atomics, a table is aligned to its size, and

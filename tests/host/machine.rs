@@ -45,7 +45,7 @@ pub enum Kind {
 pub struct Model {
     kind: Kind,
     memory: Arc<Memory>,
-    model: Arc<arm::Machine>,
+    hardware: Arc<arm::Machine>,
     capabilities: Capabilities,
     next_tag: AtomicU16,
     /// `VTTBR_EL2` of each CPU, as last activated.
@@ -115,7 +115,7 @@ impl Model {
         };
         Self {
             kind,
-            model: arm::Machine::new(&memory, config),
+            hardware: arm::Machine::new(&memory, config),
             memory,
             capabilities: kind.capabilities(),
             next_tag: AtomicU16::new(0),
@@ -133,12 +133,12 @@ impl Model {
     /// Panics if the model saw a rule broken.
     #[track_caller]
     pub fn check(&self) {
-        self.model.check();
+        self.hardware.check();
     }
 
     /// Whether the model saw a rule broken.
     pub fn complaints(&self) -> Vec<stage2_model::Rule> {
-        self.model.violations().iter().map(|violation| violation.rule).collect()
+        self.hardware.violations().iter().map(|violation| violation.rule).collect()
     }
 
     /// From now on old translations are no surprise: operations are in progress while the guest runs.
@@ -147,7 +147,7 @@ impl Model {
     }
 
     fn executor(&self) -> ModelExecutor {
-        ModelExecutor(self.model.clone())
+        ModelExecutor(self.hardware.clone())
     }
 
     fn tag(&self, tag: Tag) -> Vmid {
@@ -173,7 +173,7 @@ impl Model {
             executor.execute(Op::Isb);
             space.activate();
         }
-        self.model.set_stage1(cpu, stage1);
+        self.hardware.set_stage1(cpu, stage1);
     }
 
     fn step(&self, cpu: usize, step: Step) -> Result<u64, Abort> {
@@ -190,7 +190,7 @@ impl Model {
                 self.access(cpu, at, Access::Write(value + 1))?;
             },
             Step::Forget => {
-                self.model.guest_flush(cpu);
+                self.hardware.guest_flush(cpu);
                 Ok(0)
             }
         }
@@ -198,9 +198,9 @@ impl Model {
 
     fn access(&self, cpu: usize, at: usize, access: Access) -> Result<u64, Abort> {
         if self.racing.load(Ordering::SeqCst) {
-            self.model.access_racing(cpu, at as u64, access)
+            self.hardware.access_racing(cpu, at as u64, access)
         } else {
-            self.model.access(cpu, at as u64, access)
+            self.hardware.access(cpu, at as u64, access)
         }
     }
 
@@ -211,7 +211,7 @@ impl Model {
             Decoded::Fault(fault) => Attempt::Fault(fault),
             Decoded::NeedsTranslation(unresolved) => {
                 // PAR_EL1: F, or the page.
-                let par = self.model.stage1_translate(cpu, unresolved.far).map_or(1, |ipa| ipa & !0xfff);
+                let par = self.hardware.stage1_translate(cpu, unresolved.far).map_or(1, |ipa| ipa & !0xfff);
                 unresolved.translated(par).map_or(Attempt::Again, Attempt::Fault)
             }
             Decoded::AddressSize(_) | Decoded::External { .. } => Attempt::GuestException,
@@ -268,21 +268,21 @@ impl Machine for Model {
     }
 
     fn on<R: Send>(&self, cpu: CpuId, work: impl FnOnce() -> R + Send) -> R {
-        self.model.on(cpu.0, work)
+        self.hardware.on(cpu.0, work)
     }
 
     fn both<A: Send, B: Send>(&self, first: impl FnOnce() -> A + Send, second: impl FnOnce() -> B + Send) -> (A, B) {
         self.race();
         thread::scope(|scope| {
-            let second = scope.spawn(|| self.model.on(1, second));
-            let first = self.model.on(0, first);
+            let second = scope.spawn(|| self.hardware.on(1, second));
+            let first = self.hardware.on(0, first);
             (first, second.join().unwrap_or_else(|story| std::panic::resume_unwind(story)))
         })
     }
 
     fn park(&self) {
         for (cpu, active) in self.active.iter().enumerate() {
-            self.model.stop(cpu);
+            self.hardware.stop(cpu);
             active.store(0, Ordering::SeqCst);
         }
     }

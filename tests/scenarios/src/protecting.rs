@@ -1,6 +1,6 @@
 //! Permissions change under a guest that uses them.
 
-use crate::words::*;
+use crate::prelude::*;
 
 /// With the translation cached that allowed it.
 ///
