@@ -99,6 +99,10 @@ impl Executor for Instructions {
         read!("vttbr_el2")
     }
 
+    fn vtcr(&self) -> u64 {
+        read!("vtcr_el2")
+    }
+
     fn hcr(&self) -> u64 {
         read!("hcr_el2")
     }

@@ -64,14 +64,16 @@ impl<E: Executor> Tlb<E> {
 
     /// Runs `operations` with the root's VMID current, with the barriers before and after (H1, H2).
     ///
+    /// A CPU that never ran the space may count fewer bits of its VMID (`VTCR_EL2.VS`), and would take it for another.
+    ///
     /// `entries` is the barrier that makes the tables' new entries visible to the walkers before the operations make
     /// them walk, where the VMID is current already.
     fn in_context(&self, root: Root, entries: (Domain, Kind), operations: impl FnOnce()) {
         let interrupts = self.executor.mask_interrupts();
-        let current = self.executor.vttbr();
+        let (current, control) = (self.executor.vttbr(), self.executor.vtcr());
         let hcr = self.executor.hcr();
         let host = hcr & HCR_E2H != 0 && hcr & HCR_TGE != 0;
-        let foreign = vmid(current) != vmid(root.vttbr);
+        let foreign = vmid(current) != vmid(root.vttbr) || control != root.vtcr;
         if foreign {
             // Walks of the current VMID that are in flight are over before its tables are replaced under them. A
             // barrier for stores would not wait for them.
@@ -83,6 +85,9 @@ impl<E: Executor> Tlb<E> {
             self.executor.execute(Op::ChangeHcr(HCR_TGE, 0));
         }
         let stage1 = foreign.then(|| self.stop_walks()).flatten();
+        if control != root.vtcr {
+            self.executor.execute(Op::SetVtcr(root.vtcr));
+        }
         if foreign {
             self.executor.execute(Op::SetVttbr(root.vttbr));
         }
@@ -92,6 +97,9 @@ impl<E: Executor> Tlb<E> {
         operations();
         if foreign {
             self.executor.execute(Op::SetVttbr(current));
+        }
+        if control != root.vtcr {
+            self.executor.execute(Op::SetVtcr(control));
         }
         if let Some(before) = stage1 {
             self.resume_walks(before);
