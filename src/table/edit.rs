@@ -12,7 +12,9 @@ use super::{
     node::{Context, Node},
     walk::{Slot, Step},
 };
-use crate::{Change, Changed, Entry, Format, Frames, GuestPhysRange, Invalidate, MappingFlags, shootdown::Shootdown};
+use crate::{
+    Change, Changed, Entry, Format, Frames, GuestPhysRange, Invalidate, Leaf, MappingFlags, shootdown::Shootdown,
+};
 
 /// What a commit changed, so far.
 struct Progress {
@@ -81,7 +83,7 @@ impl<F: Format, M: Frames> Table<F, M> {
                 }
                 // A block that a range's end cuts, and that has the flags already, has no cut.
                 (Entry::Leaf(leaf), Edit::Protect(flags)) if leaf.flags != flags => {
-                    context.protect(&slot, flags, operations, &mut progress);
+                    context.protect(&slot, &leaf, flags, operations, &mut progress);
                     Step::Next
                 }
                 _ => Step::Next,
@@ -111,23 +113,20 @@ impl<F: Format, M: Frames> Context<F, M> {
     fn protect<I: Invalidate<F::Root>>(
         &self,
         slot: &Slot<'_>,
+        leaf: &Leaf,
         flags: MappingFlags,
         operations: &I,
         progress: &mut Progress,
     ) {
-        if let Entry::Leaf(leaf) = self.decode(slot)
-            && flags.contains(MappingFlags::EXECUTE)
-            && !leaf.flags.contains(MappingFlags::EXECUTE)
-        {
-            self.synchronize(operations, slot.level, &crate::Leaf { flags, ..leaf });
-        }
         let mut old = slot.load();
+        if self.format.change(slot.level, old, self.format.with_flags(slot.level, old, flags)) == Change::Break {
+            return self.mark(slot, Changed::Leaves(slot.level), progress);
+        }
+        self.resynchronize(operations, leaf, self.geometry.span(slot.level), flags);
         loop {
+            // Hardware may be noting accesses and writes: nothing else in the entry changes meanwhile.
             let new = self.format.with_flags(slot.level, old, flags);
             let change = self.format.change(slot.level, old, new);
-            if change == Change::Break {
-                return self.mark(slot, Changed::Leaves(slot.level), progress);
-            }
             match slot.replace(old, new) {
                 Ok(()) if change == Change::Restrict => {
                     return progress.add(slot.span, Changed::Leaves(slot.level));

@@ -44,6 +44,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     events: Vec<Event>,
+    synchronized: Vec<(PhysAddr, usize, Content)>,
     used: BTreeSet<usize>,
     next: usize,
     /// How many more allocations succeed.
@@ -88,6 +89,11 @@ impl Board {
     /// What happened since the last call.
     pub fn events(&self) -> Vec<Event> {
         std::mem::take(&mut self.state().events)
+    }
+
+    /// Which memory was brought in step with the caches since the last call, and for what.
+    pub fn synchronized(&self) -> Vec<(PhysAddr, usize, Content)> {
+        std::mem::take(&mut self.state().synchronized)
     }
 
     /// How many pages are allocated.
@@ -207,7 +213,10 @@ impl Invalidate<u64> for Board {
         Ok(())
     }
 
-    fn synchronize(&self, _bytes: NonNull<u8>, _len: usize, _content: Content) {}
+    fn synchronize(&self, bytes: NonNull<u8>, len: usize, content: Content) {
+        let at = PhysAddr::from_usize(bytes.as_ptr().addr() - self.0.memory.as_ptr().addr());
+        self.state().synchronized.push((at, len, content));
+    }
 
     fn activate(&self, _root: u64) {}
 }
