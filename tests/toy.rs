@@ -565,6 +565,36 @@ mod caches {
 mod relocate {
     use super::*;
 
+    /// It was taken for moved, and its memory was where it should not be any more.
+    #[test]
+    fn moves_the_pieces_of_a_block_that_is_split_meanwhile() {
+        let board = Board::new();
+        let space = Arc::new(board.space());
+        space.map(range(0, BLOCK), BLOCKS, RW).unwrap();
+        let old = space.translate(gpa(0)).unwrap().hpa;
+        let other = space.clone();
+        board.on_allocation(Arc::new(move || other.protect(range(PAGE, PAGE), READ).unwrap()));
+        assert_eq!(space.relocate(range(0, BLOCK)), Ok(32));
+        for page in (0..BLOCK).step_by(PAGE) {
+            let at = space.translate(gpa(page)).unwrap().hpa;
+            assert!(at < old || at >= old + BLOCK, "{page:#x} is still at {at:?}");
+        }
+    }
+
+    /// The area was private when the relocation began.
+    #[test]
+    fn passes_over_what_became_somebody_elses_meanwhile() {
+        let board = Board::new();
+        let space = Arc::new(board.space());
+        space.map(range(0, 2 * PAGE), PAGES, RW).unwrap();
+        let other = space.clone();
+        board.on_allocation(Arc::new(move || {
+            other.unmap(range(0, PAGE)).unwrap();
+            other.map(range(0, PAGE), Mapping::Linear { to: PhysAddr::from_usize(0) }, RW).unwrap();
+        }));
+        assert_eq!(space.relocate(range(0, 2 * PAGE)), Ok(1));
+    }
+
     #[test]
     fn moves_every_populated_leaf_and_keeps_its_contents() {
         let board = Board::new();

@@ -51,6 +51,7 @@ struct State {
     left: Option<usize>,
     deaf: Option<CpuId>,
     on_interrupt: Option<Arc<dyn Fn(CpuId) + Send + Sync>>,
+    on_allocation: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 // SAFETY: the memory is reached through `Frames::pointer` under the crate's rules; everything else is behind the mutex.
@@ -116,6 +117,11 @@ impl Board {
         self.state().on_interrupt = Some(handler);
     }
 
+    /// What happens at the next allocation, before it.
+    pub fn on_allocation(&self, once: Arc<dyn Fn() + Send + Sync>) {
+        self.state().on_allocation = Some(once);
+    }
+
     fn log(&self, event: Event) {
         self.state().events.push(event);
     }
@@ -131,6 +137,10 @@ impl Drop for Shared {
 // SAFETY: pages are marked as used before they are given out; the pointer is into the board's memory.
 unsafe impl Frames for Board {
     fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr> {
+        let once = self.state().on_allocation.take();
+        if let Some(once) = once {
+            once();
+        }
         let mut state = self.state();
         if let Some(left) = &mut state.left {
             *left = left.checked_sub(1)?;
