@@ -443,6 +443,21 @@ mod faults {
     }
 }
 
+mod walks {
+    use super::*;
+
+    /// What a walk lacked was the right to read; that it may write was taken for a reason to try again, for ever.
+    #[test]
+    fn of_memory_that_cannot_be_read_are_denied() {
+        let space = Board::new().space();
+        space.map(range(0, PAGE), PAGES, MappingFlags::WRITE).unwrap();
+        for (access, cause) in [(Access::Write, Cause::Permission), (Access::Read, Cause::Permission)] {
+            let walk = Fault { gpa: gpa(0), access, cause, origin: Origin::GuestWalk };
+            assert_eq!(space.fault(CpuId(0), walk), Ok(Outcome::Denied { flags: MappingFlags::WRITE }));
+        }
+    }
+}
+
 mod guest_memory {
     use super::*;
 
