@@ -696,6 +696,17 @@ mod shootdown {
         space.leave(CpuId(3)).unwrap();
     }
 
+    /// It was tried again at once, and could then succeed behind the error's back.
+    #[test]
+    fn that_fails_is_not_tried_again_before_the_caller_knows() {
+        let (board, space) = space();
+        space.enter(CpuId(3), VcpuId(0)).unwrap();
+        board.deafen(Some(CpuId(3)));
+        assert!(space.unmap(range(0, PAGE)).is_err());
+        assert_eq!(board.events(), [Event::InvalidatedAll, Event::Interrupted(CpuId(3))]);
+        space.leave(CpuId(3)).unwrap();
+    }
+
     #[test]
     fn that_fails_while_a_block_is_cut_is_finished_by_the_next_fault() {
         let (board, space) = space();

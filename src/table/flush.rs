@@ -79,7 +79,10 @@ impl<'t, F: Format, M: Frames, I: Invalidate<F::Root>> Flush<'t, F, M, I> {
     /// # Errors
     /// As for [`invalidate`](Self::invalidate).
     pub(crate) fn finish(mut self) -> Result<(), Unreachable> {
-        self.complete()
+        let result = self.complete();
+        // What failed is tried again by the next exclusive operation, not by `drop`.
+        core::mem::forget(self);
+        result
     }
 
     fn complete(&mut self) -> Result<(), Unreachable> {
