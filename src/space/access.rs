@@ -152,8 +152,10 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             if let Some(window) = self.window(&state, range, access)? {
                 let (pointer, len, content) = (window.pointer, window.len, window.content);
                 let operations = self.shootdown.operations();
-                if access == Access::Read {
-                    // The guest may have written it past the cache; what is read is not fetched.
+                let whole = len == self.builder.geometry().page_size();
+                if access == Access::Read || !whole {
+                    // The guest may have written it past the cache, or the rest of a line of which a part is written
+                    // here; what is read is not fetched.
                     let content = if content == Content::Code { Content::Data } else { content };
                     operations.synchronize(pointer, len, content);
                 }

@@ -121,16 +121,15 @@ impl<F: Format, M: Frames> Context<F, M> {
         operations: &I,
         progress: &mut Progress,
     ) {
-        if flags.contains(MappingFlags::EXECUTE) && !leaf.flags.contains(MappingFlags::EXECUTE) {
-            self.synchronize(operations, slot.level, &Leaf { flags, ..*leaf });
-        }
         let mut old = slot.load();
+        if self.format.change(slot.level, old, self.format.with_flags(slot.level, old, flags)) == Change::Break {
+            return self.mark(slot, Changed::Leaves(slot.level), progress);
+        }
+        self.resynchronize(operations, leaf, self.geometry.span(slot.level), flags);
         loop {
+            // Hardware may be noting accesses and writes: nothing else in the entry changes meanwhile.
             let new = self.format.with_flags(slot.level, old, flags);
             let change = self.format.change(slot.level, old, new);
-            if change == Change::Break {
-                return self.mark(slot, Changed::Leaves(slot.level), progress);
-            }
             match slot.replace(old, new) {
                 Ok(()) if change == Change::Restrict => {
                     return progress.add(slot.span, Changed::Leaves(slot.level));

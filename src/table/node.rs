@@ -9,7 +9,9 @@ use core::{
 
 use memory_addr::{MemoryAddr, PAGE_SIZE_4K, PhysAddr};
 
-use crate::{Content, Format, Frames, Geometry, GuestPhysAddr, Invalidate, Leaf, Level, Owner, frame::Owned};
+use crate::{
+    Content, Format, Frames, Geometry, GuestPhysAddr, Invalidate, Leaf, Level, MappingFlags, Owner, frame::Owned,
+};
 
 /// What is done with memory before it is freed: what a guest wrote past the caches, or left in them, must not meet the
 /// next owner (H14).
@@ -112,11 +114,27 @@ impl<F: Format, M: Frames> Context<F, M> {
         self.geometry.table_pages(level) * (self.geometry.page_size() / PAGE_SIZE_4K)
     }
 
-    /// Brings the caches in step for the memory under a leaf that the space owns (H14).
-    pub(super) fn synchronize<I: Invalidate<F::Root>>(&self, operations: &I, level: Level, leaf: &Leaf) {
+    /// Brings the caches in step for `len` bytes from the start of a leaf that the space owns (H14).
+    pub(super) fn synchronize<I: Invalidate<F::Root>>(&self, operations: &I, leaf: &Leaf, len: usize) {
         if leaf.owner == Owner::Space {
-            let pointer = self.frames.pointer(leaf.at);
-            operations.synchronize(pointer, self.geometry.span(level), Content::of(leaf.flags));
+            operations.synchronize(self.frames.pointer(leaf.at), len, Content::of(leaf.flags));
+        }
+    }
+
+    /// Brings the caches in step for memory that gets other flags, where those need more of them (H14).
+    pub(super) fn resynchronize<I: Invalidate<F::Root>>(
+        &self,
+        operations: &I,
+        old: &Leaf,
+        len: usize,
+        flags: MappingFlags,
+    ) {
+        let becomes_code = (flags - old.flags).contains(MappingFlags::EXECUTE);
+        let changed_type = (flags ^ old.flags).contains(MappingFlags::UNCACHED);
+        if becomes_code || changed_type {
+            // Lines from before the guest wrote past the caches must go whichever way it changes.
+            let uncached = (old.flags | flags) & MappingFlags::UNCACHED;
+            self.synchronize(operations, &Leaf { flags: flags | uncached, ..*old }, len);
         }
     }
 }

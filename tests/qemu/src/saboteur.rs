@@ -68,6 +68,10 @@ impl Executor for Saboteur {
         self.0.vttbr()
     }
 
+    fn vtcr(&self) -> u64 {
+        self.0.vtcr()
+    }
+
     fn hcr(&self) -> u64 {
         self.0.hcr()
     }
