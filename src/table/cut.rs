@@ -146,8 +146,8 @@ impl<F: Format, M: Frames> Cut<F, M> {
         self.context.format.table(self.table)
     }
 
-    /// The frames of `leaf`, the block, that the cut takes away: the first, and how many pages.
-    pub(super) fn hole(&self, leaf: &Leaf) -> (PhysAddr, usize) {
+    /// The frames of `leaf`, the block, that the edit is about: the first, and how many pages.
+    pub(super) fn part_frames(&self, leaf: &Leaf) -> (PhysAddr, usize) {
         (leaf.at + (self.part.start - self.span.start), self.part.size() / memory_addr::PAGE_SIZE_4K)
     }
 }

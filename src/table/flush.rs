@@ -131,9 +131,13 @@ impl<F: Format, M: Frames> Context<F, M> {
         operations: &I,
     ) {
         if let Some(cut) = pending.cuts.iter_mut().find(|cut| cut.span == slot.span) {
+            let (at, pages) = cut.part_frames(leaf);
+            if let Edit::Protect(flags) = pending.edit {
+                // Its type may have changed, or the guest may have written what it may now execute (H14).
+                self.synchronize_pages(operations, &Leaf { at, flags, ..*leaf }, pages);
+            }
             slot.store(cut.link(leaf));
             if pending.edit == Edit::Unmap {
-                let (at, pages) = cut.hole(leaf);
                 // SAFETY: the invalidation is complete, and the pieces that were linked do not name these pages.
                 unsafe { self.free_leaf(leaf.owner, at, pages, &retire(operations)) };
             }

@@ -113,9 +113,13 @@ impl<F: Format, M: Frames> Context<F, M> {
 
     /// Brings the caches in step for the memory under a leaf that the space owns (H14).
     pub(super) fn synchronize<I: Invalidate<F::Root>>(&self, operations: &I, level: Level, leaf: &Leaf) {
+        self.synchronize_pages(operations, leaf, self.leaf_pages(level));
+    }
+
+    /// The same for some pages of a leaf, the first of which is at `leaf.at`.
+    pub(super) fn synchronize_pages<I: Invalidate<F::Root>>(&self, operations: &I, leaf: &Leaf, pages: usize) {
         if leaf.owner == Owner::Space {
-            let pointer = self.frames.pointer(leaf.at);
-            operations.synchronize(pointer, self.geometry.span(level), Content::of(leaf.flags));
+            operations.synchronize(self.frames.pointer(leaf.at), pages * PAGE_SIZE_4K, Content::of(leaf.flags));
         }
     }
 }
