@@ -499,6 +499,26 @@ mod guest_memory {
         assert!(matches!(space.read_obj::<u32>(gpa(2 * PAGE)), Err(Error::NotMemory(_))));
     }
 
+    /// What `read` reported to be left began before what it was asked for.
+    #[test]
+    fn that_cannot_be_had_is_named_from_the_first_byte_on_that_is_left() {
+        let board = Board::new();
+        let space = board.space();
+        space.map(range(PAGE, 3 * PAGE), LAZY, RW).unwrap();
+        board.allow(Some(0));
+        let whole = range(PAGE + 0x123, 2 * PAGE);
+        assert_eq!(space.read(whole.start, &mut [0; 2 * PAGE]), Err(Error::NoMemory(whole)));
+        assert_eq!(space.write(whole.start, &[1; 2 * PAGE]), Err(Error::NoMemory(whole)));
+        board.allow(None);
+        space.write_obj(gpa(PAGE), 1_u8).unwrap();
+        board.allow(Some(0));
+        let rest = range(2 * PAGE, PAGE + 0x123);
+        assert_eq!(space.write(whole.start, &[2; 2 * PAGE]), Err(Error::NoMemory(rest)));
+        board.allow(None);
+        assert_eq!(space.read_obj(gpa(2 * PAGE - 1)), Ok(2_u8));
+        assert_eq!(space.read_obj(gpa(2 * PAGE)), Ok(0_u8));
+    }
+
     #[test]
     fn has_atomic_words_that_must_be_aligned() {
         let space = Board::new().space();

@@ -57,7 +57,9 @@ pub struct Model {
 }
 
 /// CPUs of the model.
-const CPUS: usize = 2;
+const CPUS: usize = 4;
+/// CPUs for the scenarios: those that do nothing cost time all the same.
+const SEATS: usize = 2;
 /// The first GiB is foreign memory, a block of its own; the frames come from behind it.
 const FOREIGN: u64 = 1 << 30;
 /// Memory for tables and guests.
@@ -146,6 +148,16 @@ impl Model {
         self.racing.store(true, Ordering::SeqCst);
     }
 
+    /// How allocations go from now on.
+    pub fn luck(&self, failure: Failure) {
+        self.memory.fail(failure);
+    }
+
+    /// Looks for what is cached and should not be, in no operation's way.
+    pub fn scan(&self) {
+        self.hardware.scan();
+    }
+
     fn executor(&self) -> ModelExecutor {
         ModelExecutor(self.hardware.clone())
     }
@@ -158,7 +170,7 @@ impl Model {
     }
 
     /// Makes the space this CPU's, if it is not, and sets the guest's own registers.
-    fn switch(&self, space: &GuestSpace<Parts>, cpu: usize, view: View) {
+    pub fn switch(&self, space: &GuestSpace<Parts>, cpu: usize, view: View) {
         let stage1 = match view {
             View::Physical => Stage1 { tcr: 25, ..Stage1::default() },
             View::Virtual(root) => Stage1::on(root.as_usize() as u64, 0),
@@ -227,7 +239,7 @@ impl Machine for Model {
 
     fn facts(&self) -> Facts {
         let widest = self.capabilities.physical_bits.min(48);
-        Facts { cpus: CPUS, narrowest: 32, widest, frame_zero: FrameZero::Readable }
+        Facts { cpus: SEATS, narrowest: 32, widest, frame_zero: FrameZero::Readable }
     }
 
     fn space(&self, setting: Setting) -> Result<GuestSpace<Parts>, Stop> {
