@@ -12,5 +12,14 @@ pub mod native {
     pub type Invalidate = super::aarch64::Tlb<Instructions>;
 }
 
+/// The parts of the target that is compiled for.
+#[cfg(target_arch = "x86_64")]
+pub mod native {
+    pub use super::x86_64::ept::{Capabilities, Ept as Format, Instructions};
+
+    /// The invalidations, by the CPU's own instructions and the hypervisor's way `H` to interrupt other CPUs.
+    pub type Invalidate<H> = super::x86_64::ept::Tlb<Instructions, H>;
+}
+
 #[cfg(test)]
 mod twin;

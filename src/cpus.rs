@@ -40,6 +40,8 @@ struct Cpu {
     in_guest: AtomicBool,
     /// The newest flush that it has made.
     flushed: AtomicU64,
+    /// The newest flush that it was asked for and failed to make.
+    refused: AtomicU64,
     /// The virtual CPU that ran last, plus one.
     vcpu: AtomicUsize,
 }
@@ -65,6 +67,7 @@ impl Cpus {
         cpus.extend((0..count).map(|_| Cpu {
             in_guest: AtomicBool::new(false),
             flushed: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             vcpu: AtomicUsize::new(0),
         }));
         Some(Self { generation: AtomicU64::new(1), cpus })
@@ -101,6 +104,18 @@ impl Cpus {
         }
     }
 
+    /// The CPU tried to make a flush up to `generation`, and could not.
+    pub(crate) fn refuse(&self, cpu: CpuId, generation: Generation) {
+        if let Some(this) = self.cpus.get(cpu.0) {
+            this.refused.fetch_max(generation.0, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether the CPU tried to make the flush, and could not.
+    pub(crate) fn refused(&self, cpu: CpuId, generation: Generation) -> bool {
+        self.cpus.get(cpu.0).is_some_and(|this| this.refused.load(Ordering::SeqCst) >= generation.0)
+    }
+
     /// Every CPU owes a flush from now on.
     pub(crate) fn owe(&self) -> Generation {
         let generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
@@ -131,3 +146,6 @@ impl Cpus {
         self.cpus.len()
     }
 }
+
+#[cfg(all(test, loom))]
+mod model;

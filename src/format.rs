@@ -36,6 +36,15 @@ pub trait Format: Clone + Debug + Send + Sync + 'static {
     /// [`Inexpressible`] with the flags that cannot be had, or not in this company.
     fn check(&self, flags: MappingFlags) -> Result<(), Inexpressible>;
 
+    /// What a leaf of `level` allows where `flags` are asked for: less, where a large leaf may not have it all (H18).
+    ///
+    /// [`leaf`](Format::leaf) and [`with_flags`](Format::with_flags) give just that. A guest that is denied what its
+    /// area allows then gets a smaller leaf. A page always allows what was asked for.
+    fn allowed(&self, level: Level, flags: MappingFlags) -> MappingFlags {
+        let _ = level;
+        flags
+    }
+
     /// The entry of nothing. A walker of the hardware's faults on it, and caches nothing of it.
     fn absent(&self) -> u64 {
         0

@@ -26,6 +26,18 @@ pub trait Invalidate<R>: Send + Sync + 'static {
     /// Forgets everything that was cached of the root's identifier, as far as `invalidate` reaches.
     fn invalidate_all(&self, root: R);
 
+    /// With [`Reach::ThisCpu`]: the same on `cpu`, which is this one, where it may fail.
+    ///
+    /// The one operation that a space then asks for: it comes before a CPU runs the guest, and after it was interrupted.
+    ///
+    /// # Errors
+    /// [`Unreachable`] with `cpu`: it must not run the guest, and nothing is freed.
+    fn flush(&self, root: R, cpu: CpuId) -> Result<(), Unreachable> {
+        let _ = cpu;
+        self.invalidate_all(root);
+        Ok(())
+    }
+
     /// On this CPU only, forgets an entry that denied an access at `gpa` (H3).
     fn invalidate_denial(&self, root: R, gpa: GuestPhysAddr);
 

@@ -38,9 +38,12 @@ pub struct Invalidations {
 }
 
 impl<R: Copy, I: Invalidate<R>> Shootdown<I, R> {
-    /// For the CPUs `cpus`; forgets whatever a former user of the root's identifier left (H6).
+    /// For the CPUs `cpus`; forgets whatever a former user of the root's identifier left (H6). Where an invalidation
+    /// does not reach every CPU, each owes its first flush until it enters (H16).
     pub(crate) fn new(invalidate: I, root: R, cpus: Cpus) -> Self {
-        invalidate.invalidate_all(root);
+        if invalidate.reach() == Reach::Everywhere {
+            invalidate.invalidate_all(root);
+        }
         Self { invalidate, root, cpus, counters: Counters::default() }
     }
 
@@ -94,6 +97,9 @@ impl<R: Copy, I: Invalidate<R>> Shootdown<I, R> {
         self.invalidate.interrupt(&mut self.cpus.must_be_told(generation))?;
         for cpu in (0..self.cpus.count()).map(CpuId) {
             while self.cpus.owes_inside(cpu, generation) {
+                if self.cpus.refused(cpu, generation) {
+                    return Err(Unreachable(cpu));
+                }
                 hint::spin_loop();
             }
         }
@@ -101,26 +107,44 @@ impl<R: Copy, I: Invalidate<R>> Shootdown<I, R> {
     }
 
     /// The flush executor: what an interrupted CPU runs, and the only thing that may run in a handler (H21).
-    pub(crate) fn flush(&self, cpu: CpuId) {
-        self.pay(cpu, self.cpus.newest());
+    ///
+    /// # Errors
+    /// The CPU refused.
+    pub(crate) fn flush(&self, cpu: CpuId) -> Result<(), Unreachable> {
+        self.pay(cpu, self.cpus.newest())
     }
 
     /// Flushes this CPU, on behalf of everything up to `generation`.
-    fn pay(&self, cpu: CpuId, generation: Generation) {
-        self.invalidate.invalidate_all(self.root);
-        self.cpus.flushed(cpu, generation);
+    fn pay(&self, cpu: CpuId, generation: Generation) -> Result<(), Unreachable> {
+        match self.invalidate.flush(self.root, cpu) {
+            Ok(()) => {
+                self.cpus.flushed(cpu, generation);
+                Ok(())
+            }
+            Err(unreachable) => {
+                // Whoever waits for it must not wait for ever.
+                self.cpus.refuse(cpu, generation);
+                Err(unreachable)
+            }
+        }
     }
 
     /// This CPU is about to run the guest.
-    pub(crate) fn enter(&self, cpu: CpuId, vcpu: VcpuId) -> Option<()> {
+    ///
+    /// # Errors
+    /// It refused to flush, and is not in the guest. `None` if there is no such CPU.
+    pub(crate) fn enter(&self, cpu: CpuId, vcpu: VcpuId) -> Option<Result<(), Unreachable>> {
         let owed = self.cpus.enter(cpu, vcpu)?;
-        if let (Reach::ThisCpu, Some(generation)) = (self.invalidate.reach(), owed.flush) {
-            self.pay(cpu, generation);
+        if let (Reach::ThisCpu, Some(generation)) = (self.invalidate.reach(), owed.flush)
+            && let Err(unreachable) = self.pay(cpu, generation)
+        {
+            self.cpus.leave(cpu)?;
+            return Some(Err(unreachable));
         }
         if owed.other_vcpu {
             self.invalidate.switch_vcpu(self.root);
         }
-        Some(())
+        Some(Ok(()))
     }
 
     /// This CPU is out of the guest.

@@ -671,7 +671,8 @@ mod shootdown {
         let weak = Arc::downgrade(&space);
         board.on_interrupt(Arc::new(move |cpu| {
             if let Some(space) = weak.upgrade() {
-                space.flush(cpu);
+                // A refusal is told to whoever waits.
+                let _ = space.flush(cpu);
             }
         }));
         space.map(range(0, BLOCK), PAGES, RW).unwrap();
@@ -740,6 +741,38 @@ mod shootdown {
         assert_eq!(fault_at(&space, LARGE), Ok(Outcome::Retry));
         assert_eq!(space.read_obj::<[u8; 5]>(gpa(LARGE + 9)).unwrap(), *b"still");
         space.leave(CpuId(3)).unwrap();
+    }
+
+    #[test]
+    fn that_the_cpu_refuses_is_an_error_and_frees_nothing() {
+        let (board, space) = space();
+        let allocated = board.allocated();
+        space.enter(CpuId(1), VcpuId(0)).unwrap();
+        board.refuse(Some(CpuId(1)));
+        let refused = |result| matches!(result, Err(Error::Invalidation { cause, .. }) if cause.0 == CpuId(1));
+        assert!(refused(space.unmap(range(0, PAGE))));
+        assert!(refused(space.flush(CpuId(1))));
+        assert_eq!(board.allocated(), allocated);
+        space.leave(CpuId(1)).unwrap();
+        assert!(refused(space.enter(CpuId(1), VcpuId(0))));
+        // It is not in the guest: nobody waits for it.
+        space.unmap(range(PAGE, PAGE)).unwrap();
+        assert_eq!(board.allocated(), allocated - 2);
+        board.refuse(None);
+        space.enter(CpuId(1), VcpuId(0)).unwrap();
+        space.leave(CpuId(1)).unwrap();
+    }
+
+    #[test]
+    fn a_new_space_disturbs_nobody_and_each_cpu_forgets_the_identifiers_former_user_when_it_enters() {
+        let board = Board::with(Reach::ThisCpu, Pieces::Any);
+        let space = board.space();
+        assert!(!board.events().contains(&Event::InvalidatedAll));
+        for cpu in [CpuId(0), CpuId(3)] {
+            space.enter(cpu, VcpuId(0)).unwrap();
+            assert_eq!(board.events(), [Event::InvalidatedAll]);
+            space.leave(cpu).unwrap();
+        }
     }
 
     #[test]

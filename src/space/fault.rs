@@ -6,7 +6,7 @@ use crate::{
     LockFamily, MappingFlags, MemoryArea, Origin, Outcome, SpaceLock, Used,
     backend::Backend,
     frame::Owned,
-    table::{Found, Installed},
+    table::{Edit, Found, Installed},
 };
 
 /// The largest leaf that a fault populates: a guest must not cause more work than that at once.
@@ -18,6 +18,8 @@ enum Verdict {
     Answer(Outcome),
     /// Memory of the space's own is missing here.
     Missing(Missing),
+    /// A leaf that is too large to allow it must make way for smaller ones.
+    TooLarge,
     /// An earlier operation must be finished first.
     Unsettled,
 }
@@ -34,7 +36,8 @@ pub(super) struct Missing {
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Answers a fault that the guest took on `cpu`, any number of times, at any address.
     ///
-    /// Frames are allocated and zeroed before the lock is taken; what another CPU did first is not done again. After
+    /// Frames are allocated and zeroed before the lock is taken; what another CPU did first is not done again. A leaf
+    /// that is too large to allow what its area does ([`Format::allowed`]) is split, which excludes all others. After
     /// a permission fault on a CPU that may remember the denial, that memory is wiped on this CPU (H3): call it on the
     /// CPU that took the fault, with this space's root active. `cpu` only spreads the load.
     ///
@@ -49,6 +52,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         match self.judge(cpu, &fault)? {
             Verdict::Answer(outcome) => Ok(outcome),
             Verdict::Missing(missing) => self.populate(cpu, &fault, missing),
+            Verdict::TooLarge => self.split(&fault),
             Verdict::Unsettled => {
                 self.state.exclusive().settle(&self.shootdown)?;
                 Ok(Outcome::Retry)
@@ -64,10 +68,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             return Ok(Verdict::Answer(refusal));
         }
         match (state.table.find(fault.gpa), area.backend()) {
+            (Found::Leaf { level, .. }, _) if !self.fits(level, area.flags(), fault.access) => Ok(Verdict::TooLarge),
             (Found::Leaf { leaf, .. }, _) => Ok(Verdict::Answer(self.present(&state, fault, &leaf, area.flags()))),
             (Found::Changing, _) => Ok(Verdict::Unsettled),
             (Found::Nothing(level), Backend::Private(policy)) => {
-                let level = self.largest(area.va_range(), fault.gpa, *policy, level);
+                let largest = self.largest(area.va_range(), fault.gpa, *policy, level);
+                let level = if self.fits(largest, area.flags(), fault.access) { largest } else { Level::PAGE };
                 Ok(Verdict::Missing(Missing { level, flags: area.flags() }))
             }
             (Found::Nothing(_), Backend::Linear(_)) => {
@@ -92,6 +98,27 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             self.shootdown.invalidate_denial(fault.gpa);
         }
         outcome
+    }
+
+    /// Whether a leaf of `level` allows the access where `flags` do.
+    fn fits(&self, level: Level, flags: MappingFlags, access: Access) -> bool {
+        self.builder.format().allowed(level, flags).contains(access.flag())
+    }
+
+    /// Splits the leaf over a page that is to allow what so large a leaf may not; the page alone gets it.
+    fn split(&self, fault: &Fault) -> Result<Outcome, Error> {
+        let page = super::page_of(self.builder.geometry(), fault.gpa);
+        let mut guard = self.state.exclusive();
+        guard.settle(&self.shootdown)?;
+        let super::State { areas, table } = &mut *guard;
+        // The map may have changed meanwhile.
+        let Some(area) = areas.find(fault.gpa).filter(|area| area.flags().contains(fault.access.flag())) else {
+            return Ok(Outcome::Retry);
+        };
+        let flags = area.flags();
+        let flush = table.edit(page, Edit::Protect(flags), &self.shootdown).map_err(|_| Error::NoMemory(page))?;
+        flush.finish().map_err(|cause| Error::Invalidation { range: page, cause })?;
+        Ok(Outcome::Resolved)
     }
 
     /// Brings memory to where it is missing.

@@ -115,9 +115,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// The root is active by now.
     ///
     /// # Errors
-    /// [`Error::NoSuchCpu`]: the number is not below [`Config::cpus`].
+    /// - [`Error::NoSuchCpu`]: the number is not below [`Config::cpus`];
+    /// - [`Error::Invalidation`]: the CPU refuses to forget. It has not entered, and must not run the guest.
     pub fn enter(&self, cpu: CpuId, vcpu: VcpuId) -> Result<(), Error> {
-        self.shootdown.enter(cpu, vcpu).ok_or(Error::NoSuchCpu(cpu))
+        let entered = self.shootdown.enter(cpu, vcpu).ok_or(Error::NoSuchCpu(cpu))?;
+        entered.map_err(|cause| Error::Invalidation { range: everything(self.builder.format()), cause })
     }
 
     /// This CPU has stopped running the guest. Comes before any other call on this CPU.
@@ -128,9 +130,14 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.shootdown.leave(cpu).ok_or(Error::NoSuchCpu(cpu))
     }
 
-    /// What a CPU runs that [`Invalidate::interrupt`] interrupted: the one thing that may be called from a handler.
-    pub fn flush(&self, cpu: CpuId) {
-        self.shootdown.flush(cpu);
+    /// What a CPU runs that [`Invalidate::interrupt`] interrupted: the one thing that may be called from a handler, and
+    /// between two runs of the guest that no [`leave`](Self::leave) parts.
+    ///
+    /// # Errors
+    /// [`Error::Invalidation`]: the CPU refuses to forget, and must not run the guest. Whoever waits is told.
+    pub fn flush(&self, cpu: CpuId) -> Result<(), Error> {
+        let flushed = self.shootdown.flush(cpu);
+        flushed.map_err(|cause| Error::Invalidation { range: everything(self.builder.format()), cause })
     }
 
     /// Refuses what is not a range of whole pages that the tables translate.

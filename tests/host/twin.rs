@@ -319,11 +319,13 @@ impl Pair {
         self.machine.switch(self.space(), 0, View::Physical);
         let result = self.space().fault(CpuId(0), fault);
         let populated = self.touched(page);
+        // A walk that updates its table has read it.
+        let needs = access.flag() | if origin == Origin::GuestWalk { READ } else { MappingFlags::empty() };
         let expected = match self.twin.page(page) {
             None if origin == Origin::GuestWalk => Outcome::Inject,
             None => Outcome::NotMapped,
             Some(there) if origin == Origin::GuestWalk && is_device(there) => Outcome::Inject,
-            Some(there) if !there.flags.contains(access.flag()) => Outcome::Denied { flags: there.flags },
+            Some(there) if !there.flags.contains(needs) => Outcome::Denied { flags: there.flags },
             Some(_) if populated || cause == Cause::AccessFlag => Outcome::Resolved,
             Some(there) if there.present.is_some() => Outcome::Retry,
             Some(_) => {

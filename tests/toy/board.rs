@@ -50,6 +50,7 @@ struct State {
     /// How many more allocations succeed.
     left: Option<usize>,
     deaf: Option<CpuId>,
+    refusing: Option<CpuId>,
     on_interrupt: Option<Arc<dyn Fn(CpuId) + Send + Sync>>,
     on_allocation: Option<Arc<dyn Fn() + Send + Sync>>,
 }
@@ -110,6 +111,11 @@ impl Board {
     /// Makes a CPU not answer interrupts, or none.
     pub fn deafen(&self, cpu: Option<CpuId>) {
         self.state().deaf = cpu;
+    }
+
+    /// Makes a CPU unable to forget, or none.
+    pub fn refuse(&self, cpu: Option<CpuId>) {
+        self.state().refusing = cpu;
     }
 
     /// What an interrupted CPU does.
@@ -196,6 +202,14 @@ impl Invalidate<u64> for Board {
 
     fn invalidate_all(&self, _root: u64) {
         self.log(Event::InvalidatedAll);
+    }
+
+    fn flush(&self, root: u64, cpu: CpuId) -> Result<(), Unreachable> {
+        if self.state().refusing == Some(cpu) {
+            return Err(Unreachable(cpu));
+        }
+        self.invalidate_all(root);
+        Ok(())
     }
 
     fn invalidate_denial(&self, _root: u64, gpa: GuestPhysAddr) {

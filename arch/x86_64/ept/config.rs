@@ -1,65 +1,11 @@
 //! One space's configuration: the tree's shape and EPTP, from one place (W12).
 //!
-//! Intel SDM Vol. 3C (edition of December 2024), section 29.3 "The extended page table mechanism"; EPTP in 25.6.11,
-//! the capabilities in appendix A.10.
+//! Intel SDM Vol. 3C (edition of December 2024), section 29.3 "The extended page table mechanism"; EPTP in 25.6.11.
 
-use bitflags::bitflags;
 use memory_addr::PhysAddr;
 
-use super::Ept;
+use super::{Capabilities, Ept, Errata, Features};
 use crate::{Geometry, Level};
-
-bitflags! {
-    /// What a CPU may lack: the bits of `IA32_VMX_EPT_VPID_CAP` that matter to tables, in their places (appendix A.10).
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct Features: u64 {
-        /// Leaves that can be executed and not read.
-        const EXECUTE_ONLY = 1 << 0;
-        /// Tables of four levels.
-        const FOUR_LEVELS = 1 << 6;
-        /// Tables of five levels.
-        const FIVE_LEVELS = 1 << 7;
-        /// Tables that are walked uncached.
-        const UNCACHED_WALK = 1 << 8;
-        /// Tables that are walked through the write-back cache.
-        const WRITE_BACK_WALK = 1 << 14;
-        /// Leaves of 2 MiB.
-        const LEAF_2M = 1 << 16;
-        /// Leaves of 1 GiB.
-        const LEAF_1G = 1 << 17;
-        /// The CPU can set accessed and dirty.
-        const ACCESSED_DIRTY = 1 << 21;
-    }
-}
-
-/// What one CPU can do or, by [`minimum`](Capabilities::minimum), what each of several can.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capabilities {
-    /// The width of a physical address in bits (MAXPHYADDR).
-    pub physical_bits: u32,
-    /// What it has.
-    pub features: Features,
-}
-
-impl Capabilities {
-    /// From the value of `IA32_VMX_EPT_VPID_CAP` (MSR 0x48c) and MAXPHYADDR (CPUID `0x8000_0008`, EAX\[7:0\]).
-    #[must_use]
-    pub const fn from_registers(ept_vpid_cap: u64, physical_bits: u32) -> Self {
-        Self { physical_bits, features: Features::from_bits_truncate(ept_vpid_cap) }
-    }
-
-    /// What both have.
-    #[must_use]
-    pub fn minimum(self, other: Self) -> Self {
-        Self { physical_bits: self.physical_bits.min(other.physical_bits), features: self.features & other.features }
-    }
-
-    /// The same without some features, for a hypervisor that does not want them.
-    #[must_use]
-    pub fn without(self, features: Features) -> Self {
-        Self { features: self.features - features, ..self }
-    }
-}
 
 /// The value that a space needs in each VMCS that runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +41,15 @@ pub enum Exceptions {
     Suppressed,
 }
 
+/// Whether large leaves can be executed (H18).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LargeLeaves {
+    /// As the mapping's flags say.
+    Executable,
+    /// Never: the first fetch splits one. What a CPU with [`Errata::MACHINE_CHECK`] needs, if its guest is not trusted.
+    ExecuteNever,
+}
+
 /// Why a space cannot be had on these CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -105,6 +60,9 @@ pub enum ConfigError {
     /// It walks tables neither cached nor uncached.
     #[error("the CPU reports no memory type for its walks")]
     NoWalk,
+    /// It cannot forget translations.
+    #[error("the CPU has no INVEPT")]
+    NoInvept,
     /// It does not set accessed and dirty.
     #[error("the CPU does not set accessed and dirty")]
     NoTracking,
@@ -123,7 +81,9 @@ const ACCESSED_DIRTY: u64 = 1 << 6;
 impl Ept {
     /// The tables of a space.
     ///
-    /// `capabilities` is the minimum over all CPUs that may run the space.
+    /// `capabilities` is the minimum over all CPUs that may run the space. The hypervisor notes the leaves' use, see
+    /// [`with_tracking`](Self::with_tracking); large leaves can be executed where that is safe, see
+    /// [`with_large_leaves`](Self::with_large_leaves).
     ///
     /// # Errors
     /// [`ConfigError`] with what the CPUs cannot do.
@@ -139,6 +99,9 @@ impl Ept {
         if !has(Features::WRITE_BACK_WALK) && !has(Features::UNCACHED_WALK) {
             return Err(ConfigError::NoWalk);
         }
+        if capabilities.invept().is_none() {
+            return Err(ConfigError::NoInvept);
+        }
         if !(32..=52).contains(&capabilities.physical_bits) {
             return Err(ConfigError::PhysicalBits(capabilities.physical_bits));
         }
@@ -147,6 +110,11 @@ impl Ept {
             geometry: Geometry { page_shift: 12, index_bits: 9, root_level, root_index_bits: 9 },
             tracking: Tracking::Software,
             exceptions: Exceptions::Off,
+            large_leaves: if capabilities.errata.contains(Errata::MACHINE_CHECK) {
+                LargeLeaves::ExecuteNever
+            } else {
+                LargeLeaves::Executable
+            },
         })
     }
 
@@ -166,6 +134,12 @@ impl Ept {
     #[must_use]
     pub fn with_exceptions(self, exceptions: Exceptions) -> Self {
         Self { exceptions, ..self }
+    }
+
+    /// The same, with large leaves that can be executed or not.
+    #[must_use]
+    pub fn with_large_leaves(self, large_leaves: LargeLeaves) -> Self {
+        Self { large_leaves, ..self }
     }
 
     /// EPTP for a root at `table`.

@@ -6,7 +6,7 @@
 use memory_addr::PhysAddr;
 use page_table_multiarch::MappingFlags;
 
-use super::{Capabilities, Exceptions, Features, Root, Tracking};
+use super::{Capabilities, Exceptions, Features, LargeLeaves, Root, Tracking};
 use crate::{Access, Change, Denials, Entry, Format, Geometry, Inexpressible, Leaf, Level, Marked, Owner, Used};
 
 /// Bit 0: reads are allowed. An entry without any of bits 2:0 is not present, and its other bits are ignored.
@@ -52,6 +52,8 @@ const WRITE_BACK: u64 = 6 << 3;
 /// - Memory is write-back whatever the guest's PAT says, `UNCACHED` is write-combining, which is what Arm's Normal
 ///   non-cacheable is. `DEVICE` is uncacheable, but the guest's PAT may make it write-combining (a frame buffer);
 ///   `DEVICE | UNCACHED` is uncacheable in any case. A device is never executable.
+/// - Large leaves that are execute-never ([`LargeLeaves`]) are split at the first fetch; `EXECUTE` alone, of which
+///   nothing would be left in one, is then refused.
 /// - `USER` is refused: EPT does not ask who in the guest accesses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ept {
@@ -59,6 +61,7 @@ pub struct Ept {
     pub(super) geometry: Geometry,
     pub(super) tracking: Tracking,
     pub(super) exceptions: Exceptions,
+    pub(super) large_leaves: LargeLeaves,
 }
 
 impl Format for Ept {
@@ -89,7 +92,8 @@ impl Format for Ept {
         let access = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::EXECUTE;
         let expressible = access | MappingFlags::DEVICE | MappingFlags::UNCACHED;
         let device_code = MappingFlags::DEVICE | MappingFlags::EXECUTE;
-        let execute_only = self.capabilities.features.contains(Features::EXECUTE_ONLY);
+        let execute_only =
+            self.capabilities.features.contains(Features::EXECUTE_ONLY) && self.large_leaves == LargeLeaves::Executable;
         let readable = flags.contains(MappingFlags::READ);
         if !flags.intersects(access) {
             Err(Inexpressible(flags))
@@ -101,6 +105,13 @@ impl Format for Ept {
             Err(Inexpressible(flags & access))
         } else {
             Ok(())
+        }
+    }
+
+    fn allowed(&self, level: Level, flags: MappingFlags) -> MappingFlags {
+        match self.large_leaves {
+            LargeLeaves::ExecuteNever if level != Level::PAGE => flags - MappingFlags::EXECUTE,
+            _ => flags,
         }
     }
 
@@ -120,7 +131,8 @@ impl Format for Ept {
             Used::Accessed => ACCESSED,
             Used::Dirty => ACCESSED | DIRTY,
         };
-        encode_address(leaf.at) | large | owned | used | self.suppression() | encode_flags(leaf.flags)
+        let flags = encode_flags(self.allowed(level, leaf.flags));
+        encode_address(leaf.at) | large | owned | used | self.suppression() | flags
     }
 
     fn mark(&self, _level: Level, entry: u64) -> u64 {
@@ -154,8 +166,8 @@ impl Format for Ept {
         }
     }
 
-    fn with_flags(&self, _level: Level, entry: u64, flags: MappingFlags) -> u64 {
-        entry & !(ACCESS | MEMORY_TYPE | IGNORE_PAT) | encode_flags(flags)
+    fn with_flags(&self, level: Level, entry: u64, flags: MappingFlags) -> u64 {
+        entry & !(ACCESS | MEMORY_TYPE | IGNORE_PAT) | encode_flags(self.allowed(level, flags))
     }
 
     fn touched(&self, _level: Level, entry: u64, access: Access) -> u64 {

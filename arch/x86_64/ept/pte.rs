@@ -5,7 +5,7 @@ use core::fmt;
 use memory_addr::PhysAddr;
 use page_table_multiarch::{GenericPTE, MappingFlags};
 
-use super::{Capabilities, Ept, Exceptions, Features, Tracking};
+use super::{Capabilities, Ept, Errata, Exceptions, Features, LargeLeaves, Tracking};
 use crate::{Entry, Format, Geometry, Leaf, Level, Owner, Used};
 
 /// An entry of [`Ept`] as a CPU with large leaves reads it: no execute-only, no #VE, use tracked by software.
@@ -17,10 +17,15 @@ pub struct EptEntry(u64);
 
 /// What CPUs with large leaves have.
 const FORMAT: Ept = Ept {
-    capabilities: Capabilities { physical_bits: 52, features: Features::LEAF_2M.union(Features::LEAF_1G) },
+    capabilities: Capabilities {
+        physical_bits: 52,
+        features: Features::LEAF_2M.union(Features::LEAF_1G),
+        errata: Errata::empty(),
+    },
     geometry: Geometry { page_shift: 12, index_bits: 9, root_level: Level(3), root_index_bits: 9 },
     tracking: Tracking::Software,
     exceptions: Exceptions::Off,
+    large_leaves: LargeLeaves::Executable,
 };
 
 impl EptEntry {

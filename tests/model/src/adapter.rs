@@ -2,9 +2,15 @@
 
 use std::sync::Arc;
 
-use stage2::aarch64::{Capabilities, Errata, Executor, Features, Op, Stage1};
+use stage2::{
+    aarch64::{Capabilities, Errata, Executor, Features, Op, Stage1},
+    x86_64::ept as crates,
+};
 
-use crate::arm::{Coherency, Config, LINE, Machine, Speculation};
+use crate::{
+    arm::{Coherency, Config, LINE, Machine, Speculation},
+    ept,
+};
 
 /// Executes on the CPU that the calling thread is (see [`Machine::on`]).
 #[derive(Clone)]
@@ -61,5 +67,23 @@ pub fn capabilities(config: &Config) -> Capabilities {
             Speculation::InContext => Errata::empty(),
             Speculation::AcrossSwitch => Errata::SPECULATIVE_TRANSLATION,
         },
+    }
+}
+
+/// The same for EPT: executes on the CPU that the calling thread is (see [`on`](ept::Machine::on)).
+#[derive(Clone)]
+pub struct EptExecutor(pub Arc<ept::Machine>);
+
+impl crates::Executor for EptExecutor {
+    fn execute(&self, operation: crates::Op) -> Result<(), crates::VmFail> {
+        let cpu = self.0.current();
+        match operation {
+            crates::Op::Invept(crates::Invept::Single, eptp) => self.0.invept(cpu, eptp),
+            crates::Op::Invept(crates::Invept::All, _) => self.0.invept_all(cpu),
+            crates::Op::InvvpidAll => self.0.invvpid_all(cpu),
+            // The pointer is given at VM entry; the model's caches are coherent.
+            crates::Op::SetEptp(_) | crates::Op::Clflush(_) | crates::Op::Mfence => {}
+        }
+        Ok(())
     }
 }

@@ -53,7 +53,7 @@ mod pool;
 mod sabotage;
 mod story;
 
-pub use adapter::{ModelExecutor, capabilities};
+pub use adapter::{EptExecutor, ModelExecutor, capabilities};
 pub use failure::Failure;
 pub use memory::{Memory, PAGE, Watch};
 pub use pool::Pool;

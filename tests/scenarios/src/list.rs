@@ -37,6 +37,7 @@ macro_rules! for_each_scenario {
                 every_permission_is_given_by_itself,
                 neighbours_share_their_tables,
                 uncached_memory_holds_what_is_written,
+                code_runs_in_large_leaves_and_its_neighbours_stay,
             }
             unmapping {
                 unmapped_memory_is_gone_at_once,
@@ -58,6 +59,7 @@ macro_rules! for_each_scenario {
                 write_protection_holds_where_the_cpu_notes_writes,
                 a_guest_runs_where_the_cpu_notes_its_accesses,
                 a_range_of_several_areas_changes_in_all,
+                what_the_cpu_noted_stays,
             }
             relocating {
                 a_moved_page_keeps_its_contents,

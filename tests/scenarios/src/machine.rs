@@ -2,7 +2,7 @@
 
 use alloc::{string::String, vec::Vec};
 
-use stage2::{CpuId, Fault, GuestPhysAddr, GuestPhysRange, GuestSpace, PhysAddr, Platform, VcpuId};
+use stage2::{CpuId, Fault, GuestPhysAddr, GuestPhysRange, GuestSpace, PhysAddr, Platform, Used, VcpuId};
 
 use crate::Stop;
 
@@ -18,6 +18,17 @@ pub trait Machine: Sync + Sized + 'static {
 
     /// What it is.
     fn facts(&self) -> Facts;
+
+    /// The size in bytes of the largest leaf that its CPUs have.
+    fn largest_leaf(&self) -> usize {
+        1 << 30
+    }
+
+    /// What the CPU noted in the leaf over an address; nothing where the machine cannot tell.
+    fn used(&self, space: &GuestSpace<Self::Platform>, at: GuestPhysAddr) -> Option<Used> {
+        let _ = (space, at);
+        None
+    }
 
     /// A space in which nothing is mapped but what is [`reserved`], or even that not.
     ///

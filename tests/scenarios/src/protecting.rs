@@ -170,3 +170,38 @@ pub fn a_range_of_several_areas_changes_in_all<M: Machine>(machine: &M) -> Verdi
     }
     Ok(())
 }
+
+/// E6, W15: what the CPU noted of a page stays when its permissions change, when it moves, when its block is cut.
+///
+/// # Errors
+/// It does not hold.
+pub fn what_the_cpu_noted_stays<M: Machine>(machine: &M) -> Verdict {
+    let guest = Guest::with(machine, Setting { marks: Marks::Hardware, ..Setting::default() })?;
+    let used = |at: usize| machine.used(&guest, gpa(at));
+    guest.map(range(RAM, 2 * PAGE), PAGES, RW)?;
+    guest.map(range(RAM + BLOCK, BLOCK), BLOCKS, RW)?;
+    if used(RAM).is_none() {
+        return Err(Stop::Skipped("the machine cannot tell what the CPU noted"));
+    }
+    for at in [RAM, RAM + BLOCK] {
+        ensure_eq!(guest.stores(at, 1)?, Value(1));
+        ensure_eq!(used(at), Some(Used::Dirty));
+    }
+    ensure_eq!(guest.loads(RAM + PAGE)?, Value(0));
+    ensure_eq!(used(RAM + PAGE), Some(Used::Accessed));
+    for flags in [READ, RW] {
+        guest.protect(range(RAM, 2 * PAGE), flags)?;
+        ensure_eq!(used(RAM), Some(Used::Dirty), "{flags:?}");
+        ensure_eq!(used(RAM + PAGE), Some(Used::Accessed), "{flags:?}");
+    }
+    guest.relocate(range(RAM, 2 * PAGE))?;
+    guest.protect(range(RAM + BLOCK, PAGE), READ)?;
+    for at in [RAM, RAM + BLOCK, RAM + BLOCK + PAGE] {
+        ensure_eq!(used(at), Some(Used::Dirty), "{at:#x}");
+    }
+    ensure_eq!(used(RAM + PAGE), Some(Used::Accessed));
+    // It is noted again after all that.
+    ensure_eq!(guest.stores(RAM + PAGE, 2)?, Value(2));
+    ensure_eq!(used(RAM + PAGE), Some(Used::Dirty));
+    Ok(())
+}

@@ -74,7 +74,7 @@ pub fn both_ends_may_cut_a_block<M: Machine>(machine: &M) -> Verdict {
     Ok(())
 }
 
-/// A large block that is not the space's own splits twice, down to the page.
+/// A large block that is not the space's own splits twice, down to the page; where the CPU lacks it, once.
 ///
 /// # Errors
 /// It does not hold.
@@ -87,7 +87,7 @@ pub fn a_page_of_a_large_block_goes<M: Machine>(machine: &M) -> Verdict {
     ensure_eq!(guest.stores(at, 4)?, Value(4));
     let allocated = machine.allocated();
     guest.unmap(range(4 * LARGE + 5 * BLOCK, PAGE))?;
-    ensure_eq!(machine.allocated(), allocated + 2);
+    ensure_eq!(machine.allocated(), allocated + if machine.largest_leaf() == LARGE { 2 } else { 1 });
     ensure_eq!(guest.loads(at)?, Value(4));
     ensure_eq!(guest.loads(4 * LARGE + 5 * BLOCK)?, NotMapped);
     ensure_eq!(guest.leaves()[1..3], [511, 0]);

@@ -1,23 +1,15 @@
 use super::*;
 use crate::{Format, GuestPhysAddr};
 
-/// `IA32_VMX_EPT_VPID_CAP` of a Skylake-X.
-const SKYLAKE: u64 = 0xf01_0673_4141;
-/// Of a Sandy Bridge: no leaf of 1 GiB, no accessed and dirty.
-const SANDY_BRIDGE: u64 = 0xf01_0611_4141;
-
+/// What a Skylake-X has, and none of its errata.
 fn skylake() -> Capabilities {
-    Capabilities::from_registers(SKYLAKE, 46)
+    Capabilities { physical_bits: 46, features: Features::all() - Features::FIVE_LEVELS, errata: Errata::empty() }
 }
 
-#[test]
-fn capabilities_are_those_of_real_cpus() {
-    assert_eq!(skylake().features, Features::all() - Features::FIVE_LEVELS);
-    let sandy_bridge = Capabilities::from_registers(SANDY_BRIDGE, 40);
-    let large = Features::LEAF_1G | Features::ACCESSED_DIRTY;
-    assert_eq!(sandy_bridge.features, skylake().features - large);
-    assert_eq!(skylake().minimum(sandy_bridge), sandy_bridge);
-    assert_eq!(skylake().without(large), Capabilities { physical_bits: 46, ..sandy_bridge });
+/// What a Sandy Bridge has.
+fn sandy_bridge() -> Capabilities {
+    let capabilities = skylake().without(Features::LEAF_1G | Features::ACCESSED_DIRTY);
+    Capabilities { physical_bits: 40, ..capabilities }
 }
 
 #[test]
@@ -27,7 +19,7 @@ fn eptp_says_how_to_walk() {
     let four = Ept::new(&skylake(), Depth::Four).unwrap();
     assert_eq!(eptp(four), 0x1234_501e);
     assert_eq!(eptp(four.with_tracking(Tracking::Hardware).unwrap()), 0x1234_505e);
-    let uncached = Capabilities { features: Features::UNCACHED_WALK | Features::FOUR_LEVELS, ..skylake() };
+    let uncached = skylake().without(Features::WRITE_BACK_WALK);
     assert_eq!(eptp(Ept::new(&uncached, Depth::Four).unwrap()), 0x1234_5018);
     let deep = Capabilities { features: Features::all(), ..skylake() };
     assert_eq!(eptp(Ept::new(&deep, Depth::Five).unwrap()), 0x1234_5026);
@@ -51,7 +43,18 @@ fn what_the_cpus_lack_is_refused() {
     assert_eq!(Ept::new(&lame, Depth::Four), Err(ConfigError::NoWalk));
     let wide = Capabilities { physical_bits: 53, ..skylake() };
     assert_eq!(Ept::new(&wide, Depth::Four), Err(ConfigError::PhysicalBits(53)));
-    let old = Ept::new(&Capabilities::from_registers(SANDY_BRIDGE, 40), Depth::Four).unwrap();
+    let deaf = skylake().without(Features::INVEPT_SINGLE | Features::INVEPT_ALL);
+    assert_eq!(Ept::new(&deaf, Depth::Four), Err(ConfigError::NoInvept));
+    let old = Ept::new(&sandy_bridge(), Depth::Four).unwrap();
     assert_eq!(old.with_tracking(Tracking::Hardware), Err(ConfigError::NoTracking));
     assert_eq!(old.with_tracking(Tracking::Software), Ok(old));
+}
+
+#[test]
+fn large_leaves_are_executable_where_no_cpu_checks_the_machine_over_them() {
+    assert_eq!(Ept::new(&skylake(), Depth::Four).unwrap().large_leaves, LargeLeaves::Executable);
+    let weak = Capabilities { errata: Errata::MACHINE_CHECK, ..skylake() };
+    let format = Ept::new(&weak, Depth::Four).unwrap();
+    assert_eq!(format.large_leaves, LargeLeaves::ExecuteNever);
+    assert_eq!(format.with_large_leaves(LargeLeaves::Executable).large_leaves, LargeLeaves::Executable);
 }

@@ -1,7 +1,7 @@
 use std::vec::Vec;
 
 use super::*;
-use crate::x86_64::ept::Depth;
+use crate::x86_64::ept::{Depth, Errata};
 
 const LEVELS: [Level; 3] = [Level(0), Level(1), Level(2)];
 
@@ -15,7 +15,7 @@ const DEV: MappingFlags = MappingFlags::DEVICE;
 const NC: MappingFlags = MappingFlags::UNCACHED;
 
 fn with(features: Features) -> Ept {
-    Ept::new(&Capabilities { physical_bits: 46, features }, Depth::Four).unwrap()
+    Ept::new(&Capabilities { physical_bits: 46, features, errata: Errata::empty() }, Depth::Four).unwrap()
 }
 
 fn plain() -> Ept {

@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::entry::{ACCESSED, DIRTY, EXECUTE, Entry, Features, READ, WRITE, decode, ep4ta, shift};
-use crate::Memory;
+use super::{
+    entry::{ACCESSED, DIRTY, EXECUTE, Entry, Features, READ, WRITE, decode, ep4ta, shift},
+    guest::{Combined, Guest, Structure},
+};
+use crate::{Memory, memory::PAGE};
 
 /// A guest-physical translation: the rights of all entries on the way, the leaf, and whether it is known as dirty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,15 +17,32 @@ pub struct Mapping {
     /// Memory type and IPAT.
     pub kind: u64,
     pub dirty: bool,
+    /// Something that it names was freed while no guest ran here: to be forgotten before one does.
+    pub doomed: bool,
+}
+
+/// A table that is cached, and the rights on the way to it.
+pub struct Cached {
+    table: u64,
+    rights: u64,
+    doomed: bool,
 }
 
 #[derive(Default)]
 pub struct Cpu {
     pub eptp: Option<u64>,
+    pub guest: Guest,
+    /// Whether the guest runs; between VM exit and entry nothing is walked, and nothing that is cached is used.
+    pub running: bool,
     /// EP4TA, level, GPA above the leaf's shift.
     pub leaves: HashMap<(u64, u8, u64), Mapping>,
-    /// EP4TA, level of the table, GPA above it; the table, and the rights on the way to it.
-    pub tables: HashMap<(u64, u8, u64), (u64, u64)>,
+    /// EP4TA, level of the table, GPA above it.
+    pub tables: HashMap<(u64, u8, u64), Cached>,
+    /// VPID, EP4TA, linear page.
+    pub combined: HashMap<(u16, u64, u64), Combined>,
+    /// VPID, EP4TA, level of the guest's table, linear address above it.
+    pub structures: HashMap<(u16, u64, u8, u64), Structure>,
+    /// Pages that the guest used, by its own addresses.
     pub used: BTreeSet<u64>,
 }
 
@@ -40,14 +60,17 @@ impl Cpu {
             return Ok(*known);
         }
         let cached = (1..=3).find_map(|level| {
-            let (table, rights) = self.tables.get(&(tag, level, gpa >> (shift(level) + 9)))?;
-            Some((level, *table, *rights))
+            let cached = self.tables.get(&(tag, level, gpa >> (shift(level) + 9)))?;
+            Some(((level, cached.table, cached.rights), cached.doomed))
         });
-        let start = cached.unwrap_or((4, eptp & 0xf_ffff_ffff_f000, READ | WRITE | EXECUTE));
+        let root = (4, eptp & 0xf_ffff_ffff_f000, READ | WRITE | EXECUTE);
+        let (start, doomed) = cached.unwrap_or((root, false));
         let tables = &mut self.tables;
-        let found = walk(memory, features, start, gpa, None, |level, table, rights| {
-            tables.entry((tag, level, gpa >> (shift(level) + 9))).or_insert((table, rights));
+        let mut found = walk(memory, features, start, gpa, None, |level, table, rights| {
+            let key = (tag, level, gpa >> (shift(level) + 9));
+            tables.entry(key).or_insert(Cached { table, rights, doomed });
         })?;
+        found.doomed = doomed;
         self.leaves.insert((tag, found.level, gpa >> shift(found.level)), found);
         Ok(found)
     }
@@ -63,22 +86,47 @@ impl Cpu {
         self.tables.retain(|key, _| key.0 != ep4ta(eptp) || key.2 != gpa >> (shift(key.1) + 9));
     }
 
-    pub fn purge(&mut self, at: u64, bytes: u64) -> Vec<String> {
+    /// Drops what is tagged with an EPT pointer, or everything.
+    pub fn invept(&mut self, eptp: Option<u64>) {
+        let stays = |tag: u64| eptp.is_some_and(|eptp| ep4ta(eptp) != tag);
+        self.leaves.retain(|key, _| stays(key.0));
+        self.tables.retain(|key, _| stays(key.0));
+        self.combined.retain(|key, _| stays(key.1));
+        self.structures.retain(|key, _| stays(key.1));
+    }
+
+    /// What is cached of frames that are being freed. While no guest runs here it is no fault yet: it must be forgotten
+    /// before one does.
+    pub fn freed(&mut self, at: u64, bytes: u64) -> Vec<String> {
+        let freed = |start: u64, size: u64| start < at + bytes && at < start + size;
         let mut found = Vec::new();
-        self.leaves.retain(|key, mapping| {
-            let named = mapping.hpa < at + bytes && at < mapping.hpa + (1 << shift(mapping.level));
-            if named {
+        for (key, mapping) in &mut self.leaves {
+            if !mapping.doomed && freed(mapping.hpa, 1 << shift(mapping.level)) {
+                mapping.doomed = true;
                 found.push(format!("a mapping of GPA {:#x}", key.2 << shift(key.1)));
             }
-            !named
-        });
-        self.tables.retain(|key, (table, _)| {
-            let named = *table >= at && *table < at + bytes;
-            if named {
+        }
+        for (key, cached) in &mut self.tables {
+            if !cached.doomed && freed(cached.table, PAGE) {
+                cached.doomed = true;
                 found.push(format!("a level-{} table for GPA {:#x}", key.1, key.2 << (shift(key.1) + 9)));
             }
-            !named
-        });
+        }
+        for (key, combined) in &mut self.combined {
+            let on_the_way = combined.path.iter().any(|(_, hpa)| freed(*hpa, PAGE));
+            if !combined.mapping.doomed
+                && (on_the_way || freed(combined.mapping.hpa, 1 << shift(combined.mapping.level)))
+            {
+                combined.mapping.doomed = true;
+                found.push(format!("a translation of linear {:#x}", key.2 << 12));
+            }
+        }
+        for (key, structure) in &mut self.structures {
+            if !structure.doomed && freed(structure.hpa, PAGE) {
+                structure.doomed = true;
+                found.push(format!("a table of the guest's for linear {:#x}", key.3 << (shift(key.2) + 9)));
+            }
+        }
         found
     }
 }
@@ -108,7 +156,14 @@ pub fn walk(
             Entry::Absent => return Err(Stop::Absent),
             Entry::Misconfigured(why) => return Err(Stop::Misconfigured(why)),
             Entry::Leaf(hpa) => {
-                return Ok(Mapping { hpa, level, rights, kind: raw >> 3 & 0xf, dirty: raw & DIRTY != 0 });
+                return Ok(Mapping {
+                    hpa,
+                    level,
+                    rights,
+                    kind: raw >> 3 & 0xf,
+                    dirty: raw & DIRTY != 0,
+                    doomed: false,
+                });
             }
             Entry::Table(next) => {
                 (level, table) = (level - 1, next);

@@ -44,6 +44,8 @@ pub enum Exit {
         /// What was wrong.
         why: &'static str,
     },
+    /// No exit: the guest's own tables refuse, and the guest gets a page fault.
+    PageFault,
 }
 
 impl Exit {

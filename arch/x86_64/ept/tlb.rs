@@ -1,0 +1,151 @@
+//! The invalidations that EPT needs, as operations for an [`Executor`], and the way to the CPUs that they do not reach.
+//!
+//! Intel SDM Vol. 3C (edition of December 2024), section 29.4 "Caching translation information": 29.4.3.1 for what
+//! invalidates, 29.4.3.3 for the use of INVEPT. INVLPG, MOV to CR3 and VM entries leave guest-physical translations
+//! alone.
+
+use core::ptr::NonNull;
+
+use super::{Capabilities, Executor, Invept, Op, Root, VmFail};
+use crate::{Content, CpuId, GuestPhysAddr, Invalidate, Reach, Scope, Unreachable};
+
+/// The bytes of a cache line on every CPU that has EPT.
+const LINE: u64 = 64;
+
+/// The hypervisor's way to interrupt its other CPUs.
+///
+/// A closure will do: `|cpus: &mut dyn Iterator<Item = CpuId>| -> Result<(), Unreachable> { … }`.
+pub trait Interrupt: Send + Sync + 'static {
+    /// Has every CPU of `cpus` leave the guest soon, and run [`GuestSpace::flush`](crate::GuestSpace::flush) of the
+    /// space that it runs before it enters again: by an NMI or an interrupt that exits. Need not wait.
+    ///
+    /// Called with the space's lock held: it must not call into the space, but for `flush`.
+    ///
+    /// # Errors
+    /// [`Unreachable`] with the CPU that cannot be told; nothing is freed then.
+    fn interrupt(&self, cpus: &mut dyn Iterator<Item = CpuId>) -> Result<(), Unreachable>;
+}
+
+impl<F> Interrupt for F
+where
+    F: Fn(&mut dyn Iterator<Item = CpuId>) -> Result<(), Unreachable> + Send + Sync + 'static,
+{
+    fn interrupt(&self, cpus: &mut dyn Iterator<Item = CpuId>) -> Result<(), Unreachable> {
+        self(cpus)
+    }
+}
+
+/// Invalidates the translations of EPT tables: on this CPU by INVEPT, on others by interrupting them.
+///
+/// Combined translations of a guest's linear addresses go with the guest-physical ones. Each virtual CPU has a VPID of
+/// its own, or none: then there is nothing to be done where two of one space take turns on a CPU.
+#[derive(Clone, Copy, Debug)]
+pub struct Tlb<E, H> {
+    capabilities: Capabilities,
+    executor: E,
+    hook: H,
+}
+
+impl<E: Executor, H: Interrupt> Tlb<E, H> {
+    /// For CPUs that all have `capabilities`, which are those that the space's format was made from.
+    pub const fn new(capabilities: Capabilities, executor: E, hook: H) -> Self {
+        Self { capabilities, executor, hook }
+    }
+
+    /// What carries the operations out.
+    pub const fn executor(&self) -> &E {
+        &self.executor
+    }
+
+    /// Forgets on this CPU what was cached of the root's EP4TA, or everything where that is all there is.
+    fn forget(&self, root: Root) -> Result<(), VmFail> {
+        match self.capabilities.invept() {
+            Some(Invept::Single) => self.executor.execute(Op::Invept(Invept::Single, root.eptp)),
+            // Without any `Ept::new` refuses; the CPU refuses too.
+            Some(Invept::All) | None => self.executor.execute(Op::Invept(Invept::All, 0)),
+        }
+    }
+
+    /// Forgets on this CPU, and says so in the log where that fails.
+    fn forget_or_log(&self, root: Root) {
+        if let Err(failure) = self.forget(root) {
+            log::error!("INVEPT of {root:x?}: {failure}");
+        }
+    }
+}
+
+/// Forgets whatever a CPU cached before this hypervisor had it, of guests and of former hypervisors: once on each CPU,
+/// after VMXON. Translations survive VMXOFF (H16).
+///
+/// # Errors
+/// [`VmFail`]: the CPU refused, and no guest may run there.
+pub fn forget_everything(capabilities: &Capabilities, executor: &impl Executor) -> Result<(), VmFail> {
+    use super::Features;
+    executor.execute(Op::Invept(Invept::All, 0))?;
+    if capabilities.features.contains(Features::INVVPID | Features::INVVPID_ALL) {
+        executor.execute(Op::InvvpidAll)?;
+    }
+    Ok(())
+}
+
+impl<E: Executor, H: Interrupt> Invalidate<Root> for Tlb<E, H> {
+    fn reach(&self) -> Reach {
+        Reach::ThisCpu
+    }
+
+    fn publish(&self) {
+        // Stores are seen in their order, by walkers too; an entry that becomes present needs no more (29.4.3.3).
+    }
+
+    fn invalidate(&self, root: Root, _scope: Scope) {
+        self.forget_or_log(root);
+    }
+
+    fn invalidate_all(&self, root: Root) {
+        self.forget_or_log(root);
+    }
+
+    fn flush(&self, root: Root, cpu: CpuId) -> Result<(), Unreachable> {
+        self.forget(root).map_err(|failure| {
+            log::error!("INVEPT of {root:x?} on {cpu}: {failure}");
+            Unreachable(cpu)
+        })
+    }
+
+    fn invalidate_denial(&self, _root: Root, _gpa: GuestPhysAddr) {
+        // The violation dropped it (29.4.3.1).
+    }
+
+    fn switch_vcpu(&self, _root: Root) {
+        // VPIDs tell them apart; without them VM entry forgets (29.4.3.1).
+    }
+
+    fn interrupt(&self, cpus: &mut dyn Iterator<Item = CpuId>) -> Result<(), Unreachable> {
+        self.hook.interrupt(cpus)
+    }
+
+    fn synchronize(&self, bytes: NonNull<u8>, len: usize, content: Content) {
+        // Caches are coherent, those of instructions too; write-combining accesses alone pass them by.
+        if content != Content::Uncached {
+            return;
+        }
+        let start = bytes.as_ptr().addr() as u64;
+        let lines = (start & !(LINE - 1)..start + len as u64).step_by(LINE as usize).map(Op::Clflush);
+        // The lines are in memory before whatever follows: CLFLUSH is ordered by MFENCE alone.
+        for operation in lines.chain([Op::Mfence]) {
+            if let Err(failure) = self.executor.execute(operation) {
+                log::error!("{operation:x?}: {failure}");
+            }
+        }
+    }
+
+    fn activate(&self, root: Root) {
+        if let Err(failure) = self.executor.execute(Op::SetEptp(root.eptp)) {
+            log::error!("VMWRITE of {root:x?}: {failure}");
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/tlb.rs"]
+mod tests;

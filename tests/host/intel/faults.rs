@@ -1,0 +1,201 @@
+//! Faults to put into what the crate does on Intel's CPUs.
+
+use std::{ptr::NonNull, sync::Arc};
+
+use stage2::{
+    Access, Change, Content, CpuId, Denials, Entry, Format, Geometry, GuestPhysAddr, Inexpressible, Invalidate, Leaf,
+    Level, MappingFlags, PhysAddr, Reach, Scope, Unreachable,
+    x86_64::ept::{Ept, Executor, Op, Root, VmFail},
+};
+use stage2_model::{EptExecutor, ept};
+
+/// One thing done wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// No INVEPT at all.
+    NoInvept,
+    /// INVEPT on the CPU that changed the tables, and nowhere else.
+    LocalOnly,
+    /// INVLPG in its place.
+    Invlpg,
+    /// Frames are freed when the other CPUs are interrupted, not when they have answered.
+    TooEarly,
+    /// Entries that can be written and not read.
+    WriteOnly,
+    /// A leaf of 1 GiB where the CPU has none.
+    LargeLeaf,
+    /// What the CPU noted is lost when permissions change.
+    MarksLost,
+    /// Large leaves that cannot be executed are not split.
+    NeverSplit,
+}
+
+/// The executor, which may be at fault.
+#[derive(Clone)]
+pub struct Faulty {
+    executor: EptExecutor,
+    fault: Option<Fault>,
+}
+
+impl Faulty {
+    pub fn new(model: &Arc<ept::Machine>, fault: Option<Fault>) -> Self {
+        Self { executor: EptExecutor(model.clone()), fault }
+    }
+}
+
+impl Executor for Faulty {
+    fn execute(&self, operation: Op) -> Result<(), VmFail> {
+        match (operation, self.fault) {
+            (Op::Invept(..), Some(Fault::NoInvept)) => Ok(()),
+            (Op::Invept(..), Some(Fault::Invlpg)) => {
+                let model = &self.executor.0;
+                model.guest_flush(model.current());
+                Ok(())
+            }
+            _ => self.executor.execute(operation),
+        }
+    }
+}
+
+/// A part of the crate, which may be at fault.
+#[derive(Clone, Debug)]
+pub struct Tampered<T> {
+    inner: T,
+    fault: Option<Fault>,
+}
+
+impl<T> Tampered<T> {
+    pub fn new(inner: T, fault: Option<Fault>) -> Self {
+        Self { inner, fault }
+    }
+}
+
+impl<T: Invalidate<Root>> Invalidate<Root> for Tampered<T> {
+    fn reach(&self) -> Reach {
+        match self.fault {
+            Some(Fault::LocalOnly | Fault::TooEarly) => Reach::Everywhere,
+            _ => self.inner.reach(),
+        }
+    }
+
+    fn publish(&self) {
+        self.inner.publish();
+    }
+
+    fn invalidate(&self, root: Root, scope: Scope) {
+        self.inner.invalidate(root, scope);
+        if self.fault == Some(Fault::TooEarly) {
+            self.inner.interrupt(&mut [CpuId(0), CpuId(1)].into_iter()).expect("CPUs that answer");
+        }
+    }
+
+    fn invalidate_all(&self, root: Root) {
+        self.inner.invalidate_all(root);
+    }
+
+    fn flush(&self, root: Root, cpu: CpuId) -> Result<(), Unreachable> {
+        self.inner.flush(root, cpu)
+    }
+
+    fn invalidate_denial(&self, root: Root, gpa: GuestPhysAddr) {
+        self.inner.invalidate_denial(root, gpa);
+    }
+
+    fn switch_vcpu(&self, root: Root) {
+        self.inner.switch_vcpu(root);
+    }
+
+    fn interrupt(&self, cpus: &mut dyn Iterator<Item = CpuId>) -> Result<(), Unreachable> {
+        self.inner.interrupt(cpus)
+    }
+
+    fn synchronize(&self, bytes: NonNull<u8>, len: usize, content: Content) {
+        self.inner.synchronize(bytes, len, content);
+    }
+
+    fn activate(&self, root: Root) {
+        self.inner.activate(root);
+    }
+}
+
+/// Accessed and dirty of a leaf.
+const MARKS: u64 = 0b11 << 8;
+
+impl Format for Tampered<Ept> {
+    type Root = Root;
+
+    fn geometry(&self) -> Geometry {
+        self.inner.geometry()
+    }
+
+    fn root(&self, table: PhysAddr) -> Root {
+        self.inner.root(table)
+    }
+
+    fn output_bits(&self) -> u32 {
+        self.inner.output_bits()
+    }
+
+    fn maps(&self, level: Level) -> bool {
+        self.inner.maps(level)
+    }
+
+    fn check(&self, flags: MappingFlags) -> Result<(), Inexpressible> {
+        match self.fault {
+            Some(Fault::WriteOnly) if flags == MappingFlags::WRITE => Ok(()),
+            _ => self.inner.check(flags),
+        }
+    }
+
+    fn allowed(&self, level: Level, flags: MappingFlags) -> MappingFlags {
+        match self.fault {
+            Some(Fault::NeverSplit) => flags,
+            _ => self.inner.allowed(level, flags),
+        }
+    }
+
+    fn absent(&self) -> u64 {
+        self.inner.absent()
+    }
+
+    fn table(&self, at: PhysAddr) -> u64 {
+        self.inner.table(at)
+    }
+
+    fn leaf(&self, level: Level, leaf: &Leaf) -> u64 {
+        self.inner.leaf(level, leaf)
+    }
+
+    fn mark(&self, level: Level, entry: u64) -> u64 {
+        self.inner.mark(level, entry)
+    }
+
+    fn busy(&self) -> u64 {
+        self.inner.busy()
+    }
+
+    fn decode(&self, level: Level, entry: u64) -> Entry {
+        self.inner.decode(level, entry)
+    }
+
+    fn with_flags(&self, level: Level, entry: u64, flags: MappingFlags) -> u64 {
+        let kept = if self.fault == Some(Fault::MarksLost) { entry & !MARKS } else { entry };
+        self.inner.with_flags(level, kept, flags)
+    }
+
+    fn touched(&self, level: Level, entry: u64, access: Access) -> u64 {
+        self.inner.touched(level, entry, access)
+    }
+
+    fn stable(&self, level: Level, entry: u64) -> u64 {
+        self.inner.stable(level, entry)
+    }
+
+    fn change(&self, level: Level, old: u64, new: u64) -> Change {
+        self.inner.change(level, old, new)
+    }
+
+    fn denials(&self) -> Denials {
+        self.inner.denials()
+    }
+}

@@ -1,0 +1,66 @@
+//! Each fault, put in: the scenarios that see it.
+
+use std::panic::{self, AssertUnwindSafe};
+
+use stage2_scenarios::{Scenario, Stop, scenarios};
+
+use crate::{
+    faults::Fault,
+    machine::{Kind, Model},
+};
+
+fn complaint(kind: Kind, fault: Fault, scenario: &Scenario<Model>) -> Option<(&'static str, String)> {
+    let model = Model::faulty(kind, fault);
+    let verdict = panic::catch_unwind(AssertUnwindSafe(|| (scenario.run)(&model)));
+    let reason = match (verdict, model.complaints().first()) {
+        (Err(_), _) => "a panic".to_owned(),
+        (_, Some(rule)) => format!("{rule:?}"),
+        (Ok(Err(Stop::Failed(_))), None) => "the guest's own eyes".to_owned(),
+        (Ok(Ok(()) | Err(Stop::Skipped(_))), None) => return None,
+    };
+    Some((scenario.name, reason))
+}
+
+#[track_caller]
+fn must_be_seen(kinds: &[Kind], fault: Fault) {
+    for &kind in kinds {
+        let seen: Vec<_> =
+            scenarios::<Model>().iter().filter_map(|scenario| complaint(kind, fault, scenario)).collect();
+        println!("{fault:?} on {kind:?}: seen by {} scenarios", seen.len());
+        for (name, reason) in &seen {
+            println!("  {name}: {reason}");
+        }
+        assert!(!seen.is_empty(), "nothing sees {fault:?} on {kind:?}");
+    }
+}
+
+macro_rules! faults {
+    ($($name:ident: $kinds:expr, $fault:ident;)*) => {
+        $(#[test]
+        fn $name() {
+            must_be_seen(&$kinds, Fault::$fault);
+        })*
+    };
+}
+
+faults! {
+    t4_no_invept: [Kind::Skylake, Kind::SandyBridge], NoInvept;
+    t4_invept_on_this_cpu_only: [Kind::Skylake, Kind::SandyBridge], LocalOnly;
+    t3_invlpg_instead: [Kind::Skylake, Kind::SandyBridge], Invlpg;
+    t6_freed_before_the_shootdown_was_answered: [Kind::Skylake], TooEarly;
+    e5_write_without_read: [Kind::Skylake, Kind::SandyBridge], WriteOnly;
+    e5_a_leaf_that_the_cpu_lacks: [Kind::SandyBridge], LargeLeaf;
+    e6_marks_lost_in_protect: [Kind::Skylake], MarksLost;
+    a_large_leaf_that_is_never_split: [Kind::Guarded], NeverSplit;
+}
+
+/// The scale is right: nothing is seen where nothing is wrong.
+#[test]
+fn nothing_where_nothing_is_wrong() {
+    for scenario in scenarios::<Model>() {
+        let model = Model::new(Kind::Skylake);
+        let verdict = (scenario.run)(&model);
+        assert!(!matches!(verdict, Err(Stop::Failed(_))), "{}: {verdict:?}", scenario.name);
+        assert_eq!(model.complaints(), [], "{}", scenario.name);
+    }
+}
