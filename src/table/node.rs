@@ -89,7 +89,7 @@ impl<F: Format, M: Frames> Context<F, M> {
     /// The table at `at` is not linked any more, no CPU can walk it, and it is freed once.
     pub(super) unsafe fn free_table(&self, at: PhysAddr, level: Level) {
         // SAFETY: the caller's promise.
-        drop(unsafe { Owned::from_raw(&self.frames, at, self.table_pages(level)) });
+        unsafe { self.frames.free(at, self.table_pages(level)) }
     }
 
     /// Frees `pages` frames from `at` on, if the leaf that mapped them owned them.
@@ -100,7 +100,7 @@ impl<F: Format, M: Frames> Context<F, M> {
         if owner == Owner::Space {
             retire(self.frames.pointer(at), pages * PAGE_SIZE_4K);
             // SAFETY: the caller's promise; the leaf's mark says that the space allocated them.
-            drop(unsafe { Owned::from_raw(&self.frames, at, pages) });
+            unsafe { self.frames.free(at, pages) }
         }
     }
 
