@@ -363,12 +363,16 @@ fn intel() -> Ept {
 
 #[test]
 fn every_operation_on_arms_tables_happens_or_does_not() {
-    cases().iter().for_each(|case| starve(&arm(), case));
+    for case in cases() {
+        starve(&arm(), &case);
+    }
 }
 
 #[test]
 fn every_operation_on_intels_tables_happens_or_does_not() {
-    cases().iter().for_each(|case| starve(&intel(), case));
+    for case in cases() {
+        starve(&intel(), &case);
+    }
 }
 
 #[test]
