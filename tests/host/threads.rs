@@ -18,8 +18,9 @@ use std::{
 
 use memory_addr::PAGE_SIZE_4K as PAGE;
 use stage2::{
-    Access, Cause, Config, Content, CpuId, Error, Fault, GuestPhysAddr, GuestSpace, Invalidate, LeafPolicy, LockFamily,
-    Mapping, MappingFlags, Origin, Outcome, Platform, Populate, Reach, Scope, Spin, Unreachable,
+    Access, Cause, Config, Content, CpuId, Error, Fault, Frames, GuestPhysAddr, GuestSpace, Invalidate, LeafPolicy,
+    LockFamily, Mapping, MappingFlags, Origin, Outcome, PhysAddr, Pieces, Platform, Populate, Reach, Scope, Spin,
+    Unreachable,
     aarch64::{Root, Stage2, Vmid},
 };
 use stage2_model::{Failure, Memory, Pool};
@@ -63,11 +64,43 @@ impl Invalidate<Root> for NoGuest {
     fn activate(&self, _: Root) {}
 }
 
+/// Frames that, when it is so arranged, nobody of four gets before all have asked: then all bring theirs at once.
+#[derive(Clone)]
+struct Meeting {
+    pool: Pool,
+    place: Arc<(AtomicBool, Barrier)>,
+}
+
+// SAFETY: all of it is the pool's.
+#[allow(unsafe_code, reason = "implements the crate's unsafe trait")]
+unsafe impl Frames for Meeting {
+    fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr> {
+        let at = self.pool.allocate(count, align);
+        if self.place.0.load(Ordering::Acquire) {
+            self.place.1.wait();
+        }
+        at
+    }
+
+    unsafe fn free(&self, at: PhysAddr, count: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { self.pool.free(at, count) }
+    }
+
+    fn pointer(&self, at: PhysAddr) -> NonNull<u8> {
+        self.pool.pointer(at)
+    }
+
+    fn pieces(&self) -> Pieces {
+        self.pool.pieces()
+    }
+}
+
 struct Parts;
 
 impl Platform for Parts {
     type Format = Stage2;
-    type Frames = Pool;
+    type Frames = Meeting;
     type Invalidate = NoGuest;
 }
 
@@ -75,6 +108,7 @@ impl Platform for Parts {
 struct Board<L: LockFamily = Spin<16>> {
     memory: Arc<Memory>,
     invalidations: NoGuest,
+    frames: Meeting,
     space: GuestSpace<Parts, L>,
     /// The frames of a space in which nothing is mapped.
     empty: u64,
@@ -85,14 +119,21 @@ impl<L: LockFamily> Board<L> {
         let memory = Memory::new(0, 64 << 20);
         let invalidations = NoGuest::default();
         let capabilities = stage2_model::capabilities(&stage2_model::arm::Config::default());
+        let place = Arc::new((AtomicBool::new(false), Barrier::new(4)));
+        let frames = Meeting { pool: Pool::new(&memory), place };
         let space = GuestSpace::new(Config {
             format: Stage2::new(&capabilities, 40, Vmid(1)).expect("40 bits"),
-            frames: Pool::new(&memory),
+            frames: frames.clone(),
             invalidate: invalidations.clone(),
             cpus: 4,
         });
         let space = space.expect("a space");
-        Self { empty: memory.allocated(), memory, invalidations, space }
+        Self { empty: memory.allocated(), memory, invalidations, frames, space }
+    }
+
+    /// From now on, or no more, four threads wait for each other with each frame that they allocate.
+    fn meet(&self, armed: bool) {
+        self.frames.place.0.store(armed, Ordering::Release);
     }
 
     /// Every frame is in one place, and in the books.
@@ -180,6 +221,37 @@ fn one_of_all_faults_on_a_page_resolves_it() {
         assert_eq!(resolved.load(Ordering::Relaxed), leaves);
         assert_eq!(board.space.stats().faults, 4 * COUNT as u64, "faults are lost");
         assert_eq!(board.space.stats().owned_frames, COUNT);
+        board.end();
+    }
+}
+
+/// H25: four CPUs bring a frame each, and tables, to the same place at the same time; what three bring goes back.
+#[test]
+fn whoever_comes_second_frees_what_it_brought() {
+    for (mapping, pages) in [(LAZY, 1), (LAZY_BLOCKS, 512)] {
+        let board = Board::<Spin<16>>::new();
+        board.space.map(range(RAM, 6 * BLOCK), mapping, RW).expect("a lazy area");
+        // Beside a page that is there already, in a fresh table, and with tables of two levels missing.
+        let far = RAM + (2 << 30);
+        board.space.map(range(far, BLOCK), mapping, RW).expect("a lazy area");
+        board.space.write_obj(gpa(RAM), 1_u64).expect("memory");
+        let places = [RAM + BLOCK - PAGE, RAM + BLOCK, RAM + 3 * BLOCK, RAM + 3 * BLOCK + PAGE, far];
+        let fresh: usize = if mapping == LAZY { 5 } else { 3 };
+        let resolved = AtomicUsize::new(0);
+        board.meet(true);
+        let all = |cpu: usize| {
+            for at in places {
+                match board.space.fault(CpuId(cpu), fault(at, Access::Write, Cause::Translation)) {
+                    Ok(Outcome::Resolved) => drop(resolved.fetch_add(1, Ordering::Relaxed)),
+                    Ok(Outcome::Retry) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        race(&[&all, &all, &all, &all]);
+        board.meet(false);
+        assert_eq!(resolved.load(Ordering::Relaxed), fresh);
+        assert_eq!(board.space.stats().owned_frames, (1 + fresh) * pages);
         board.end();
     }
 }
