@@ -37,7 +37,7 @@ bitflags! {
     /// What a CPU gets wrong.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Errata: u32 {
-        /// Cortex-A57 1319537, Cortex-A72 1319367: a translation that EL2 speculates for EL1 mixes the `VTTBR_EL2` of
+        /// Cortex-A57 1319537, Cortex-A72 1319367, Cortex-A55 1530923, Cortex-A76 1165522: a translation that EL2 speculates for EL1 mixes the `VTTBR_EL2` of
         /// one guest with the stage-1 registers of another, and is cached (H2). [`Tlb`](super::Tlb) keeps it from
         /// invalidations; who changes guests sets `TCR_EL1.EPD0` and `EPD1` before [`activate`](crate::Invalidate::activate)
         /// and loads the next guest's `TCR_EL1` last.
@@ -163,8 +163,10 @@ fn features(registers: IdRegisters) -> Features {
 
 fn errata(midr: u64) -> Errata {
     const ARM: u64 = 0x41;
+    const CORTEX_A55: u64 = 0xd05;
     const CORTEX_A57: u64 = 0xd07;
     const CORTEX_A72: u64 = 0xd08;
+    const CORTEX_A76: u64 = 0xd0b;
     if midr >> 24 & 0xff != ARM {
         return Errata::empty();
     }
@@ -173,6 +175,7 @@ fn errata(midr: u64) -> Errata {
     match midr >> 4 & 0xfff {
         CORTEX_A57 if release <= (1, 2) => Errata::all(),
         CORTEX_A57 | CORTEX_A72 => Errata::SPECULATIVE_TRANSLATION,
+        CORTEX_A55 | CORTEX_A76 if release <= (2, 0) => Errata::SPECULATIVE_TRANSLATION,
         _ => Errata::empty(),
     }
 }
@@ -249,6 +252,10 @@ mod tests {
         assert_eq!(errata(0x411f_d072), Errata::all(), "Cortex-A57 r1p2");
         assert_eq!(errata(0x411f_d073), Errata::SPECULATIVE_TRANSLATION, "Cortex-A57 r1p3");
         assert_eq!(errata(0x410f_d083), Errata::SPECULATIVE_TRANSLATION, "Cortex-A72");
+        for part in [0xd05, 0xd0b] {
+            assert_eq!(errata(0x412f_0000 | part << 4), Errata::SPECULATIVE_TRANSLATION, "{part:#x} r2p0");
+            assert_eq!(errata(0x413f_0000 | part << 4), Errata::empty(), "{part:#x} r3p0");
+        }
         assert_eq!(errata(0x421f_d070), Errata::empty(), "somebody else's part");
     }
 

@@ -75,8 +75,8 @@ impl Unresolved {
 
 /// `PAR_EL1.F`: the translation failed.
 const PAR_FAILED: u64 = 1 << 0;
-/// `PAR_EL1.PA`, \[47:12\].
-const PAR_ADDRESS: u64 = ((1 << 48) - 1) & !0xfff;
+/// `PAR_EL1.PA`, \[51:12\]; the top four are zero on CPUs without `FEAT_LPA`.
+const PAR_ADDRESS: u64 = ((1 << 52) - 1) & !0xfff;
 
 /// EC of an instruction abort from a lower Exception level.
 const INSTRUCTION_ABORT: u8 = 0x20;
@@ -135,7 +135,7 @@ impl Syndrome {
     /// The page from HPFAR, which is the guest's table with S1PTW; what is below it from FAR (F5).
     fn gpa(self) -> GuestPhysAddr {
         // FIPA, [43:4], is bits 51:12 of the address.
-        let page = (self.hpfar & 0xff_ffff_fff0) << 8;
+        let page = (self.hpfar & 0xfff_ffff_fff0) << 8;
         let offset = if self.has(FAR_NOT_VALID) || self.has(STAGE1_WALK) { 0 } else { self.far };
         address(page, offset)
     }

@@ -1,7 +1,12 @@
 //! Reading the map: for other code, and for people.
 
 use alloc::vec::Vec;
-use core::{fmt, sync::atomic::Ordering};
+use core::{
+    fmt::{self, Write as _},
+    sync::atomic::Ordering,
+};
+
+use arrayvec::ArrayString;
 
 use super::{GuestSpace, Platform};
 use crate::{
@@ -220,7 +225,10 @@ impl fmt::Display for Bytes {
             10..20 => (self.0 >> 10, "KiB"),
             _ => (self.0, "B"),
         };
-        f.pad_integral(true, "", alloc::format!("{count} {unit}").as_str())
+        // The longest number, and its unit: who looks at a space may have no memory left.
+        let mut text = ArrayString::<24>::new();
+        write!(text, "{count} {unit}")?;
+        f.pad_integral(true, "", &text)
     }
 }
 

@@ -44,6 +44,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     events: Vec<Event>,
+    synchronized: Vec<(PhysAddr, usize, Content)>,
     used: BTreeSet<usize>,
     next: usize,
     /// How many more allocations succeed.
@@ -51,6 +52,7 @@ struct State {
     deaf: Option<CpuId>,
     refusing: Option<CpuId>,
     on_interrupt: Option<Arc<dyn Fn(CpuId) + Send + Sync>>,
+    on_allocation: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 // SAFETY: the memory is reached through `Frames::pointer` under the crate's rules; everything else is behind the mutex.
@@ -91,6 +93,11 @@ impl Board {
         std::mem::take(&mut self.state().events)
     }
 
+    /// Which memory was brought in step with the caches since the last call, and for what.
+    pub fn synchronized(&self) -> Vec<(PhysAddr, usize, Content)> {
+        std::mem::take(&mut self.state().synchronized)
+    }
+
     /// How many pages are allocated.
     pub fn allocated(&self) -> usize {
         self.state().used.len()
@@ -116,6 +123,11 @@ impl Board {
         self.state().on_interrupt = Some(handler);
     }
 
+    /// What happens at the next allocation, before it.
+    pub fn on_allocation(&self, once: Arc<dyn Fn() + Send + Sync>) {
+        self.state().on_allocation = Some(once);
+    }
+
     fn log(&self, event: Event) {
         self.state().events.push(event);
     }
@@ -131,6 +143,10 @@ impl Drop for Shared {
 // SAFETY: pages are marked as used before they are given out; the pointer is into the board's memory.
 unsafe impl Frames for Board {
     fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr> {
+        let once = self.state().on_allocation.take();
+        if let Some(once) = once {
+            once();
+        }
         let mut state = self.state();
         if let Some(left) = &mut state.left {
             *left = left.checked_sub(1)?;
@@ -221,7 +237,10 @@ impl Invalidate<u64> for Board {
         Ok(())
     }
 
-    fn synchronize(&self, _bytes: NonNull<u8>, _len: usize, _content: Content) {}
+    fn synchronize(&self, bytes: NonNull<u8>, len: usize, content: Content) {
+        let at = PhysAddr::from_usize(bytes.as_ptr().addr() - self.0.memory.as_ptr().addr());
+        self.state().synchronized.push((at, len, content));
+    }
 
     fn activate(&self, _root: u64) {}
 }

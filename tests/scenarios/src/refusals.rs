@@ -1,6 +1,6 @@
 //! Bad input gets an error that names the range, and changes nothing; what a person reads about a space is true.
 
-use crate::words::*;
+use crate::prelude::*;
 
 /// Overlaps name both ranges (A8).
 ///
