@@ -33,6 +33,8 @@ pub enum Step {
     Package,
     /// The scenarios at EL2, on each model of CPU
     Qemu,
+    /// The scenarios under VMX, on each model of CPU
+    Bochs,
     /// A guest boots while its pages move
     Demo,
 }
@@ -52,6 +54,7 @@ impl Step {
             Self::Doc => steps::doc(),
             Self::Package => steps::package(),
             Self::Qemu => steps::qemu(),
+            Self::Bochs => steps::bochs(),
             Self::Demo => steps::demo(),
         }
     }
@@ -116,7 +119,7 @@ mod tests {
 
     #[test]
     fn without_a_choice_every_step_runs() {
-        assert_eq!(selected(&[]).len(), 9);
+        assert_eq!(selected(&[]).len(), 10);
     }
 
     #[test]

@@ -10,14 +10,15 @@ use core::{
 
 use x86::{
     Ring,
-    apic::{ApicId, DeliveryMode, DeliveryStatus, DestinationMode, DestinationShorthand, Icr, Level, TriggerMode},
     dtables::{DescriptorTablePointer, lgdt, lidt},
-    msr::{IA32_APIC_BASE, IA32_X2APIC_ICR, IA32_X2APIC_SIVR, rdmsr, wrmsr},
     segmentation::{SegmentSelector, load_ds, load_es, load_ss},
     task::load_tr,
 };
 
-use super::boot;
+use super::{
+    apic::{self, Message},
+    boot,
+};
 
 unsafe extern "C" {
     /// The first of 32 entries, 16 bytes apart.
@@ -31,7 +32,7 @@ pub const MOST: usize = 8;
 const STACK: usize = 64 << 10;
 /// The ROM's two words: where a secondary CPU goes on, and with what.
 const MAILBOX: usize = 0x500;
-/// The SIPI vector that leads to the ROM's beginning.
+/// The page that shows the ROM's beginning below 1 MiB: the SIPI vector.
 const ROM: u8 = 0xf0;
 /// How often a CPU that was started is looked for.
 const PATIENCE: usize = 1_000_000;
@@ -91,7 +92,7 @@ impl Segments {
     }
 }
 
-/// What every CPU does first: segments, exceptions, the local APIC in x2APIC mode.
+/// What every CPU does first: segments, exceptions, the local APIC.
 pub(super) fn prepare() {
     SEGMENTS[affinity() as usize].load();
     for (vector, descriptor) in EXCEPTIONS.as_chunks::<2>().0.iter().enumerate() {
@@ -101,12 +102,9 @@ pub(super) fn prepare() {
         descriptor[0].store(low, Ordering::Relaxed);
         descriptor[1].store(stub >> 32, Ordering::Relaxed);
     }
-    // SAFETY: the gates lead to the stubs below; the APIC's registers, which nobody else uses.
-    unsafe {
-        lidt(&DescriptorTablePointer::new(&EXCEPTIONS));
-        wrmsr(IA32_APIC_BASE, rdmsr(IA32_APIC_BASE) | 1 << 11 | 1 << 10);
-        wrmsr(IA32_X2APIC_SIVR, 0x1ff);
-    }
+    // SAFETY: the gates lead to the stubs below.
+    unsafe { lidt(&DescriptorTablePointer::new(&EXCEPTIONS)) }
+    apic::prepare();
 }
 
 /// The number of this CPU's local APIC: 0 on the first, and counted up.
@@ -137,9 +135,9 @@ pub fn start(affinity: u64, main: extern "C" fn(u64) -> !, argument: u64) -> Res
     let mailbox = core::ptr::with_exposed_provenance_mut::<[u64; 2]>(MAILBOX);
     // SAFETY: the ROM's words, in memory that nothing else uses.
     unsafe { mailbox.write_volatile([boot::start_secondary as *const () as u64, &raw const *start as u64]) }
-    send(affinity, DeliveryMode::Init, 0);
-    for vector in [ROM, ROM] {
-        send(affinity, DeliveryMode::StartUp, vector);
+    apic::send(affinity, Message::Init);
+    for page in [ROM, ROM] {
+        apic::send(affinity, Message::Start(page));
         for _ in 0..PATIENCE {
             if STARTED.load(Ordering::SeqCst) != before {
                 return Ok(());
@@ -157,35 +155,24 @@ pub(super) fn say_started() {
 
 /// Sends an NMI to a CPU: in a guest it makes it leave, elsewhere it has it do what [`on_nmi`] says.
 pub fn interrupt(affinity: u64) {
-    send(affinity, DeliveryMode::NMI, 0);
+    apic::send(affinity, Message::Nmi);
+}
+
+/// Executes an IRET to the next instruction.
+pub(super) fn unblock_nmis() {
+    // SAFETY: all that it loads is as it was.
+    unsafe {
+        asm!(
+            "mov {stack}, rsp", "push {data}", "push {stack}", "pushfq", "push {code}", "lea {stack}, [rip + 2f]",
+            "push {stack}", "iretq", "2:",
+            stack = out(reg) _, data = in(reg) u64::from(DATA.bits()), code = in(reg) u64::from(CODE.bits()),
+        );
+    }
 }
 
 /// What an NMI does that meets the hypervisor itself.
 pub fn on_nmi(handler: fn()) {
     ON_NMI.store(handler as usize, Ordering::SeqCst);
-}
-
-fn send(affinity: u64, mode: DeliveryMode, vector: u8) {
-    let to = ApicId::X2Apic(affinity as u32);
-    let physical = DestinationMode::Physical;
-    let command = Icr::for_x2apic(
-        vector,
-        to,
-        DestinationShorthand::NoShorthand,
-        mode,
-        physical,
-        DeliveryStatus::Idle,
-        Level::Assert,
-        TriggerMode::Edge,
-    );
-    // What this CPU wrote before is visible to the other before it hears of it: writing the register orders nothing by
-    // itself (Intel SDM Vol. 3A, 11.12.3).
-    core::sync::atomic::fence(Ordering::SeqCst);
-    // SAFETY: the command register; what it does to the other CPU is what the caller wants.
-    unsafe {
-        asm!("lfence", options(nostack, preserves_flags));
-        wrmsr(IA32_X2APIC_ICR, u64::from(command.upper()) << 32 | u64::from(command.lower()));
-    }
 }
 
 /// An exception in the hypervisor itself: an NMI, or a bug.

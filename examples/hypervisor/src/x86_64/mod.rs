@@ -1,6 +1,7 @@
 //! VMX root operation on a PC without a BIOS: the ROM beside this crate maps the first 4 GiB where they stand and jumps
 //! to 1 MiB.
 
+mod apic;
 pub mod boot;
 pub mod cpu;
 pub mod power;

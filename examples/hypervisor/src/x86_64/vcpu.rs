@@ -15,7 +15,7 @@ use x86::{
 
 pub use super::state::Mode;
 use super::{
-    state,
+    cpu, state,
     vmx::{self, Region},
 };
 
@@ -298,11 +298,15 @@ impl Vcpu {
         }
     }
 
-    /// The guest does not block NMIs: one that made it exit was not delivered to it (Bochs says that it was).
+    /// An NMI that caused an exit is over once somebody knows of it: neither the guest nor this CPU blocks further ones.
+    ///
+    /// The CPU does until it executes an IRET (25.5.1.1 and 28.4.3); Bochs blocks them even past a VM entry that should
+    /// end it, and notes in the guest's state what is none of its.
     fn unblock_nmis(&self) {
         const BLOCKED: u64 = 1 << 3;
         let state = self.read(guest::INTERRUPTIBILITY_STATE);
         self.write(guest::INTERRUPTIBILITY_STATE, state & !BLOCKED);
+        cpu::unblock_nmis();
     }
 }
 
