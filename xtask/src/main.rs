@@ -2,6 +2,7 @@
 //! guest's own checks passed; `test` runs every check that the project has.
 
 mod apt;
+mod board;
 mod bochs;
 mod demo;
 mod guest;
@@ -28,7 +29,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Boot a guest under the example hypervisor in QEMU and judge it by its own words
+    /// Boot a guest under the example hypervisor in an emulator and judge it by its own words
     Demo(demo::Options),
     /// Run every check, or those that are named; the last line counts them
     Test(test::Options),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use crate::board::Arch;
 use crate::demo::{self, Kind, Leaf};
 use crate::process::{self, End, Heard, Job, quietly};
 use crate::workspace::{AARCH64, RISCV64, X86_64, bare_metal_program, build_bare_metal, cargo, root};
@@ -131,7 +132,8 @@ pub fn bochs() -> Result<Outcome> {
         for cpus in CPU_COUNTS {
             let name = format!("{model}-{cpus}");
             let program = "stage2-bochs";
-            let ready = bochs::Machine { name: &name, model, cpus, memory: PC_MEMORY, program }.prepare()?;
+            let ready =
+                bochs::Machine { name: &name, model, cpus, memory: PC_MEMORY, program, data: Vec::new() }.prepare()?;
             total += run_suite("bochs", model, cpus, ready.command, EMULATING)
                 .with_context(|| format!("what Bochs says itself is in {}", ready.log.display()))?;
         }
@@ -164,6 +166,7 @@ fn run_suite(emulator: &str, model: &str, cpus: usize, command: Command, limit: 
 /// The small guest at once, then the hardest setting that is still quick: two CPUs, small leaves, pages that move.
 pub fn demo() -> Result<Outcome> {
     let tiny = demo::Options {
+        arch: Arch::Aarch64,
         smp: 1,
         leaf: Leaf::TwoMegabytes,
         torture: false,
@@ -172,8 +175,8 @@ pub fn demo() -> Result<Outcome> {
         initrd: None,
         watch: false,
         quiet: true,
-        rounds: 2,
-        fill_mb: 64,
+        rounds: Some(2),
+        fill_mb: Some(64),
         limit: 300,
     };
     let hard = demo::Options { smp: 2, leaf: Leaf::FourKilobytes, torture: true, guest: None, ..tiny.clone() };
