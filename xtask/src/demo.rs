@@ -182,12 +182,12 @@ fn linux(options: &Options) -> Result<Option<Linux>> {
 
 /// Bochs is slower than QEMU by far, and its guest's memory is smaller.
 fn workload(options: &Options) -> Workload {
-    let (rounds, fill_mb, end) = match options.arch {
-        Arch::Aarch64 => (4, 160, Ending::PowerOff),
-        Arch::X86_64 => (1, 16, Ending::Reboot),
+    let (rounds, random_kb, fill_mb, end) = match options.arch {
+        Arch::Aarch64 => (4, 1024, 160, Ending::PowerOff),
+        Arch::X86_64 => (1, 128, 8, Ending::Reboot),
     };
     let chosen = |choice: Option<u16>, usual| choice.map_or(usual, usize::from);
-    Workload { rounds: chosen(options.rounds, rounds), fill_mb: chosen(options.fill_mb, fill_mb), end }
+    Workload { rounds: chosen(options.rounds, rounds), random_kb, fill_mb: chosen(options.fill_mb, fill_mb), end }
 }
 
 fn watch_console(options: &Options, command: std::process::Command) -> Result<Finished> {
