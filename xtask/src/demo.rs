@@ -38,7 +38,7 @@ pub struct Options {
     /// A Linux kernel of your own (an uncompressed arm64 Image, or a bzImage)
     #[arg(long, value_name = "FILE", requires = "initrd")]
     pub kernel: Option<PathBuf>,
-    /// Its initramfs, whose init ends with the line "guest: workload ok" and powers off (on x86_64: resets)
+    /// Its initramfs, whose init ends with the line "guest: workload ok" and powers off (on a PC: resets)
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub initrd: Option<PathBuf>,
     /// Show the whole console, the guest's kernel included
@@ -155,7 +155,8 @@ fn prepare(options: &Options) -> Result<Prepared> {
     };
     let (cpus, leaf) = (usize::from(options.smp), options.leaf.name());
     let moved = if options.torture { ", its pages moved all the time" } else { "" };
-    let what = format!("the {name} guest: {cpus} CPU(s), {leaf} leaves{moved}");
+    let arch = options.arch.target().split('-').next().unwrap_or_default();
+    let what = format!("the {name} guest on {arch}: {cpus} CPU(s), {leaf} leaves{moved}");
     Ok(Prepared { demo: Demo { guest, cpus, leaf, torture }, expected: Expected { torture, sums }, name, what })
 }
 
