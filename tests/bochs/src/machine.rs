@@ -181,6 +181,11 @@ impl Machine for Bochs {
         if self.capabilities.features.contains(Features::LEAF_1G) { 1 << 30 } else { 1 << 21 }
     }
 
+    fn rounds(&self, most: u64) -> u64 {
+        // The emulator interleaves the CPUs every few instructions: it needs fewer.
+        most / 4
+    }
+
     fn used(&self, space: &GuestSpace<Parts>, at: GuestPhysAddr) -> Option<Used> {
         let leaf = Entry::leaf(space, at.as_usize());
         Some(match (leaf.has(ACCESSED), leaf.has(DIRTY)) {
