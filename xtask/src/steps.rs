@@ -131,9 +131,11 @@ pub fn bochs() -> Result<Outcome> {
         for cpus in CPU_COUNTS {
             let name = format!("{model}-{cpus}");
             let program = "stage2-bochs";
-            let ready = bochs::Machine { name: &name, model, cpus, memory: PC_MEMORY, program }.prepare()?;
-            total += run_suite("bochs", model, cpus, ready.command, EMULATING)
-                .with_context(|| format!("what Bochs says itself is in {}", ready.log.display()))?;
+            let machine = bochs::Machine { name: &name, model, cpus, memory: PC_MEMORY, program };
+            let bochs::Ready { command, log, turns } = machine.prepare()?;
+            total += run_suite("bochs", model, cpus, command, EMULATING)
+                .with_context(|| format!("what Bochs says itself is in {}", log.display()))?;
+            drop(turns);
         }
     }
     Ok(Outcome::Passed(format!("{total} tests on {} PCs", PC_MODELS.len() * CPU_COUNTS.len())))
