@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use stage2_model::{
     Memory, Rule,
-    ept::{Access, Config, Entry, Exit, Features, Guest, Machine, decode},
+    ept::{Access, Config, Entry, Exit, Features, Guest, Machine, Reset, decode},
 };
 
 const WB: u64 = 6 << 3;
@@ -175,6 +175,34 @@ fn what_is_freed_while_no_guest_runs_must_be_forgotten_before_one_does() {
         let came = bench.machine.access(1, GPA, Access::Read).unwrap();
         assert_eq!(came == 2, invept);
         assert_eq!(bench.broken().contains(&Rule::FreedWhileReachable), !invept);
+    }
+}
+
+#[test]
+fn a_pointer_must_be_flushed_before_its_first_use_and_when_its_root_was_anothers() {
+    let memory = Memory::new(0x10_0000, 1 << 20);
+    let machine = Machine::new(&memory, Config { reset: Reset::Unknown, ..Config::default() });
+    let broken = || !machine.take_violations().is_empty();
+    let root = memory.allocate(1, 4096).unwrap();
+    let eptp = root | 3 << 3 | 6;
+    let enter = |cpu| {
+        machine.enter(cpu, eptp);
+        machine.stop(cpu);
+    };
+    enter(0);
+    assert!(broken());
+    machine.invept(0, eptp);
+    machine.invept_all(1);
+    (0..2).for_each(enter);
+    assert!(!broken());
+    memory.release(root, 1, stage2::Pieces::Any);
+    assert_eq!(memory.allocate(1, 4096), Some(root));
+    for cpu in 0..2 {
+        enter(cpu);
+        assert!(broken(), "{cpu}");
+        machine.invept(cpu, eptp);
+        enter(cpu);
+        assert!(!broken(), "{cpu}");
     }
 }
 
