@@ -15,7 +15,9 @@
 //! - **Exit reasons 48 and 49**: [`decode`], then `fault`. What it resolves is tried again by entering; where the exit
 //!   happened while an event was delivered ("IDT-vectoring information"), the event is injected again.
 //! - **Other CPUs** are reached by the [`Interrupt`] hook: an NMI or an IPI that makes the guest exit, whose handler calls
-//!   `flush` of the space that its CPU runs. The hook need not wait: the space does, for CPUs in the guest alone.
+//!   `flush` of the space that its CPU runs. An NMI may come when the CPU is still, or again, in the hypervisor, between
+//!   `enter` and `leave`: the handler calls `flush` there too. The hook need not wait: the space does, for CPUs in the
+//!   guest alone.
 //!
 //! ```
 //! use stage2::x86_64::ept::{Capabilities, Depth, Ept, Registers, Tlb};
