@@ -42,7 +42,9 @@ struct Cpu {
     flushed: AtomicU64,
     /// The newest flush that it was asked for and failed to make.
     refused: AtomicU64,
-    /// The virtual CPU that ran last, plus one.
+    /// Whether it ran the guest yet.
+    has_run: AtomicBool,
+    /// The virtual CPU that ran last.
     vcpu: AtomicUsize,
 }
 
@@ -68,6 +70,7 @@ impl Cpus {
             in_guest: AtomicBool::new(false),
             flushed: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            has_run: AtomicBool::new(false),
             vcpu: AtomicUsize::new(0),
         }));
         Some(Self { generation: AtomicU64::new(1), cpus })
@@ -82,8 +85,9 @@ impl Cpus {
         fence(Ordering::SeqCst);
         let generation = self.generation.load(Ordering::SeqCst);
         let flush = (this.flushed.load(Ordering::SeqCst) < generation).then_some(Generation(generation));
-        let before = this.vcpu.swap(vcpu.0 + 1, Ordering::Relaxed);
-        Some(Owed { flush, other_vcpu: before != 0 && before != vcpu.0 + 1 })
+        let has_run = this.has_run.swap(true, Ordering::Relaxed);
+        let before = this.vcpu.swap(vcpu.0, Ordering::Relaxed);
+        Some(Owed { flush, other_vcpu: has_run && before != vcpu.0 })
     }
 
     /// The CPU is out of the guest; `None` if there is no such CPU.
