@@ -85,7 +85,7 @@ impl Place {
         let threads = self.threads.load(Ordering::Acquire);
         if threads > 0 {
             let number = self.arrived.fetch_add(1, Ordering::AcqRel);
-            let all = (number / threads + 1) * threads;
+            let all = (number + 1).next_multiple_of(threads);
             let mut patience = 1000;
             while self.arrived.load(Ordering::Acquire) < all {
                 if patience > 0 {
