@@ -89,9 +89,9 @@ impl Place {
             let mut patience = 1000;
             while self.arrived.load(Ordering::Acquire) < all {
                 if patience > 0 {
-                    std::hint::spin_loop()
+                    std::hint::spin_loop();
                 } else {
-                    thread::yield_now()
+                    thread::yield_now();
                 }
                 patience = patience.max(1) - 1;
             }
