@@ -50,6 +50,7 @@ struct State {
     left: Option<usize>,
     deaf: Option<CpuId>,
     on_interrupt: Option<Arc<dyn Fn(CpuId) + Send + Sync>>,
+    on_allocation: Option<Box<dyn FnOnce() + Send>>,
 }
 
 // SAFETY: the memory is reached through `Frames::pointer` under the crate's rules; everything else is behind the mutex.
@@ -110,6 +111,11 @@ impl Board {
         self.state().on_interrupt = Some(handler);
     }
 
+    /// What happens elsewhere during the next allocation.
+    pub fn on_allocation(&self, event: impl FnOnce() + Send + 'static) {
+        self.state().on_allocation = Some(Box::new(event));
+    }
+
     fn log(&self, event: Event) {
         self.state().events.push(event);
     }
@@ -140,7 +146,11 @@ unsafe impl Frames for Board {
         state.next = first + count;
         let at = PhysAddr::from_usize(first * PAGE_SIZE_4K);
         state.events.push(Event::Allocated(at, count));
+        let elsewhere = state.on_allocation.take();
         drop(state);
+        if let Some(event) = elsewhere {
+            event();
+        }
         // SAFETY: the pages are ours until they are given out. Junk, since a guest must not see it.
         unsafe { self.pointer(at).write_bytes(0xa5, count * PAGE_SIZE_4K) }
         Some(at)
