@@ -84,6 +84,17 @@ pub fn unit() -> Result<Outcome> {
     }
 }
 
+/// Built beside everything else, since the flag would have everything else built again.
+pub fn loom() -> Result<Outcome> {
+    let mut test = cargo(["test", "--package", "stage2", "--lib", "cpus::model"]);
+    test.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", root().join("target/loom"));
+    let output = quietly("loom", test, TESTING)?;
+    match tests_passed(&output) {
+        0 => bail!("no model was run"),
+        count => Ok(Outcome::Passed(format!("{count} models"))),
+    }
+}
+
 /// The sum over all test programs' closing lines.
 fn tests_passed(output: &str) -> usize {
     let closing = output.lines().filter_map(|line| line.trim().strip_prefix("test result: ok. "));
