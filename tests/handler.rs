@@ -16,7 +16,7 @@ use page_table_multiarch::PagingHandler;
 use stage2::{
     Config, Content, CpuId, Frames, GuestPhysAddr, GuestPhysRange, GuestSpace, Handler, Invalidate, LeafPolicy,
     Mapping, MappingFlags, PhysAddr, Pieces, Platform, Populate, Reach, Scope, Unreachable,
-    x86_64::ept::{Capabilities, Depth, Ept, Root},
+    x86_64::ept::{Capabilities, Depth, Ept, Registers, Root},
 };
 
 const RAM: usize = 0x4000_0000;
@@ -101,7 +101,8 @@ fn space<const TEST: usize, const PIECEWISE: bool>(
     frames: Handler<Arena<TEST>, PIECEWISE>,
 ) -> GuestSpace<Parts<TEST, PIECEWISE>> {
     // IA32_VMX_EPT_VPID_CAP of a Skylake-X, on a host whose pointers are its physical addresses.
-    let format = Ept::new(&Capabilities::from_registers(0xf01_0673_4141, 48), Depth::Four).expect("four levels");
+    let registers = Registers { ept_vpid_cap: 0xf01_0673_4141, arch_capabilities: 0x40, physical_bits: 48 };
+    let format = Ept::new(&Capabilities::from_registers(registers), Depth::Four).expect("four levels");
     GuestSpace::new(Config { format, frames, invalidate: NoGuest, cpus: 1 }).expect("memory")
 }
 
