@@ -35,6 +35,8 @@ pub enum Step {
     Package,
     /// The scenarios at EL2, on each model of CPU
     Qemu,
+    /// The scenarios under VMX, on each model of CPU
+    Bochs,
     /// A guest boots while its pages move
     Demo,
 }
@@ -55,6 +57,7 @@ impl Step {
             Self::Doc => steps::doc(),
             Self::Package => steps::package(),
             Self::Qemu => steps::qemu(),
+            Self::Bochs => steps::bochs(),
             Self::Demo => steps::demo(),
         }
     }
