@@ -5,12 +5,12 @@
 //! in [`Cpus::enter`].
 
 use alloc::vec::Vec;
-use core::fmt;
+use core::{fmt, sync::atomic};
 
 #[cfg(not(loom))]
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 #[cfg(loom)]
-use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 /// A CPU's number: below the number of CPUs that the space was made for where a call brackets running the guest,
 /// any number elsewhere.
@@ -42,10 +42,11 @@ struct Cpu {
     flushed: AtomicU64,
     /// The newest flush that it was asked for and failed to make.
     refused: AtomicU64,
+    // Only the CPU itself looks at these two: nothing for a model to interleave.
     /// Whether it ran the guest yet.
-    has_run: AtomicBool,
+    has_run: atomic::AtomicBool,
     /// The virtual CPU that ran last.
-    vcpu: AtomicUsize,
+    vcpu: atomic::AtomicUsize,
 }
 
 /// What a CPU must do before it runs the guest.
@@ -70,8 +71,8 @@ impl Cpus {
             in_guest: AtomicBool::new(false),
             flushed: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-            has_run: AtomicBool::new(false),
-            vcpu: AtomicUsize::new(0),
+            has_run: atomic::AtomicBool::new(false),
+            vcpu: atomic::AtomicUsize::new(0),
         }));
         Some(Self { generation: AtomicU64::new(1), cpus })
     }
@@ -85,8 +86,8 @@ impl Cpus {
         fence(Ordering::SeqCst);
         let generation = self.generation.load(Ordering::SeqCst);
         let flush = (this.flushed.load(Ordering::SeqCst) < generation).then_some(Generation(generation));
-        let has_run = this.has_run.swap(true, Ordering::Relaxed);
-        let before = this.vcpu.swap(vcpu.0, Ordering::Relaxed);
+        let has_run = this.has_run.swap(true, atomic::Ordering::Relaxed);
+        let before = this.vcpu.swap(vcpu.0, atomic::Ordering::Relaxed);
         Some(Owed { flush, other_vcpu: has_run && before != vcpu.0 })
     }
 
