@@ -55,6 +55,11 @@ impl Executor for Narrator {
         1 << 48
     }
 
+    fn vtcr(&self) -> u64 {
+        // The space's own, which is active.
+        0x8005_3558
+    }
+
     fn hcr(&self) -> u64 {
         0
     }

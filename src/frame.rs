@@ -12,7 +12,8 @@ use page_table_multiarch::PagingHandler;
 ///
 /// # Safety
 /// - [`allocate`](Frames::allocate) answers memory that nobody else uses until it is freed, `count` pages of 4 KiB,
-///   aligned to `align`, below the CPU's physical address width.
+///   aligned to `align`, below 2^[`output_bits`](crate::Format::output_bits) of the space's format: what an entry does
+///   not hold of an address is cut off.
 /// - [`pointer`](Frames::pointer) of an address in allocated memory is valid for reads and writes of the rest of
 ///   its page, and of the pages behind it that were allocated with it, for as long as they are allocated. The same
 ///   holds for memory that is mapped linearly without [`DEVICE`](crate::MappingFlags::DEVICE), for as long as it is
@@ -97,7 +98,9 @@ impl<H, const PIECEWISE: bool> Clone for Handler<H, PIECEWISE> {
 // SAFETY: whoever made the value promised what the trait asks of `H`; the adapter only passes on.
 unsafe impl<H: PagingHandler + 'static, const PIECEWISE: bool> Frames for Handler<H, PIECEWISE> {
     fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr> {
-        H::alloc_frames(count, align)
+        let at = H::alloc_frames(count, align)?;
+        // What the hypervisor sees at address 0 no pointer reaches. It stays allocated, so that it comes but once.
+        if H::phys_to_virt(at).as_usize() == 0 { H::alloc_frames(count, align) } else { Some(at) }
     }
 
     unsafe fn free(&self, at: PhysAddr, count: usize) {

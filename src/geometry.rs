@@ -23,36 +23,42 @@ pub struct Geometry {
 impl Geometry {
     /// The number of bits in a guest-physical address that the tree translates.
     #[must_use]
+    #[inline]
     pub const fn input_bits(&self) -> u32 {
         self.shift(self.root_level) + self.root_index_bits
     }
 
     /// The first address that the tree does not translate.
     #[must_use]
+    #[inline]
     pub const fn limit(&self) -> usize {
         1 << self.input_bits()
     }
 
     /// A page's size in bytes.
     #[must_use]
+    #[inline]
     pub const fn page_size(&self) -> usize {
         1 << self.page_shift
     }
 
     /// log2 of the span of an entry of `level`.
     #[must_use]
+    #[inline]
     pub const fn shift(&self, level: Level) -> u32 {
         self.page_shift + self.index_bits * level.0 as u32
     }
 
     /// The bytes that an entry of `level` covers.
     #[must_use]
+    #[inline]
     pub const fn span(&self, level: Level) -> usize {
         1 << self.shift(level)
     }
 
     /// The number of entries in a table whose entries are of `level`.
     #[must_use]
+    #[inline]
     pub const fn entries(&self, level: Level) -> usize {
         if level.0 == self.root_level.0 { 1 << self.root_index_bits } else { 1 << self.index_bits }
     }
@@ -61,18 +67,21 @@ impl Geometry {
     ///
     /// `gpa` lies below [`limit`](Self::limit).
     #[must_use]
+    #[inline]
     pub fn index(&self, level: Level, gpa: GuestPhysAddr) -> usize {
         (gpa.as_usize() >> self.shift(level)) & (self.entries(level) - 1)
     }
 
     /// The pages that a table takes whose entries are of `level`.
     #[must_use]
+    #[inline]
     pub const fn table_pages(&self, level: Level) -> usize {
         (self.entries(level) * size_of::<u64>()).div_ceil(self.page_size())
     }
 
     /// The aligned range of the entry of `level` that translates `gpa`.
     #[must_use]
+    #[inline]
     pub fn entry_range(&self, level: Level, gpa: GuestPhysAddr) -> GuestPhysRange {
         let start = gpa.align_down(self.span(level));
         GuestPhysRange { start, end: start.wrapping_add(self.span(level)) }

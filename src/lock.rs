@@ -67,14 +67,17 @@ struct Stripe(RwLock<()>);
 unsafe impl<T: Send + Sync, const STRIPES: usize> Sync for Striped<T, STRIPES> {}
 
 /// [`Striped`] held shared.
+///
+/// It has the cell and no reference to the value: that would promise the compiler that nobody writes until the call is
+/// over which the guard is dropped in, and so beyond the release.
 pub struct Shared<'a, T> {
     _stripe: RwLockReadGuard<'a, ()>,
-    value: &'a T,
+    value: &'a UnsafeCell<T>,
 }
 
-/// [`Striped`] held exclusively.
+/// [`Striped`] held exclusively, likewise.
 pub struct Exclusive<'a, T, const STRIPES: usize> {
-    value: &'a mut T,
+    value: &'a UnsafeCell<T>,
     _stripes: [RwLockWriteGuard<'a, ()>; STRIPES],
 }
 
@@ -94,17 +97,14 @@ impl<T: Send + Sync, const STRIPES: usize> SpaceLock<T> for Striped<T, STRIPES> 
     }
 
     fn shared(&self, cpu: CpuId) -> Shared<'_, T> {
-        let stripe = self.stripes[cpu.0 % STRIPES].0.read();
-        // SAFETY: while one stripe is held shared nobody holds all of them, so there is no `&mut T`.
-        Shared { _stripe: stripe, value: unsafe { &*self.value.get() } }
+        Shared { _stripe: self.stripes[cpu.0 % STRIPES].0.read(), value: &self.value }
     }
 
     fn exclusive(&self) -> Exclusive<'_, T, STRIPES> {
         // `write()` starves while readers come and go; an upgradeable reader keeps new ones out. All take the
         // stripes in the same order.
         let stripes = array::from_fn(|index| self.stripes[index].0.upgradeable_read().upgrade());
-        // SAFETY: with every stripe held exclusively nobody else has a reference.
-        Exclusive { value: unsafe { &mut *self.value.get() }, _stripes: stripes }
+        Exclusive { value: &self.value, _stripes: stripes }
     }
 
     fn get_mut(&mut self) -> &mut T {
@@ -116,7 +116,8 @@ impl<T> Deref for Shared<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.value
+        // SAFETY: while one stripe is held shared nobody holds all of them, so there is no `&mut T`.
+        unsafe { &*self.value.get() }
     }
 }
 
@@ -124,12 +125,49 @@ impl<T, const STRIPES: usize> Deref for Exclusive<'_, T, STRIPES> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.value
+        // SAFETY: with every stripe held exclusively nobody else has a reference, and this one is the guard's.
+        unsafe { &*self.value.get() }
     }
 }
 
 impl<T, const STRIPES: usize> DerefMut for Exclusive<'_, T, STRIPES> {
     fn deref_mut(&mut self) -> &mut T {
-        self.value
+        // SAFETY: as above; the guard is borrowed mutably for as long.
+        unsafe { &mut *self.value.get() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{thread, vec::Vec};
+
+    use super::*;
+
+    /// A guard that held a reference promised it to the compiler for all of the call that dropped it, and so beyond the
+    /// release: undefined behaviour, which Miri sees.
+    #[test]
+    fn a_guard_promises_nothing_beyond_its_release() {
+        let lock = Striped::<usize, 2>::new(0);
+        thread::scope(|scope| {
+            let rounds = if cfg!(miri) { 40 } else { 1000 };
+            let workers: Vec<_> = (0..3)
+                .map(|cpu| {
+                    let lock = &lock;
+                    scope.spawn(move || {
+                        for _ in 0..rounds {
+                            let mut value = lock.exclusive();
+                            *value += 1;
+                            drop(value);
+                            let seen = lock.shared(CpuId(cpu));
+                            assert!(*seen > 0);
+                            drop(seen);
+                        }
+                        rounds
+                    })
+                })
+                .collect();
+            let added: usize = workers.into_iter().map(|worker| worker.join().unwrap_or(0)).sum();
+            assert_eq!(*lock.shared(CpuId(0)), added);
+        });
     }
 }

@@ -6,6 +6,10 @@
 mod machine;
 #[path = "host/sabotage.rs"]
 mod sabotage;
+#[path = "host/threads.rs"]
+mod threads;
+#[path = "host/twin.rs"]
+mod twin;
 
 use machine::{Kind, Model};
 use stage2_scenarios::{Stop, Verdict, for_each_scenario};

@@ -7,12 +7,16 @@ mod board;
 #[path = "toy/format.rs"]
 mod format;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use board::{Board, Event, Machine, range};
+use format::Toy;
 use stage2::{
-    Access, Cause, Changed, CpuId, Error, Fault, GuestPhysAddr, GuestSpace, LeafPolicy, Level, Mapping, MappingFlags,
-    Origin, Outcome, PhysAddr, Pieces, Populate, Reach, VcpuId,
+    Access, Cause, Changed, Content, CpuId, Entry, Error, Fault, Format, Frames, GuestPhysAddr, GuestSpace, LeafPolicy,
+    Level, Mapping, MappingFlags, Origin, Outcome, PhysAddr, Pieces, Populate, Reach, Used, VcpuId,
 };
 
 const PAGE: usize = 0x1000;
@@ -231,6 +235,38 @@ mod unmap {
         assert_eq!(space.stats().owned_frames, 32 * 32 - 1);
     }
 
+    /// H12, H22: the CPU notes a first write while the pieces of the block are being made.
+    #[test]
+    fn loses_no_write_that_the_hardware_notes_meanwhile() {
+        let board = Board::new();
+        let space = board.space();
+        space.map(range(0, BLOCK), BLOCKS, RW).unwrap();
+        let hardware = board.clone();
+        let entry = move |table: PhysAddr, index: usize| {
+            // SAFETY: tables are on the board, and are only reached as atomics.
+            unsafe { hardware.pointer(table).cast::<AtomicU64>().add(index).as_ref() }.load(Ordering::Acquire)
+        };
+        let below = |level, raw| match Toy.decode(Level(level), raw) {
+            Entry::Table(table) => table,
+            other => panic!("{other:?}"),
+        };
+        let table = below(2, entry(below(3, entry(PhysAddr::from_usize(space.root() as usize), 0)), 0));
+        let used = |level, raw| match Toy.decode(Level(level), raw) {
+            Entry::Leaf(leaf) => leaf.used,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(used(1, entry(table, 0)), Used::Accessed);
+        let hardware = board.clone();
+        board.on_allocation(move || {
+            // SAFETY: as above.
+            let block = unsafe { hardware.pointer(table).cast::<AtomicU64>().as_ref() };
+            block.store(Toy.touched(Level(1), block.load(Ordering::Acquire), Access::Write), Ordering::Release);
+        });
+        space.unmap(range(0, PAGE)).unwrap();
+        let pieces = below(1, entry(table, 0));
+        assert!((1..32).all(|piece| used(0, entry(pieces, piece)) == Used::Dirty));
+    }
+
     #[test]
     fn splits_the_blocks_at_both_ends() {
         let board = Board::new();
@@ -443,6 +479,21 @@ mod faults {
     }
 }
 
+mod walks {
+    use super::*;
+
+    /// What a walk lacked was the right to read; that it may write was taken for a reason to try again, for ever.
+    #[test]
+    fn of_memory_that_cannot_be_read_are_denied() {
+        let space = Board::new().space();
+        space.map(range(0, PAGE), PAGES, MappingFlags::WRITE).unwrap();
+        for (access, cause) in [(Access::Write, Cause::Permission), (Access::Read, Cause::Permission)] {
+            let walk = Fault { gpa: gpa(0), access, cause, origin: Origin::GuestWalk };
+            assert_eq!(space.fault(CpuId(0), walk), Ok(Outcome::Denied { flags: MappingFlags::WRITE }));
+        }
+    }
+}
+
 mod guest_memory {
     use super::*;
 
@@ -484,6 +535,26 @@ mod guest_memory {
         assert!(matches!(space.read_obj::<u32>(gpa(2 * PAGE)), Err(Error::NotMemory(_))));
     }
 
+    /// What `read` reported to be left began before what it was asked for.
+    #[test]
+    fn that_cannot_be_had_is_named_from_the_first_byte_on_that_is_left() {
+        let board = Board::new();
+        let space = board.space();
+        space.map(range(PAGE, 3 * PAGE), LAZY, RW).unwrap();
+        board.allow(Some(0));
+        let whole = range(PAGE + 0x123, 2 * PAGE);
+        assert_eq!(space.read(whole.start, &mut [0; 2 * PAGE]), Err(Error::NoMemory(whole)));
+        assert_eq!(space.write(whole.start, &[1; 2 * PAGE]), Err(Error::NoMemory(whole)));
+        board.allow(None);
+        space.write_obj(gpa(PAGE), 1_u8).unwrap();
+        board.allow(Some(0));
+        let rest = range(2 * PAGE, PAGE + 0x123);
+        assert_eq!(space.write(whole.start, &[2; 2 * PAGE]), Err(Error::NoMemory(rest)));
+        board.allow(None);
+        assert_eq!(space.read_obj(gpa(2 * PAGE - 1)), Ok(2_u8));
+        assert_eq!(space.read_obj(gpa(2 * PAGE)), Ok(0_u8));
+    }
+
     #[test]
     fn has_atomic_words_that_must_be_aligned() {
         let space = Board::new().space();
@@ -496,8 +567,104 @@ mod guest_memory {
     }
 }
 
+/// What the caches are told (H14).
+mod caches {
+    use super::*;
+
+    const UNCACHED: MappingFlags = RW.union(MappingFlags::UNCACHED);
+
+    /// Where the page at `at` is in the host's memory.
+    fn frame(space: &GuestSpace<Machine>, at: usize) -> PhysAddr {
+        space.translate(gpa(at)).expect("it is mapped").hpa
+    }
+
+    /// A copy of what the caches held in place of what the guest wrote past them lost the guest's data, also on CPUs
+    /// that force write-back elsewhere.
+    #[test]
+    fn hide_nothing_of_uncached_memory_that_moves() {
+        let board = Board::new();
+        let space = board.space();
+        space.map(range(0, PAGE), PAGES, UNCACHED).unwrap();
+        let from = frame(&space, 0);
+        board.synchronized();
+        space.relocate(range(0, PAGE)).unwrap();
+        let expected = [(from, PAGE, Content::Uncached), (frame(&space, 0), PAGE, Content::Uncached)];
+        assert_eq!(board.synchronized(), expected);
+    }
+
+    /// Cached again, the memory had lines from before it was written past the caches.
+    #[test]
+    fn hide_nothing_of_memory_that_was_uncached() {
+        let board = Board::new();
+        let space = board.space();
+        space.map(range(0, PAGE), PAGES, UNCACHED).unwrap();
+        board.synchronized();
+        space.protect(range(0, PAGE), RW).unwrap();
+        assert_eq!(board.synchronized(), [(frame(&space, 0), PAGE, Content::Uncached)]);
+    }
+
+    /// Only whole leaves were: a page in the middle of a block was executed as the last owner's code.
+    #[test]
+    fn are_in_step_with_the_changed_part_of_a_block() {
+        let board = Board::new();
+        for (new, content) in [(RWX, Content::Code), (UNCACHED, Content::Uncached)] {
+            let space = board.space();
+            space.map(range(0, LARGE), BLOCKS, RW).unwrap();
+            board.synchronized();
+            space.protect(range(BLOCK + PAGE, 2 * PAGE), new).unwrap();
+            let part = frame(&space, BLOCK + PAGE);
+            assert_eq!(board.synchronized(), [(part, 2 * PAGE, content)]);
+        }
+    }
+
+    /// A word stored into a line that the guest had written past the caches took the rest of the line back with it.
+    #[test]
+    fn hold_nothing_old_when_the_hypervisor_writes() {
+        let board = Board::new();
+        let space = board.space();
+        space.map(range(0, PAGE), PAGES, RWX).unwrap();
+        let at = frame(&space, 0) + 8;
+        board.synchronized();
+        space.store(gpa(8), 1_u64).unwrap();
+        let expected = [(at, 8, Content::Data), (at, 8, Content::Code)];
+        assert_eq!(board.synchronized(), expected);
+        assert_eq!(space.compare_exchange(gpa(8), 1_u64, 2), Ok(Ok(1)));
+        assert_eq!(board.synchronized(), expected);
+    }
+}
+
 mod relocate {
     use super::*;
+
+    /// It was taken for moved, and its memory was where it should not be any more.
+    #[test]
+    fn moves_the_pieces_of_a_block_that_is_split_meanwhile() {
+        let board = Board::new();
+        let space = Arc::new(board.space());
+        space.map(range(0, BLOCK), BLOCKS, RW).unwrap();
+        let old = space.translate(gpa(0)).unwrap().hpa;
+        let other = space.clone();
+        board.on_allocation(move || other.protect(range(PAGE, PAGE), READ).unwrap());
+        assert_eq!(space.relocate(range(0, BLOCK)), Ok(32));
+        for page in (0..BLOCK).step_by(PAGE) {
+            let at = space.translate(gpa(page)).unwrap().hpa;
+            assert!(at < old || at >= old + BLOCK, "{page:#x} is still at {at:?}");
+        }
+    }
+
+    /// The area was private when the relocation began.
+    #[test]
+    fn passes_over_what_became_somebody_elses_meanwhile() {
+        let board = Board::new();
+        let space = Arc::new(board.space());
+        space.map(range(0, 2 * PAGE), PAGES, RW).unwrap();
+        let other = space.clone();
+        board.on_allocation(move || {
+            other.unmap(range(0, PAGE)).unwrap();
+            other.map(range(0, PAGE), Mapping::Linear { to: PhysAddr::from_usize(0) }, RW).unwrap();
+        });
+        assert_eq!(space.relocate(range(0, 2 * PAGE)), Ok(1));
+    }
 
     #[test]
     fn moves_every_populated_leaf_and_keeps_its_contents() {
@@ -583,6 +750,17 @@ mod shootdown {
         board.deafen(None);
         space.unmap(range(PAGE, PAGE)).unwrap();
         assert_eq!(board.allocated(), allocated - 2);
+        space.leave(CpuId(3)).unwrap();
+    }
+
+    /// It was tried again at once, and could then succeed behind the error's back.
+    #[test]
+    fn that_fails_is_not_tried_again_before_the_caller_knows() {
+        let (board, space) = space();
+        space.enter(CpuId(3), VcpuId(0)).unwrap();
+        board.deafen(Some(CpuId(3)));
+        assert!(space.unmap(range(0, PAGE)).is_err());
+        assert_eq!(board.events(), [Event::InvalidatedAll, Event::Interrupted(CpuId(3))]);
         space.leave(CpuId(3)).unwrap();
     }
 

@@ -3,7 +3,10 @@
 
 use core::arch::asm;
 
-use super::{Capabilities, Domain, Executor, IdRegisters, Kind, Op, Stage1, Tlbi, Unresolved};
+use super::{
+    Capabilities, Domain, Executor, IdRegisters, Kind, Op, Stage1, Tlbi, Unresolved,
+    tlb::{HCR_E2H, HCR_TGE},
+};
 use crate::Fault;
 
 /// Reads a system register.
@@ -52,14 +55,30 @@ impl Instructions {
     #[must_use]
     pub fn resolve(&self, unresolved: Unresolved) -> Option<Fault> {
         let interrupts = self.mask_interrupts();
+        // A host with applications would be asked for an address of its own (as in H2).
+        let host = self.hcr() & (HCR_E2H | HCR_TGE) == HCR_E2H | HCR_TGE;
+        if host {
+            self.execute(Op::ChangeHcr(HCR_TGE, 0));
+            self.execute(Op::Isb);
+        }
         // The guest may be between an AT of its own and the look at the result.
         let guests = read!("par_el1");
         execute!("at s1e1r, {}", unresolved.far);
         self.execute(Op::Isb);
         let par = read!("par_el1");
         execute!("msr par_el1, {}", guests);
+        if host {
+            self.execute(Op::ChangeHcr(0, HCR_TGE));
+            self.execute(Op::Isb);
+        }
         self.restore_interrupts(interrupts);
         unresolved.translated(par)
+    }
+
+    /// Whether the names of EL1's registers mean EL2's own here, and `TCR_EL12`, `SCTLR_EL12` the guest's: with E2H
+    /// (D23.2). They go by their encodings, since assemblers for Armv8.0 do not know the names.
+    fn is_redirected(self) -> bool {
+        self.hcr() & HCR_E2H != 0
     }
 }
 
@@ -87,7 +106,9 @@ impl Executor for Instructions {
             Op::SetVttbr(value) => execute!("msr vttbr_el2, {}", value),
             Op::SetVtcr(value) => execute!("msr vtcr_el2, {}", value),
             Op::ChangeHcr(clear, set) => execute!("msr hcr_el2, {}", (self.hcr() & !clear) | set),
+            Op::SetTcrEl1(value) if self.is_redirected() => execute!("msr s3_5_c2_c0_2, {}", value),
             Op::SetTcrEl1(value) => execute!("msr tcr_el1, {}", value),
+            Op::SetSctlrEl1(value) if self.is_redirected() => execute!("msr s3_5_c1_c0_0, {}", value),
             Op::SetSctlrEl1(value) => execute!("msr sctlr_el1, {}", value),
             Op::DcCivac(address) => execute!("dc civac, {}", address),
             Op::DcCvau(address) => execute!("dc cvau, {}", address),
@@ -99,11 +120,18 @@ impl Executor for Instructions {
         read!("vttbr_el2")
     }
 
+    fn vtcr(&self) -> u64 {
+        read!("vtcr_el2")
+    }
+
     fn hcr(&self) -> u64 {
         read!("hcr_el2")
     }
 
     fn stage1(&self) -> Stage1 {
+        if self.is_redirected() {
+            return Stage1 { tcr: read!("s3_5_c2_c0_2"), sctlr: read!("s3_5_c1_c0_0") };
+        }
         Stage1 { tcr: read!("tcr_el1"), sctlr: read!("sctlr_el1") }
     }
 

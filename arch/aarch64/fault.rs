@@ -75,8 +75,8 @@ impl Unresolved {
 
 /// `PAR_EL1.F`: the translation failed.
 const PAR_FAILED: u64 = 1 << 0;
-/// `PAR_EL1.PA`, \[47:12\].
-const PAR_ADDRESS: u64 = ((1 << 48) - 1) & !0xfff;
+/// `PAR_EL1.PA`, \[51:12\]; the top four are zero on CPUs without `FEAT_LPA`.
+const PAR_ADDRESS: u64 = ((1 << 52) - 1) & !0xfff;
 
 /// EC of an instruction abort from a lower Exception level.
 const INSTRUCTION_ABORT: u8 = 0x20;
@@ -135,7 +135,7 @@ impl Syndrome {
     /// The page from HPFAR, which is the guest's table with S1PTW; what is below it from FAR (F5).
     fn gpa(self) -> GuestPhysAddr {
         // FIPA, [43:4], is bits 51:12 of the address.
-        let page = (self.hpfar & 0xff_ffff_fff0) << 8;
+        let page = (self.hpfar & 0xfff_ffff_fff0) << 8;
         let offset = if self.has(FAR_NOT_VALID) || self.has(STAGE1_WALK) { 0 } else { self.far };
         address(page, offset)
     }
@@ -165,9 +165,11 @@ impl Syndrome {
         let origin = if walk { Origin::GuestWalk } else { Origin::Instruction };
         let fault = Fault { gpa: self.gpa(), access, cause, origin };
         match (self.maintains_cache() && !walk, known) {
-            (true, _) => Decoded::CacheMaintenance(known.then_some(fault)),
+            (true, true) => Decoded::CacheMaintenance(Some(fault)),
+            (true, false) if cause == Cause::Permission => Decoded::CacheMaintenance(None),
             (false, true) => Decoded::Fault(fault),
-            (false, false) => Decoded::NeedsTranslation(Unresolved { far: self.far, access, cause }),
+            // Under the erratum the fault may be stage 1's: maintenance must not be skipped for it either.
+            (_, false) => Decoded::NeedsTranslation(Unresolved { far: self.far, access, cause }),
         }
     }
 

@@ -4,6 +4,7 @@
 //! [`decode`] reads a guest's fault. All of it is pure and built on every host, but for `Instructions`, which carries
 //! the operations out on the target.
 
+mod bits;
 mod capabilities;
 mod config;
 mod entry;

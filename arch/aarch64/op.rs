@@ -11,6 +11,9 @@ pub trait Executor: Send + Sync + 'static {
     /// `VTTBR_EL2` of this CPU.
     fn vttbr(&self) -> u64;
 
+    /// `VTCR_EL2` of this CPU.
+    fn vtcr(&self) -> u64;
+
     /// `HCR_EL2` of this CPU.
     fn hcr(&self) -> u64;
 

@@ -14,9 +14,9 @@ use crate::{Content, CpuId, GuestPhysAddr, Invalidate, Reach, Scope, Unreachable
 const MOST_OPERATIONS: usize = 64;
 
 /// `HCR_EL2.TGE` (D23.2): with E2H, EL1 operations reach the host's own translations.
-const HCR_TGE: u64 = 1 << 27;
+pub(super) const HCR_TGE: u64 = 1 << 27;
 /// `HCR_EL2.E2H` (D23.2): the hypervisor is a host with applications.
-const HCR_E2H: u64 = 1 << 34;
+pub(super) const HCR_E2H: u64 = 1 << 34;
 /// `TCR_EL1.EPD0` and `EPD1` (D23.2): a TLB miss is a fault, not a walk.
 const TCR_NO_WALKS: u64 = 1 << 7 | 1 << 23;
 /// `SCTLR_EL1.M` (D23.2): stage 1 is on. Off, it would translate without a walk, whatever `TCR_EL1` says.
@@ -57,21 +57,31 @@ impl<E: Executor> Tlb<E> {
     fn both_stages(&self, domain: Domain, stage2: impl FnOnce(), stage1: Tlbi) {
         stage2();
         self.barrier(domain, Kind::All);
-        self.executor.execute(Op::Tlbi(stage1, 0));
-        // Translations that use what was forgotten are over behind this one, on all CPUs of the domain.
-        self.barrier(domain, Kind::All);
+        self.complete(domain, stage1);
+    }
+
+    /// The last invalidation of a sequence, behind which no CPU of the domain uses what was forgotten.
+    fn complete(&self, domain: Domain, last: Tlbi) {
+        let broadcast = domain == Domain::InnerShareable;
+        let twice = broadcast && self.capabilities.errata.contains(Errata::INCOMPLETE_BROADCAST);
+        for _ in 0..if twice { 2 } else { 1 } {
+            self.executor.execute(Op::Tlbi(last, 0));
+            self.barrier(domain, Kind::All);
+        }
     }
 
     /// Runs `operations` with the root's VMID current, with the barriers before and after (H1, H2).
+    ///
+    /// A CPU that never ran the space may count fewer bits of its VMID (`VTCR_EL2.VS`), and would take it for another.
     ///
     /// `entries` is the barrier that makes the tables' new entries visible to the walkers before the operations make
     /// them walk, where the VMID is current already.
     fn in_context(&self, root: Root, entries: (Domain, Kind), operations: impl FnOnce()) {
         let interrupts = self.executor.mask_interrupts();
-        let current = self.executor.vttbr();
+        let (current, control) = (self.executor.vttbr(), self.executor.vtcr());
         let hcr = self.executor.hcr();
         let host = hcr & HCR_E2H != 0 && hcr & HCR_TGE != 0;
-        let foreign = vmid(current) != vmid(root.vttbr);
+        let foreign = vmid(current) != vmid(root.vttbr) || control != root.vtcr;
         if foreign {
             // Walks of the current VMID that are in flight are over before its tables are replaced under them. A
             // barrier for stores would not wait for them.
@@ -79,12 +89,15 @@ impl<E: Executor> Tlb<E> {
         } else {
             self.barrier(entries.0, entries.1);
         }
-        if host {
-            self.executor.execute(Op::ChangeHcr(HCR_TGE, 0));
+        let stage1 = (foreign || host).then(|| self.stop_walks()).flatten();
+        if control != root.vtcr {
+            self.executor.execute(Op::SetVtcr(root.vtcr));
         }
-        let stage1 = foreign.then(|| self.stop_walks()).flatten();
         if foreign {
             self.executor.execute(Op::SetVttbr(root.vttbr));
+        }
+        if host {
+            self.executor.execute(Op::ChangeHcr(HCR_TGE, 0));
         }
         if foreign || host {
             self.synchronize_context();
@@ -93,11 +106,14 @@ impl<E: Executor> Tlb<E> {
         if foreign {
             self.executor.execute(Op::SetVttbr(current));
         }
-        if let Some(before) = stage1 {
-            self.resume_walks(before);
+        if control != root.vtcr {
+            self.executor.execute(Op::SetVtcr(control));
         }
         if host {
             self.executor.execute(Op::ChangeHcr(0, HCR_TGE));
+        }
+        if let Some(before) = stage1 {
+            self.resume_walks(before);
         }
         self.synchronize_context();
         self.executor.restore_interrupts(interrupts);
@@ -181,8 +197,7 @@ impl<E: Executor> Invalidate<Root> for Tlb<E> {
 
     fn invalidate_all(&self, root: Root) {
         self.in_context(root, (Domain::InnerShareable, Kind::Stores), || {
-            self.executor.execute(Op::Tlbi(Tlbi::Vmalls12e1is, 0));
-            self.barrier(Domain::InnerShareable, Kind::All);
+            self.complete(Domain::InnerShareable, Tlbi::Vmalls12e1is);
         });
     }
 
@@ -194,8 +209,7 @@ impl<E: Executor> Invalidate<Root> for Tlb<E> {
 
     fn switch_vcpu(&self, root: Root) {
         self.in_context(root, (Domain::NonShareable, Kind::All), || {
-            self.executor.execute(Op::Tlbi(Tlbi::Vmalle1, 0));
-            self.barrier(Domain::NonShareable, Kind::All);
+            self.complete(Domain::NonShareable, Tlbi::Vmalle1);
         });
     }
 

@@ -60,12 +60,14 @@ impl Suite {
     }
 
     /// Prints what was measured in this run.
-    pub fn finish(mut self) {
+    pub fn finish(self) {
         self.criterion.final_summary();
         let rows: Vec<_> = self.tasks.iter().flat_map(|task| self.rows(task)).collect();
         if !rows.is_empty() {
             println!("\n{:44} {:20} {:>12} {:>12} {:>7}", "task", "contender", "median/part", "least/part", "ratio");
-            rows.iter().for_each(|row| println!("{row}"));
+            for row in rows {
+                println!("{row}");
+            }
         }
     }
 
@@ -73,6 +75,7 @@ impl Suite {
     fn rows(&self, task: &Task) -> Vec<String> {
         let times: Vec<_> = task.contenders.iter().filter_map(|name| Some((name, self.times(task, name)?))).collect();
         let first = times.first().map_or(1.0, |(_, times)| times.least);
+        #[allow(clippy::cast_precision_loss, reason = "for people to read")]
         let elements = task.elements as f64;
         let row = |(name, times): &(&String, Times)| {
             let (median, least) = (Nanoseconds(times.median / elements), Nanoseconds(times.least / elements));

@@ -146,7 +146,7 @@ fn single_pages(suite: &mut Suite) {
             ("stage2 populated", Box::new(rounds(SINGLE, Part::Undo, map_own, unmap))),
         ],
     );
-    let flags = |turn: usize| if turn % 2 == 0 { READ } else { READ_WRITE };
+    let flags = |turn: usize| if turn.is_multiple_of(2) { READ } else { READ_WRITE };
     let protect_peer = move |turn| peer::protect_page(&mut peer.borrow_mut(), page(511), flags(turn));
     let protect = move |turn| space.protect(pages_at(511, 1), flags(turn)).expect("it is mapped");
     suite.compare(

@@ -144,6 +144,7 @@ impl<B: Backing> Areas<B> {
         let place = self.first_starting_from(at);
         let Some(index) = place.index.checked_sub(1) else { return };
         if let Some(right) = self.chunks[place.chunk].split_area(index, at) {
+            self.refresh(place.chunk);
             self.insert(right);
         }
     }
@@ -181,6 +182,11 @@ impl<B: Backing> Areas<B> {
     /// Inserts an area that overlaps no other. Its room is reserved.
     fn insert(&mut self, area: MemoryArea<B>) {
         let mut place = self.first_starting_from(area.start());
+        let next = place.chunk + 1;
+        if place.index == CAPACITY && self.chunks.get(next).is_some_and(|chunk| chunk.len() < CAPACITY) {
+            // Behind a full chunk is before the next one: a chunk between the two might be nearly empty for ever.
+            place = Place { chunk: next, index: 0 };
+        }
         if self.chunks.get(place.chunk).is_none_or(|chunk| chunk.len() == CAPACITY) {
             place = self.add_chunk(place, area.va_range());
         }

@@ -4,13 +4,13 @@ mod area;
 mod areas;
 mod backend;
 mod chunk;
-
 mod error;
 mod gap;
 mod mapping;
 mod memory_set;
 mod plan;
 #[cfg(test)]
+#[path = "tests/twin.rs"]
 mod twin;
 
 pub use area::MemoryArea;

@@ -27,7 +27,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// # Errors
     /// [`Error::Overflow`], [`Error::BeyondInput`], [`Error::NotMapped`], [`Error::NotMemory`] for a device,
     /// [`Error::Denied`] where the guest may not read, [`Error::NoMemory`]: with the part that was not read. What is
-    /// before that part was.
+    /// before that part was. [`Error::Invalidation`] if an earlier operation's invalidation still fails.
     pub fn read(&self, gpa: GuestPhysAddr, to: &mut [u8]) -> Result<(), Error> {
         let range = self.bytes(gpa, to.len())?;
         let mut done = 0;
@@ -152,8 +152,10 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             if let Some(window) = self.window(&state, range, access)? {
                 let (pointer, len, content) = (window.pointer, window.len, window.content);
                 let operations = self.shootdown.operations();
-                if access == Access::Read {
-                    // The guest may have written it past the cache; what is read is not fetched.
+                let whole = len == self.builder.geometry().page_size();
+                if access == Access::Read || !whole {
+                    // The guest may have written it past the cache, or the rest of a line of which a part is written
+                    // here; what is read is not fetched.
                     let content = if content == Content::Code { Content::Data } else { content };
                     operations.synchronize(pointer, len, content);
                 }
@@ -206,7 +208,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         missing: super::fault::Missing,
     ) -> Result<Installed, Error> {
         let fault = Fault { gpa: range.start, access, cause: Cause::Translation, origin: Origin::Instruction };
-        let (frames, level, leaf) = self.own_leaf(&fault, missing)?;
+        // To whoever asked, the page means nothing: the part of the range that is left does.
+        let (frames, level, leaf) = self.own_leaf(&fault, missing).map_err(|_| Error::NoMemory(range))?;
         let installed = state.table.install(range.start, level, &leaf, frames).map_err(|_| Error::NoMemory(range))?;
         self.shootdown.operations().publish();
         Ok(installed)

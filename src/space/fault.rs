@@ -195,5 +195,7 @@ fn refusal(area: &MemoryArea<Backend>, fault: &Fault) -> Option<Outcome> {
     if fault.origin == Origin::GuestWalk && flags.contains(MappingFlags::DEVICE) {
         return Some(Outcome::Inject);
     }
-    (!flags.contains(fault.access.flag())).then_some(Outcome::Denied { flags })
+    // A walk that updates its table has read it.
+    let reads = if fault.origin == Origin::GuestWalk { MappingFlags::READ } else { MappingFlags::empty() };
+    (!flags.contains(fault.access.flag() | reads)).then_some(Outcome::Denied { flags })
 }

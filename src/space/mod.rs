@@ -5,6 +5,7 @@ mod edit;
 mod fault;
 mod query;
 mod relocate;
+mod show;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -112,7 +113,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// This CPU is about to run the virtual CPU, with interrupts off until it does; pays the flushes that it owes.
     ///
-    /// The root is active by now.
+    /// The root is active by now. On Arm, where a virtual CPU that invalidates its own translations reaches only the CPU
+    /// that it runs on, virtual CPUs that move between CPUs need `HCR_EL2.FB`, which makes that reach all.
     ///
     /// # Errors
     /// - [`Error::NoSuchCpu`]: the number is not below [`Config::cpus`];
@@ -181,6 +183,8 @@ impl<P: Platform, L: LockFamily> Drop for GuestSpace<P, L> {
     /// Frees everything, after every CPU has been made to forget it.
     ///
     /// While a CPU is in the guest, or cannot be told, nothing can be freed: it is leaked, and the log says so (H24).
+    /// CPUs outside that have the root in their registers must not run a guest by it; where they walk speculatively from
+    /// the hypervisor (`Errata::SPECULATIVE_TRANSLATION`), another root must be active on them before.
     fn drop(&mut self) {
         if let Some(cpu) = self.shootdown.inside() {
             log::error!("a space is dropped while {cpu} runs its guest: its memory is lost");

@@ -2,7 +2,7 @@
 
 use super::{GuestSpace, Platform};
 use crate::{
-    Error, GuestPhysAddr, GuestPhysRange, Level, LockFamily, SpaceLock,
+    Error, GuestPhysAddr, GuestPhysRange, Leaf, Level, LockFamily, Owner, SpaceLock,
     backend::Backend,
     frame::Owned,
     table::{Found, Moved},
@@ -41,8 +41,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 Next::Skip(end) => gpa = end,
                 Next::Unsettled => self.state.exclusive().settle(&self.shootdown)?,
                 Next::Leaf { level, end } => {
-                    pages += self.move_leaf(rest, level)?;
-                    gpa = end;
+                    // What became another leaf meanwhile is looked at again.
+                    if let Some(moved) = self.move_leaf(rest, level)? {
+                        pages += moved;
+                        gpa = end;
+                    }
                 }
             }
         }
@@ -67,14 +70,15 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// What stands at `gpa`.
     fn next_to_move(&self, gpa: GuestPhysAddr) -> Next {
         match self.state.shared(super::anybody()).table.find(gpa) {
+            Found::Leaf { leaf: Leaf { owner: Owner::Foreign, .. }, span, .. } => Next::Skip(span.end),
             Found::Leaf { level, span, .. } => Next::Leaf { level, end: span.end },
             Found::Nothing(level) => Next::Skip(self.builder.geometry().entry_range(level, gpa).end),
             Found::Changing => Next::Unsettled,
         }
     }
 
-    /// Moves the leaf of `level` at the start of `rest`, if it is still there: how many pages that were.
-    fn move_leaf(&self, rest: GuestPhysRange, level: Level) -> Result<usize, Error> {
+    /// Moves the leaf of `level` at the start of `rest`: how many pages that were, if it is still there.
+    fn move_leaf(&self, rest: GuestPhysRange, level: Level) -> Result<Option<usize>, Error> {
         let size = self.builder.geometry().span(level);
         let pages = size / memory_addr::PAGE_SIZE_4K;
         let frames = Owned::allocate(self.builder.frames(), pages).ok_or(Error::NoMemory(rest))?;
@@ -85,8 +89,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         };
         // The old frames are freed here, without the lock.
         match moved.map_err(|cause| Error::Invalidation { range: rest, cause })? {
-            Moved::Done(_old) => Ok(pages),
-            Moved::Unfit(_new) => Ok(0),
+            Moved::Done(_old) => Ok(Some(pages)),
+            Moved::Unfit(_new) => Ok(None),
         }
     }
 }

@@ -165,7 +165,7 @@ impl<F: Format, M: Frames> Context<F, M> {
     ) -> Option<(Owned<M>, Leaf)> {
         let frames = Owned::zeroed(&self.frames, self.leaf_pages(level))?;
         let leaf = Leaf { at: frames.at(), flags, owner: Owner::Space, used: Used::Accessed };
-        self.synchronize(operations, level, &leaf);
+        self.synchronize(operations, &leaf, self.geometry.span(level));
         Some((frames, leaf))
     }
 

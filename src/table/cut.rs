@@ -146,9 +146,9 @@ impl<F: Format, M: Frames> Cut<F, M> {
         self.context.format.table(self.table)
     }
 
-    /// The frames of `leaf`, the block, that the cut takes away: the first, and how many pages.
-    pub(super) fn hole(&self, leaf: &Leaf) -> (PhysAddr, usize) {
-        (leaf.at + (self.part.start - self.span.start), self.part.size() / memory_addr::PAGE_SIZE_4K)
+    /// The memory of `leaf`, the block, that the edit is about: its first address, and how many bytes.
+    pub(super) fn middle(&self, leaf: &Leaf) -> (PhysAddr, usize) {
+        (leaf.at + (self.part.start - self.span.start), self.part.size())
     }
 }
 

@@ -1,6 +1,9 @@
 //! Taking away and restricting: mark, invalidate, reap (H22–H24).
 
-use core::convert::Infallible;
+use core::{
+    convert::Infallible,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use memory_addr::MemoryAddr;
 
@@ -12,7 +15,9 @@ use super::{
     node::{Context, Node},
     walk::{Slot, Step},
 };
-use crate::{Change, Changed, Entry, Format, Frames, GuestPhysRange, Invalidate, MappingFlags, shootdown::Shootdown};
+use crate::{
+    Change, Changed, Entry, Format, Frames, GuestPhysRange, Invalidate, Leaf, MappingFlags, shootdown::Shootdown,
+};
 
 /// What a commit changed, so far.
 struct Progress {
@@ -81,7 +86,7 @@ impl<F: Format, M: Frames> Table<F, M> {
                 }
                 // A block that a range's end cuts, and that has the flags already, has no cut.
                 (Entry::Leaf(leaf), Edit::Protect(flags)) if leaf.flags != flags => {
-                    context.protect(&slot, flags, operations, &mut progress);
+                    context.protect(&slot, &leaf, flags, operations, &mut progress);
                     Step::Next
                 }
                 _ => Step::Next,
@@ -111,23 +116,20 @@ impl<F: Format, M: Frames> Context<F, M> {
     fn protect<I: Invalidate<F::Root>>(
         &self,
         slot: &Slot<'_>,
+        leaf: &Leaf,
         flags: MappingFlags,
         operations: &I,
         progress: &mut Progress,
     ) {
-        if let Entry::Leaf(leaf) = self.decode(slot)
-            && flags.contains(MappingFlags::EXECUTE)
-            && !leaf.flags.contains(MappingFlags::EXECUTE)
-        {
-            self.synchronize(operations, slot.level, &crate::Leaf { flags, ..leaf });
-        }
         let mut old = slot.load();
+        if self.format.change(slot.level, old, self.format.with_flags(slot.level, old, flags)) == Change::Break {
+            return self.mark(slot, Changed::Leaves(slot.level), progress);
+        }
+        self.resynchronize(operations, leaf, self.geometry.span(slot.level), flags);
         loop {
+            // Hardware may be noting accesses and writes: nothing else in the entry changes meanwhile.
             let new = self.format.with_flags(slot.level, old, flags);
             let change = self.format.change(slot.level, old, new);
-            if change == Change::Break {
-                return self.mark(slot, Changed::Leaves(slot.level), progress);
-            }
             match slot.replace(old, new) {
                 Ok(()) if change == Change::Restrict => {
                     return progress.add(slot.span, Changed::Leaves(slot.level));
@@ -150,16 +152,16 @@ impl<F: Format, M: Frames> Context<F, M> {
         let last = (part.end.wrapping_sub(1) - node.base) >> shift;
         let (before, rest) = node.entries.split_at(first);
         let after = &rest[last - first + 1..];
-        let absent = |entry: &core::sync::atomic::AtomicU64| {
-            self.format.decode(node.level, entry.load(core::sync::atomic::Ordering::Acquire)) == Entry::Absent
-        };
-        // The neighbours first: in a table that is in use one of them nearly always tells.
+        let nothing = self.format.absent();
+        let absent = |entry: &AtomicU64| entry.load(Ordering::Acquire) == nothing;
+        // What tells soonest comes first: the neighbours, of which in a table that is in use one is nearly always there,
+        // then the tables below.
         before.last().is_none_or(absent)
             && after.first().is_none_or(absent)
-            && before.iter().all(absent)
-            && after.iter().all(absent)
             && self.is_sole_at(node, part, part.start)
             && (first == last || self.is_sole_at(node, part, part.end.wrapping_sub(1)))
+            && before.iter().all(absent)
+            && after.iter().all(absent)
     }
 
     /// Whether the entry at an end of `part` has nothing outside it.

@@ -2,6 +2,8 @@
 
 use core::convert::Infallible;
 
+use memory_addr::PAGE_SIZE_4K;
+
 use super::{
     Table,
     cut::{Cuts, Edit},
@@ -77,7 +79,10 @@ impl<'t, F: Format, M: Frames, I: Invalidate<F::Root>> Flush<'t, F, M, I> {
     /// # Errors
     /// As for [`invalidate`](Self::invalidate).
     pub(crate) fn finish(mut self) -> Result<(), Unreachable> {
-        self.complete()
+        let result = self.complete();
+        // What failed is tried again by the next exclusive operation, not by `drop`.
+        core::mem::forget(self);
+        result
     }
 
     fn complete(&mut self) -> Result<(), Unreachable> {
@@ -131,21 +136,22 @@ impl<F: Format, M: Frames> Context<F, M> {
         operations: &I,
     ) {
         if let Some(cut) = pending.cuts.iter_mut().find(|cut| cut.span == slot.span) {
+            let (at, len) = cut.middle(leaf);
+            if let Edit::Protect(flags) = pending.edit {
+                self.resynchronize(operations, &Leaf { at, ..*leaf }, len, flags);
+            }
             slot.store(cut.link(leaf));
             if pending.edit == Edit::Unmap {
-                let (at, pages) = cut.hole(leaf);
                 // SAFETY: the invalidation is complete, and the pieces that were linked do not name these pages.
-                unsafe { self.free_leaf(leaf.owner, at, pages, &retire(operations)) };
+                unsafe { self.free_leaf(leaf.owner, at, len / PAGE_SIZE_4K, &retire(operations)) };
             }
             return;
         }
         match pending.edit {
             Edit::Unmap => self.discard(slot, operations),
             Edit::Protect(flags) => {
-                let leaf = Leaf { flags, ..*leaf };
-                // The memory's type may have changed: nothing of the old one may linger in a cache (H14).
-                self.synchronize(operations, slot.level, &leaf);
-                slot.store(self.format.leaf(slot.level, &leaf));
+                self.resynchronize(operations, leaf, self.geometry.span(slot.level), flags);
+                slot.store(self.format.leaf(slot.level, &Leaf { flags, ..*leaf }));
             }
         }
     }

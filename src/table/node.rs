@@ -9,7 +9,9 @@ use core::{
 
 use memory_addr::{MemoryAddr, PAGE_SIZE_4K, PhysAddr};
 
-use crate::{Content, Format, Frames, Geometry, GuestPhysAddr, Invalidate, Leaf, Level, Owner, frame::Owned};
+use crate::{
+    Content, Format, Frames, Geometry, GuestPhysAddr, Invalidate, Leaf, Level, MappingFlags, Owner, frame::Owned,
+};
 
 /// What is done with memory before it is freed: what a guest wrote past the caches, or left in them, must not meet the
 /// next owner (H14).
@@ -55,6 +57,7 @@ impl<F: Format, M: Frames> Context<F, M> {
     /// # Safety
     /// A table of `level` stands at `at` and is not freed during `'a`: it is linked, and the caller holds the space's
     /// lock; or nobody else knows it.
+    #[inline]
     pub(super) unsafe fn node<'a>(&self, at: PhysAddr, level: Level, gpa: GuestPhysAddr) -> Node<'a> {
         let pointer = self.frames.pointer(at).cast::<AtomicU64>();
         // SAFETY: the caller's promise; entries are only ever reached as atomics, a table is aligned to its size, and
@@ -86,7 +89,7 @@ impl<F: Format, M: Frames> Context<F, M> {
     /// The table at `at` is not linked any more, no CPU can walk it, and it is freed once.
     pub(super) unsafe fn free_table(&self, at: PhysAddr, level: Level) {
         // SAFETY: the caller's promise.
-        drop(unsafe { Owned::from_raw(&self.frames, at, self.table_pages(level)) });
+        unsafe { self.frames.free(at, self.table_pages(level)) }
     }
 
     /// Frees `pages` frames from `at` on, if the leaf that mapped them owned them.
@@ -97,7 +100,7 @@ impl<F: Format, M: Frames> Context<F, M> {
         if owner == Owner::Space {
             retire(self.frames.pointer(at), pages * PAGE_SIZE_4K);
             // SAFETY: the caller's promise; the leaf's mark says that the space allocated them.
-            drop(unsafe { Owned::from_raw(&self.frames, at, pages) });
+            unsafe { self.frames.free(at, pages) }
         }
     }
 
@@ -111,11 +114,27 @@ impl<F: Format, M: Frames> Context<F, M> {
         self.geometry.table_pages(level) * (self.geometry.page_size() / PAGE_SIZE_4K)
     }
 
-    /// Brings the caches in step for the memory under a leaf that the space owns (H14).
-    pub(super) fn synchronize<I: Invalidate<F::Root>>(&self, operations: &I, level: Level, leaf: &Leaf) {
+    /// Brings the caches in step for `len` bytes from the start of a leaf that the space owns (H14).
+    pub(super) fn synchronize<I: Invalidate<F::Root>>(&self, operations: &I, leaf: &Leaf, len: usize) {
         if leaf.owner == Owner::Space {
-            let pointer = self.frames.pointer(leaf.at);
-            operations.synchronize(pointer, self.geometry.span(level), Content::of(leaf.flags));
+            operations.synchronize(self.frames.pointer(leaf.at), len, Content::of(leaf.flags));
+        }
+    }
+
+    /// Brings the caches in step for memory that gets other flags, where those need more of them (H14).
+    pub(super) fn resynchronize<I: Invalidate<F::Root>>(
+        &self,
+        operations: &I,
+        old: &Leaf,
+        len: usize,
+        flags: MappingFlags,
+    ) {
+        let becomes_code = (flags - old.flags).contains(MappingFlags::EXECUTE);
+        let changed_type = (flags ^ old.flags).contains(MappingFlags::UNCACHED);
+        if becomes_code || changed_type {
+            // Lines from before the guest wrote past the caches must go whichever way it changes.
+            let uncached = (old.flags | flags) & MappingFlags::UNCACHED;
+            self.synchronize(operations, &Leaf { flags: flags | uncached, ..*old }, len);
         }
     }
 }

@@ -49,10 +49,13 @@ impl<F: Format, M: Frames> Table<F, M> {
             slot.store(old);
             return Ok(Moved::Unfit(frames));
         };
-        context.synchronize(operations, level, &Leaf { flags: crate::MappingFlags::READ, ..old_leaf });
+        let size = context.geometry.span(level);
+        // What the guest wrote past the caches is what is copied; nobody fetches from it any more.
+        let source = Leaf { flags: old_leaf.flags - crate::MappingFlags::EXECUTE, ..old_leaf };
+        context.synchronize(operations, &source, size);
         context.copy(&old_leaf, &frames);
         let new_leaf = Leaf { at: frames.at(), ..old_leaf };
-        context.synchronize(operations, level, &new_leaf);
+        context.synchronize(operations, &new_leaf, size);
         let pages = frames.pages();
         frames.into_raw();
         // Make. Release: the copy is complete before a walker can reach it.

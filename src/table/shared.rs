@@ -98,28 +98,33 @@ impl<F: Format, M: Frames> Table<F, M> {
     /// Lets the leaf at `gpa` allow `flags`, if that only raises it, and notes the access.
     pub(crate) fn raise(&self, gpa: GuestPhysAddr, flags: MappingFlags, access: Access) -> Installed {
         let format = &self.context.format;
-        loop {
-            let (slot, entry) = self.context.lookup(self.root(), gpa);
-            let Entry::Leaf(_) = entry else { return Installed::Lost };
-            let old = slot.load();
-            let new = format.touched(slot.level, format.with_flags(slot.level, old, flags), access);
+        self.raise_to(gpa, |level, old| format.touched(level, format.with_flags(level, old, flags), access))
+    }
+
+    /// Notes in the leaf at `gpa` that the hypervisor, or a guest whose CPU does not do it by itself, used it.
+    pub(crate) fn touch(&self, gpa: GuestPhysAddr, access: Access) -> Installed {
+        self.raise_to(gpa, |level, old| self.context.format.touched(level, old, access))
+    }
+
+    /// Makes the leaf at `gpa` what `new` answers for it, if that only raises it.
+    fn raise_to(&self, gpa: GuestPhysAddr, new: impl Fn(Level, u64) -> u64) -> Installed {
+        let format = &self.context.format;
+        let (slot, _) = self.context.lookup(self.root(), gpa);
+        let mut old = slot.load();
+        // Hardware and other CPUs may change it at any time: what is replaced is what was judged (H25).
+        while let Entry::Leaf(_) = format.decode(slot.level, old) {
+            let new = new(slot.level, old);
             if old == new {
                 return Installed::Done;
             }
             if format.change(slot.level, old, new) != Change::Raise {
                 return Installed::Lost;
             }
-            if slot.replace(old, new).is_ok() {
-                return Installed::Done;
+            match slot.replace(old, new) {
+                Ok(()) => return Installed::Done,
+                Err(now) => old = now,
             }
         }
-    }
-
-    /// Notes in the leaf at `gpa` that the hypervisor, or a guest whose CPU does not do it by itself, used it.
-    pub(crate) fn touch(&self, gpa: GuestPhysAddr, access: Access) -> Installed {
-        match self.find(gpa) {
-            Found::Leaf { leaf, .. } => self.raise(gpa, leaf.flags, access),
-            _ => Installed::Lost,
-        }
+        Installed::Lost
     }
 }

@@ -22,26 +22,31 @@ pub(super) struct Slot<'a> {
 
 impl Slot<'_> {
     /// Whether the walk is about all of the entry.
+    #[inline]
     pub(super) fn is_whole(&self) -> bool {
         self.span == self.part
     }
 
     /// The raw entry. Acquire: what it points to was filled before it was linked.
+    #[inline]
     pub(super) fn load(&self) -> u64 {
         self.entry.load(Ordering::Acquire)
     }
 
     /// Writes the entry, and with it everything that it points to.
+    #[inline]
     pub(super) fn store(&self, raw: u64) {
         self.entry.store(raw, Ordering::Release);
     }
 
     /// Replaces the entry, keeping what hardware noted in the old one until the last moment.
+    #[inline]
     pub(super) fn swap(&self, raw: u64) -> u64 {
         self.entry.swap(raw, Ordering::AcqRel)
     }
 
     /// Replaces the entry if it is still `old`; else what it is now.
+    #[inline]
     pub(super) fn replace(&self, old: u64, new: u64) -> Result<(), u64> {
         self.entry.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).map(drop)
     }
@@ -87,14 +92,21 @@ impl<F: Format, M: Frames> Context<F, M> {
         Ok(())
     }
 
-    /// The lowest entry that translates `gpa`.
+    /// The lowest entry that translates `gpa`, from a whole table on.
+    #[inline]
     pub(super) fn lookup<'a>(&self, root: Node<'a>, gpa: GuestPhysAddr) -> (Slot<'a>, Entry) {
         let mut node = root;
         loop {
-            let (slot, entry) = self.slot(node, gpa);
-            match entry {
-                Entry::Table(table) => node = self.below(&slot, table),
-                other => return (slot, other),
+            let level = node.level;
+            let entry = &node.entries[self.geometry.index(level, gpa)];
+            match self.format.decode(level, entry.load(Ordering::Acquire)) {
+                // SAFETY: as in `walk`.
+                #[allow(unsafe_code, reason = "descending is reaching a table")]
+                Entry::Table(table) => node = unsafe { self.node(table, level.below(), gpa) },
+                other => {
+                    let span = self.geometry.entry_range(level, gpa);
+                    return (Slot { entry, level, span, part: span }, other);
+                }
             }
         }
     }

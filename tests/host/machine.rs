@@ -45,7 +45,7 @@ pub enum Kind {
 pub struct Model {
     kind: Kind,
     memory: Arc<Memory>,
-    model: Arc<arm::Machine>,
+    hardware: Arc<arm::Machine>,
     capabilities: Capabilities,
     next_tag: AtomicU16,
     /// `VTTBR_EL2` of each CPU, as last activated.
@@ -57,7 +57,9 @@ pub struct Model {
 }
 
 /// CPUs of the model.
-const CPUS: usize = 2;
+const CPUS: usize = 4;
+/// CPUs for the scenarios: those that do nothing cost time all the same.
+const SEATS: usize = 2;
 /// The first GiB is foreign memory, a block of its own; the frames come from behind it.
 const FOREIGN: u64 = 1 << 30;
 /// Memory for tables and guests.
@@ -115,7 +117,7 @@ impl Model {
         };
         Self {
             kind,
-            model: arm::Machine::new(&memory, config),
+            hardware: arm::Machine::new(&memory, config),
             memory,
             capabilities: kind.capabilities(),
             next_tag: AtomicU16::new(0),
@@ -133,12 +135,12 @@ impl Model {
     /// Panics if the model saw a rule broken.
     #[track_caller]
     pub fn check(&self) {
-        self.model.check();
+        self.hardware.check();
     }
 
     /// Whether the model saw a rule broken.
     pub fn complaints(&self) -> Vec<stage2_model::Rule> {
-        self.model.violations().iter().map(|violation| violation.rule).collect()
+        self.hardware.violations().iter().map(|violation| violation.rule).collect()
     }
 
     /// From now on old translations are no surprise: operations are in progress while the guest runs.
@@ -146,8 +148,18 @@ impl Model {
         self.racing.store(true, Ordering::SeqCst);
     }
 
+    /// How allocations go from now on.
+    pub fn luck(&self, failure: Failure) {
+        self.memory.fail(failure);
+    }
+
+    /// Looks for what is cached and should not be, in no operation's way.
+    pub fn scan(&self) {
+        self.hardware.scan();
+    }
+
     fn executor(&self) -> ModelExecutor {
-        ModelExecutor(self.model.clone())
+        ModelExecutor(self.hardware.clone())
     }
 
     fn tag(&self, tag: Tag) -> Vmid {
@@ -158,7 +170,7 @@ impl Model {
     }
 
     /// Makes the space this CPU's, if it is not, and sets the guest's own registers.
-    fn switch(&self, space: &GuestSpace<Parts>, cpu: usize, view: View) {
+    pub fn switch(&self, space: &GuestSpace<Parts>, cpu: usize, view: View) {
         let stage1 = match view {
             View::Physical => Stage1 { tcr: 25, ..Stage1::default() },
             View::Virtual(root) => Stage1::on(root.as_usize() as u64, 0),
@@ -173,7 +185,7 @@ impl Model {
             executor.execute(Op::Isb);
             space.activate();
         }
-        self.model.set_stage1(cpu, stage1);
+        self.hardware.set_stage1(cpu, stage1);
     }
 
     fn step(&self, cpu: usize, step: Step) -> Result<u64, Abort> {
@@ -190,7 +202,7 @@ impl Model {
                 self.access(cpu, at, Access::Write(value + 1))?;
             },
             Step::Forget => {
-                self.model.guest_flush(cpu);
+                self.hardware.guest_flush(cpu);
                 Ok(0)
             }
         }
@@ -198,9 +210,9 @@ impl Model {
 
     fn access(&self, cpu: usize, at: usize, access: Access) -> Result<u64, Abort> {
         if self.racing.load(Ordering::SeqCst) {
-            self.model.access_racing(cpu, at as u64, access)
+            self.hardware.access_racing(cpu, at as u64, access)
         } else {
-            self.model.access(cpu, at as u64, access)
+            self.hardware.access(cpu, at as u64, access)
         }
     }
 
@@ -211,7 +223,7 @@ impl Model {
             Decoded::Fault(fault) => Attempt::Fault(fault),
             Decoded::NeedsTranslation(unresolved) => {
                 // PAR_EL1: F, or the page.
-                let par = self.model.stage1_translate(cpu, unresolved.far).map_or(1, |ipa| ipa & !0xfff);
+                let par = self.hardware.stage1_translate(cpu, unresolved.far).map_or(1, |ipa| ipa & !0xfff);
                 unresolved.translated(par).map_or(Attempt::Again, Attempt::Fault)
             }
             Decoded::AddressSize(_) | Decoded::External { .. } => Attempt::GuestException,
@@ -227,7 +239,7 @@ impl Machine for Model {
 
     fn facts(&self) -> Facts {
         let widest = self.capabilities.physical_bits.min(48);
-        Facts { cpus: CPUS, narrowest: 32, widest, frame_zero: FrameZero::Readable }
+        Facts { cpus: SEATS, narrowest: 32, widest, frame_zero: FrameZero::Readable }
     }
 
     fn space(&self, setting: Setting) -> Result<GuestSpace<Parts>, Stop> {
@@ -268,21 +280,21 @@ impl Machine for Model {
     }
 
     fn on<R: Send>(&self, cpu: CpuId, work: impl FnOnce() -> R + Send) -> R {
-        self.model.on(cpu.0, work)
+        self.hardware.on(cpu.0, work)
     }
 
     fn both<A: Send, B: Send>(&self, first: impl FnOnce() -> A + Send, second: impl FnOnce() -> B + Send) -> (A, B) {
         self.race();
         thread::scope(|scope| {
-            let second = scope.spawn(|| self.model.on(1, second));
-            let first = self.model.on(0, first);
+            let second = scope.spawn(|| self.hardware.on(1, second));
+            let first = self.hardware.on(0, first);
             (first, second.join().unwrap_or_else(|story| std::panic::resume_unwind(story)))
         })
     }
 
     fn park(&self) {
         for (cpu, active) in self.active.iter().enumerate() {
-            self.model.stop(cpu);
+            self.hardware.stop(cpu);
             active.store(0, Ordering::SeqCst);
         }
     }

@@ -33,7 +33,9 @@ fn must_be_seen(sabotage: Sabotage) {
     for kind in [Kind::CortexA57, Kind::Everything] {
         let seen = who_sees(kind, sabotage);
         println!("{sabotage:?} on {kind:?}: seen by {} scenarios", seen.len());
-        seen.iter().for_each(|(name, reason)| println!("  {name}: {reason}"));
+        for (name, reason) in &seen {
+            println!("  {name}: {reason}");
+        }
         assert!(!seen.is_empty(), "nothing sees {sabotage:?} on {kind:?}");
     }
 }

@@ -44,6 +44,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     events: Vec<Event>,
+    synchronized: Vec<(PhysAddr, usize, Content)>,
     used: BTreeSet<usize>,
     next: usize,
     /// How many more allocations succeed.
@@ -51,6 +52,7 @@ struct State {
     deaf: Option<CpuId>,
     refusing: Option<CpuId>,
     on_interrupt: Option<Arc<dyn Fn(CpuId) + Send + Sync>>,
+    on_allocation: Option<Box<dyn FnOnce() + Send>>,
 }
 
 // SAFETY: the memory is reached through `Frames::pointer` under the crate's rules; everything else is behind the mutex.
@@ -91,6 +93,11 @@ impl Board {
         std::mem::take(&mut self.state().events)
     }
 
+    /// Which memory was brought in step with the caches since the last call, and for what.
+    pub fn synchronized(&self) -> Vec<(PhysAddr, usize, Content)> {
+        std::mem::take(&mut self.state().synchronized)
+    }
+
     /// How many pages are allocated.
     pub fn allocated(&self) -> usize {
         self.state().used.len()
@@ -114,6 +121,11 @@ impl Board {
     /// What an interrupted CPU does.
     pub fn on_interrupt(&self, handler: Arc<dyn Fn(CpuId) + Send + Sync>) {
         self.state().on_interrupt = Some(handler);
+    }
+
+    /// What happens elsewhere during the next allocation.
+    pub fn on_allocation(&self, event: impl FnOnce() + Send + 'static) {
+        self.state().on_allocation = Some(Box::new(event));
     }
 
     fn log(&self, event: Event) {
@@ -146,7 +158,11 @@ unsafe impl Frames for Board {
         state.next = first + count;
         let at = PhysAddr::from_usize(first * PAGE_SIZE_4K);
         state.events.push(Event::Allocated(at, count));
+        let elsewhere = state.on_allocation.take();
         drop(state);
+        if let Some(event) = elsewhere {
+            event();
+        }
         // SAFETY: the pages are ours until they are given out. Junk, since a guest must not see it.
         unsafe { self.pointer(at).write_bytes(0xa5, count * PAGE_SIZE_4K) }
         Some(at)
@@ -221,7 +237,10 @@ impl Invalidate<u64> for Board {
         Ok(())
     }
 
-    fn synchronize(&self, _bytes: NonNull<u8>, _len: usize, _content: Content) {}
+    fn synchronize(&self, bytes: NonNull<u8>, len: usize, content: Content) {
+        let at = PhysAddr::from_usize(bytes.as_ptr().addr() - self.0.memory.as_ptr().addr());
+        self.state().synchronized.push((at, len, content));
+    }
 
     fn activate(&self, _root: u64) {}
 }

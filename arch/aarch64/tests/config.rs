@@ -94,6 +94,48 @@ fn vtcr_of_every_width_on_a_48_bit_cpu() {
 }
 
 #[test]
+fn vtcr_of_every_width_with_everything_on() {
+    let rich = capabilities(44, 16, Features::all());
+    // PS 0b100, VS, HA and HD on; SL0 and T0SZ by the width.
+    let expected = [
+        0x806c_3520_u64,
+        0x806c_351f,
+        0x806c_351e,
+        0x806c_355d,
+        0x806c_355c,
+        0x806c_355b,
+        0x806c_355a,
+        0x806c_3559,
+        0x806c_3558,
+        0x806c_3557,
+        0x806c_3556,
+        0x806c_3555,
+        0x806c_3594,
+    ];
+    for (bits, word) in (32..=44).zip(expected) {
+        let format = Stage2::new(&rich, bits, Vmid(1)).unwrap().with_tracking(Tracking::DirtyState).unwrap();
+        assert_eq!(format.root(PhysAddr::from_usize(0x1_0000)).vtcr, word, "{bits} bits");
+    }
+}
+
+#[test]
+fn vttbr_of_every_width_names_the_highest_root() {
+    for (bits, _, tables) in ROOTS {
+        // The last place of so many tables, aligned to their size, in 48 bits.
+        let table = (1 << 48) - (tables << 12);
+        let root = Stage2::new(&plain(48), bits, Vmid(0xa5)).unwrap().root(PhysAddr::from_usize(table));
+        let expected = match tables {
+            1 => 0x00a5_ffff_ffff_f000_u64,
+            2 => 0x00a5_ffff_ffff_e000,
+            4 => 0x00a5_ffff_ffff_c000,
+            8 => 0x00a5_ffff_ffff_8000,
+            _ => 0x00a5_ffff_ffff_0000,
+        };
+        assert_eq!((root.vttbr, root.hcr), (expected, 1), "{bits} bits");
+    }
+}
+
+#[test]
 fn the_output_size_is_the_cpus_up_to_48_bits() {
     for (bits, field) in [(32, 0), (36, 1), (40, 2), (42, 3), (44, 4), (48, 5), (52, 5)] {
         assert_eq!(vtcr(&plain(bits), 32) >> 16 & 0b111, field, "{bits} bits");

@@ -127,6 +127,54 @@ mod golden_words {
 mod every_flag_set {
     use super::*;
 
+    /// The word by the manual's fields, with numbers and nothing of the encoder's.
+    fn by_hand(format: &Stage2, level: Level, leaf: &Leaf) -> u64 {
+        let forced = format.capabilities.features.contains(Features::FORCED_WRITE_BACK);
+        let mem_attr = match (leaf.flags.contains(DEV), leaf.flags.contains(NC)) {
+            (true, true) => 0b0000,
+            (true, false) => 0b0001,
+            (false, true) => 0b0101,
+            (false, false) if forced => 0b0110,
+            (false, false) => 0b1111,
+        };
+        let (writes, dirty) = (leaf.flags.contains(W), leaf.used == Used::Dirty);
+        let hardware = format.tracking == Tracking::DirtyState;
+        let bit = |there: bool, number: u32| u64::from(there) << number;
+        bit(true, 0)
+            | bit(level == Level::PAGE, 1)
+            | mem_attr << 2
+            | bit(leaf.flags.contains(R), 6)
+            | bit(writes && (!hardware || dirty), 7)
+            | 0b11 << 8
+            | bit(leaf.used != Used::Not || format.tracking == Tracking::Software, 10)
+            | leaf.at.as_usize() as u64
+            | bit(writes && hardware, 51)
+            | bit(!leaf.flags.contains(X), 54)
+            | bit(leaf.owner == Owner::Space, 55)
+            | bit(dirty && !(writes && hardware), 56)
+    }
+
+    #[test]
+    fn is_the_manuals_word_for_every_level_owner_and_use() {
+        let mut words = 0;
+        for format in formats() {
+            for (level, flags) in
+                LEVELS.into_iter().flat_map(|level| expressible(&format).into_iter().map(move |flags| (level, flags)))
+            {
+                for leaf in leaves(level, flags) {
+                    assert_eq!(
+                        format.leaf(level, &leaf),
+                        by_hand(&format, level, &leaf),
+                        "{format:?} {level} {leaf:?}"
+                    );
+                    words += 1;
+                }
+            }
+        }
+        // 7 accesses of 2 types of memory, 3 of 2 types of devices.
+        assert_eq!(words, 12 * 3 * (7 * 2 + 3 * 2) * 6);
+    }
+
     #[test]
     fn goes_through_the_encoder_and_back_or_is_refused() {
         for format in formats() {

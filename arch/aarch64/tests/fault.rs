@@ -32,6 +32,17 @@ fn f5_the_low_bits_come_from_far() {
     assert_eq!(decoded(DATA | TRANSLATION), Decoded::Fault(expected));
 }
 
+/// A guest with 52-bit addresses of its own (`FEAT_LPA2`) reaches past any space: the fault named a page of memory.
+#[test]
+fn w6_an_address_of_52_bits_is_not_cut_to_a_low_one() {
+    let high = 0x000c_0000_4000_5000_usize;
+    let syndrome = Syndrome { hpfar: HPFAR | 0xc << 40, ..syndrome(DATA | TRANSLATION) };
+    let expected = fault(high | 0x678, Access::Read, Cause::Translation, Origin::Instruction);
+    assert_eq!(decode(syndrome), Decoded::Fault(expected));
+    let unresolved = Unresolved { far: FAR, access: Access::Write, cause: Cause::Permission };
+    assert_eq!(unresolved.translated(high as u64).map(|fault| fault.gpa), Some((high | 0x678).into()));
+}
+
 #[test]
 fn a_translation_fault_at_any_level_has_its_access() {
     for level in [0b00_0100, 0b00_0101, 0b00_0110, 0b00_0111, 0b10_1011] {

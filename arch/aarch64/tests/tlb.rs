@@ -19,6 +19,7 @@ const OTHERS: u64 = 0x0003_0000_9000_0000;
 /// A CPU that writes down what it is told.
 struct Recorder {
     vttbr: u64,
+    vtcr: u64,
     hcr: u64,
     log: Mutex<Log>,
 }
@@ -39,6 +40,10 @@ impl Executor for Recorder {
 
     fn vttbr(&self) -> u64 {
         self.vttbr
+    }
+
+    fn vtcr(&self) -> u64 {
+        self.vtcr
     }
 
     fn hcr(&self) -> u64 {
@@ -65,7 +70,7 @@ fn capabilities(features: Features) -> Capabilities {
 }
 
 fn tlb(features: Features, vttbr: u64) -> Tlb<Recorder> {
-    Tlb::new(capabilities(features), Recorder { vttbr, hcr: 0, log: Mutex::default() })
+    Tlb::new(capabilities(features), Recorder { vttbr, vtcr: OWN.vtcr, hcr: 0, log: Mutex::default() })
 }
 
 fn plain() -> Tlb<Recorder> {
@@ -97,6 +102,20 @@ mod invalidation {
             invalidation(&plain(), 0x4000_1000, 0x4000_2000, PAGES),
             [DSB_ISHST, Op::Tlbi(Tlbi::Ipas2le1is, 0x4_0001), DSB_ISH, VMALLE1IS, DSB_ISH, Op::Isb]
         );
+    }
+
+    /// Cortex-A76 erratum 1286807 and its kin.
+    #[test]
+    fn is_repeated_where_one_does_not_wait_for_every_access() {
+        let affected = Capabilities { errata: Errata::INCOMPLETE_BROADCAST, ..capabilities(Features::empty()) };
+        let recorder = || Recorder { vttbr: OWN.vttbr, vtcr: OWN.vtcr, hcr: 0, log: Mutex::default() };
+        let tlb = Tlb::new(affected, recorder());
+        let twice = [VMALLE1IS, DSB_ISH, VMALLE1IS, DSB_ISH, Op::Isb];
+        assert_eq!(invalidation(&tlb, 0x4000_1000, 0x4000_2000, PAGES)[3..], twice);
+        let vmalls = Op::Tlbi(Tlbi::Vmalls12e1is, 0);
+        assert_eq!(told(&tlb, |tlb| tlb.invalidate_all(OWN)), [DSB_ISHST, vmalls, DSB_ISH, vmalls, DSB_ISH, Op::Isb]);
+        let local = told(&tlb, |tlb| tlb.switch_vcpu(OWN));
+        assert_eq!(local.iter().filter(|op| matches!(op, Op::Tlbi(..))).count(), 1, "this CPU needs no second");
     }
 
     #[test]
@@ -217,10 +236,36 @@ mod another_vmid {
         assert!(!told(&moved, |tlb| tlb.invalidate_all(OWN)).contains(&Op::SetVttbr(OWN.vttbr)));
     }
 
+    /// With `VTCR_EL2.VS` clear a TLBI takes VMID 0x0107 for 0x07: another guest's entries went, and these stayed.
+    #[test]
+    fn is_taken_whole_on_a_cpu_that_counts_fewer_of_its_bits() {
+        let wide = Root { vttbr: 0x0107_0000_8000_0000, vtcr: OWN.vtcr | 1 << 19, ..OWN };
+        for vttbr in [OTHERS, wide.vttbr] {
+            let tlb = Tlb::new(
+                capabilities(Features::empty()),
+                Recorder { vttbr, vtcr: OWN.vtcr, hcr: 0, log: Mutex::default() },
+            );
+            assert_eq!(
+                told(&tlb, |tlb| tlb.invalidate_all(wide)),
+                [
+                    DSB_ISH,
+                    Op::SetVtcr(wide.vtcr),
+                    Op::SetVttbr(wide.vttbr),
+                    Op::Isb,
+                    VMALLS12E1IS,
+                    DSB_ISH,
+                    Op::SetVttbr(vttbr),
+                    Op::SetVtcr(OWN.vtcr),
+                    Op::Isb
+                ]
+            );
+        }
+    }
+
     #[test]
     fn keeps_stage_1_from_walking_where_an_erratum_wants_it() {
         let affected = Capabilities { errata: Errata::SPECULATIVE_TRANSLATION, ..capabilities(Features::empty()) };
-        let recorder = |vttbr| Recorder { vttbr, hcr: 0, log: Mutex::default() };
+        let recorder = |vttbr| Recorder { vttbr, vtcr: OWN.vtcr, hcr: 0, log: Mutex::default() };
         let tlb = Tlb::new(affected, recorder(OTHERS));
         assert_eq!(
             told(&tlb, |tlb| tlb.invalidate_all(OWN)),
@@ -253,7 +298,7 @@ mod a_host_with_applications {
     const E2H_TGE: u64 = 1 << 34 | 1 << 27;
 
     fn host(vttbr: u64, hcr: u64) -> Tlb<Recorder> {
-        Tlb::new(capabilities(Features::empty()), Recorder { vttbr, hcr, log: Mutex::default() })
+        Tlb::new(capabilities(Features::empty()), Recorder { vttbr, vtcr: OWN.vtcr, hcr, log: Mutex::default() })
     }
 
     #[test]
@@ -267,8 +312,22 @@ mod a_host_with_applications {
     #[test]
     fn changes_the_vmid_too() {
         let told = told(&host(OTHERS, E2H_TGE), |tlb| tlb.invalidate_all(OWN));
-        assert_eq!(told[..4], [DSB_ISH, Op::ChangeHcr(1 << 27, 0), Op::SetVttbr(OWN.vttbr), Op::Isb]);
+        assert_eq!(told[..4], [DSB_ISH, Op::SetVttbr(OWN.vttbr), Op::ChangeHcr(1 << 27, 0), Op::Isb]);
         assert_eq!(told[6..], [Op::SetVttbr(OTHERS), Op::ChangeHcr(0, 1 << 27), Op::Isb]);
+    }
+
+    /// The guest's registers are anybody's while the host runs: on a Cortex-A76 it is exposed to walks by them from the
+    /// moment that TGE goes.
+    #[test]
+    fn keeps_stage_1_from_walking_for_as_long_as_it_is_none() {
+        let affected = Capabilities { errata: Errata::SPECULATIVE_TRANSLATION, ..capabilities(Features::empty()) };
+        for vttbr in [OWN.vttbr, OTHERS] {
+            let recorder = Recorder { vttbr, vtcr: OWN.vtcr, hcr: E2H_TGE, log: Mutex::default() };
+            let told = told(&Tlb::new(affected, recorder), |tlb| tlb.invalidate_all(OWN));
+            let place = |operation| told.iter().position(|&told| told == operation).expect("it is there");
+            assert!(place(Op::SetSctlrEl1(0x1001)) < place(Op::ChangeHcr(1 << 27, 0)), "{told:x?}");
+            assert!(place(Op::ChangeHcr(0, 1 << 27)) < place(Op::SetSctlrEl1(0x1000)), "{told:x?}");
+        }
     }
 
     #[test]
@@ -318,7 +377,7 @@ mod caches {
     #[test]
     fn lines_are_of_the_cpus_size() {
         let small = Capabilities { data_line: 16, ..capabilities(Features::empty()) };
-        let tlb = Tlb::new(small, Recorder { vttbr: 0, hcr: 0, log: Mutex::default() });
+        let tlb = Tlb::new(small, Recorder { vttbr: 0, vtcr: OWN.vtcr, hcr: 0, log: Mutex::default() });
         let bytes = NonNull::without_provenance(0x1000.try_into().unwrap());
         assert_eq!(told(&tlb, |tlb| tlb.synchronize(bytes, 64, Content::Data)).len(), 4 + 1);
     }

@@ -25,6 +25,10 @@ impl Executor for ModelExecutor {
         self.0.registers(self.0.current()).vttbr
     }
 
+    fn vtcr(&self) -> u64 {
+        self.0.registers(self.0.current()).vtcr
+    }
+
     fn hcr(&self) -> u64 {
         self.0.registers(self.0.current()).hcr
     }

@@ -125,7 +125,7 @@ impl Memory {
             .blocks
             .iter()
             .filter(|(number, _)| *number & RESERVED == 0)
-            .map(|(_, block)| self.held(*block))
+            .map(|(number, block)| self.held(*number, *block))
             .sum()
     }
 
@@ -225,7 +225,7 @@ impl Memory {
         }
         state.free += count;
         state.lowest = state.lowest.min(first);
-        if self.held(block) == 0 {
+        if self.held(number, block) == 0 {
             state.blocks.remove(&number);
         }
     }
@@ -300,8 +300,9 @@ impl Memory {
         self.contains(at).then(|| ((at - self.base) / PAGE) as usize)
     }
 
-    fn held(&self, (first, count): (u64, u64)) -> u64 {
-        let held = |page: &u64| self.owners[*page as usize].load(Ordering::Relaxed) != 0;
+    /// How many pages an allocation still has: those that it gave back may be another's by now.
+    fn held(&self, number: u64, (first, count): (u64, u64)) -> u64 {
+        let held = |page: &u64| self.owners[*page as usize].load(Ordering::Relaxed) == number;
         (first..first + count).filter(held).count() as u64
     }
 

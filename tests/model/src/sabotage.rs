@@ -196,6 +196,10 @@ impl<E: Executor> Executor for Sabotaged<E> {
         self.inner.vttbr()
     }
 
+    fn vtcr(&self) -> u64 {
+        self.inner.vtcr()
+    }
+
     fn hcr(&self) -> u64 {
         self.inner.hcr()
     }

@@ -250,6 +250,17 @@ mod memory {
     }
 
     #[test]
+    fn counts_a_page_once_that_comes_back_and_goes_again() {
+        let memory = Memory::new(0x1000, 1 << 20);
+        let at = memory.allocate(4, 4096).unwrap();
+        memory.release(at, 1, Pieces::Any);
+        assert_eq!(memory.allocate(1, 4096), Some(at));
+        assert_eq!(memory.allocated(), 4);
+        memory.release(at + 4096, 3, Pieces::Any);
+        assert_eq!(memory.allocated(), 1);
+    }
+
+    #[test]
     #[should_panic(expected = "which is free")]
     fn panics_on_a_double_free() {
         let memory = Memory::new(0x1000, 1 << 20);

@@ -26,7 +26,7 @@ const HIGH: usize = 0xffff_ff80_0000_0000;
 const STAGE1_OFF: u64 = 0x30d0_0800;
 const STAGE1_ON: u64 = STAGE1_OFF | 1 << 0 | 1 << 2 | 1 << 12;
 /// `TCR_EL1`: 39 bits in both halves, 4 KiB granule, write-back walks, inner shareable, 48-bit output.
-const TCR: u64 = 25 | 0x35 << 8 | 25 << 16 | 0x35 << 24 | 0b10 << 30 | 0b101 << 32;
+const TCR: u64 = 0x19 | 0x35 << 8 | 0x19 << 16 | 0x35 << 24 | 0b10 << 30 | 0b101 << 32;
 /// `MAIR_EL1`: attribute 0 is write-back.
 const MAIR: u64 = 0xff;
 

@@ -123,7 +123,8 @@ impl Qemu {
 
     fn read_exception(&self, syndrome: Syndrome, x0: u64) -> Attempt {
         match decode_distrusting(syndrome, self.capabilities.errata) {
-            Decoded::NotAnAbort { class: HVC } if syndrome.esr & 0xffff == 0 => Attempt::Done(x0),
+            // The immediate, ESR_EL2.ISS [15:0]: 0 ends a step, 1 is an exception of the guest's own.
+            Decoded::NotAnAbort { class: HVC } if syndrome.esr as u16 == 0 => Attempt::Done(x0),
             Decoded::NotAnAbort { class: HVC } | Decoded::AddressSize(_) => Attempt::GuestException,
             Decoded::Fault(fault) => Attempt::Fault(fault),
             Decoded::NeedsTranslation(unresolved) => {

@@ -68,6 +68,10 @@ impl Executor for Saboteur {
         self.0.vttbr()
     }
 
+    fn vtcr(&self) -> u64 {
+        self.0.vtcr()
+    }
+
     fn hcr(&self) -> u64 {
         self.0.hcr()
     }
@@ -86,14 +90,13 @@ impl Executor for Saboteur {
 }
 
 impl Saboteur {
-    fn invalidate(&self, fault: Fault, tlbi: Tlbi, operand: u64) {
+    fn invalidate(self, fault: Fault, tlbi: Tlbi, operand: u64) {
         let everything = matches!(tlbi, Tlbi::Vmalls12e1is | Tlbi::Vmalls12e1);
         let stage1 = matches!(tlbi, Tlbi::Vmalle1is | Tlbi::Vmalle1);
         let stage2 = !everything && !stage1;
         let (tlbi, operand) = match fault {
             // A space that begins or ends does so properly.
             _ if everything => (tlbi, operand),
-            Fault::None => (tlbi, operand),
             Fault::NoInvalidation => return,
             Fault::OnlyStage2 if stage1 => return,
             Fault::OnlyStage1 if stage2 => return,

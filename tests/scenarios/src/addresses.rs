@@ -1,6 +1,6 @@
 //! Every width of address, from the first page to the last.
 
-use crate::{FrameZero, words::*};
+use crate::{FrameZero, prelude::*};
 
 /// Every width that the machine can have: its root's shape and its registers fit together (W12), no address is another
 /// one's alias (W6), and nothing is past the last page.

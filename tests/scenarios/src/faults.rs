@@ -1,6 +1,6 @@
 //! A guest touches what is not there yet, what is there already, and what it may not.
 
-use crate::words::*;
+use crate::prelude::*;
 
 /// G4, and the plainest case of all.
 ///

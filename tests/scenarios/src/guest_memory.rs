@@ -1,6 +1,6 @@
 //! The hypervisor's own access to guest memory.
 
-use crate::words::*;
+use crate::prelude::*;
 
 /// Both see what the other wrote, across pages, leaves of two sizes and areas, at any alignment.
 ///

@@ -12,8 +12,8 @@ mod check;
 mod guest;
 mod list;
 mod machine;
+mod prelude;
 mod stale;
-mod words;
 
 pub mod addresses;
 pub mod faults;

@@ -1,6 +1,6 @@
 //! Spaces beside each other, after each other, and virtual CPUs on one CPU.
 
-use crate::words::*;
+use crate::prelude::*;
 
 /// Same addresses, different memory, in turns on one CPU.
 ///

@@ -54,6 +54,7 @@ macro_rules! for_each_scenario {
                 a_restriction_is_seen_at_once,
                 permissions_go_down_and_up,
                 a_part_of_a_block_changes_alone,
+                a_part_of_a_block_becomes_code,
                 lazy_memory_comes_with_the_permissions_of_the_day,
                 write_protection_holds_where_the_cpu_notes_writes,
                 a_guest_runs_where_the_cpu_notes_its_accesses,
@@ -116,6 +117,8 @@ macro_rules! for_each_scenario {
                 what_no_entry_holds_is_refused,
                 the_map_can_be_read,
                 areas_and_leaves_are_listed,
+                a_leaf_may_go_while_it_is_shown,
+                a_device_stays_a_device,
             }
         }
     };

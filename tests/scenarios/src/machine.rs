@@ -35,7 +35,7 @@ pub trait Machine: Sync + Sized + 'static {
         most
     }
 
-    /// A space in which nothing is mapped but [`RESERVED`], or even that not.
+    /// A space in which nothing is mapped but what is [`reserved`], or even that not.
     ///
     /// # Errors
     /// [`Stop::Skipped`] for what the CPUs cannot do.

@@ -1,6 +1,6 @@
 //! What is mapped is there, as large as it can be, with the permissions that were asked for.
 
-use crate::words::*;
+use crate::prelude::*;
 
 /// Unaligned ends get pages, what lies between them blocks.
 ///

@@ -1,6 +1,6 @@
 //! The nth allocation fails, for every n of every operation: an error, and everything as before.
 
-use crate::words::*;
+use crate::prelude::*;
 
 /// More than any of these operations allocates.
 const ENOUGH: usize = 64;

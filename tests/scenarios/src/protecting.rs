@@ -1,6 +1,6 @@
 //! Permissions change under a guest that uses them.
 
-use crate::words::*;
+use crate::prelude::*;
 
 /// With the translation cached that allowed it.
 ///
@@ -68,6 +68,24 @@ pub fn a_part_of_a_block_changes_alone<M: Machine>(machine: &M) -> Verdict {
     ensure_eq!(guest.stores(part - 8, 1)?, Value(1));
     ensure_eq!(guest.stores(part + 2 * PAGE, 1)?, Value(1));
     ensure_eq!(guest.frame(part)?, frame);
+    Ok(())
+}
+
+/// H14: what the guest wrote to a part of a block is what it executes there, once it may. The pieces of a block that
+/// was cut were linked without the instruction caches' knowledge.
+///
+/// # Errors
+/// It does not hold.
+pub fn a_part_of_a_block_becomes_code<M: Machine>(machine: &M) -> Verdict {
+    let guest = Guest::new(machine)?;
+    guest.map(range(RAM, BLOCK), LAZY_BLOCKS, RW)?;
+    let code = RAM + 3 * PAGE;
+    guest.write(gpa(code), &machine.code(7))?;
+    ensure_eq!(guest.leaf_size(code)?, BLOCK);
+    ensure_eq!(guest.calls(code)?, Denied(RW));
+    guest.protect(range(code, PAGE), RX)?;
+    ensure_eq!(guest.calls(code)?, Value(7));
+    ensure_eq!(guest.calls(code + PAGE)?, Denied(RW));
     Ok(())
 }
 

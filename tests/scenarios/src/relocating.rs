@@ -1,6 +1,6 @@
 //! Memory moves under a guest that uses it.
 
-use crate::words::*;
+use crate::prelude::*;
 use crate::{Column, Seen, probe};
 
 /// Contents stay, the frame is another one, and what is written afterwards is seen by both sides.

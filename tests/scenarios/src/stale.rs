@@ -1,7 +1,7 @@
 //! Whether a moved page is seen where it was: the probe behind the scenarios that say it must not be, and behind the
 //! tests that say that a machine would notice.
 
-use crate::words::*;
+use crate::prelude::*;
 
 /// What kind of page moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::{stale, words::*};
+use crate::{prelude::*, stale};
 
 /// The other CPU has it in its TLB.
 ///
@@ -118,7 +118,7 @@ pub fn a_count_goes_on_while_its_page_moves<M: Machine>(machine: &M) -> Verdict 
     let guest = Guest::new(machine)?;
     guest.map(range(RAM, PAGE), LAZY, RW)?;
     let (moves, over) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let mover = || {
+    let host = || {
         let result = until(&over, || {
             moves.fetch_add(guest.relocate(range(RAM, PAGE))?, Ordering::AcqRel);
             Ok(())
@@ -126,7 +126,7 @@ pub fn a_count_goes_on_while_its_page_moves<M: Machine>(machine: &M) -> Verdict 
         over.store(true, Ordering::Release);
         result
     };
-    let counter = || {
+    let vcpu = || {
         let mut target = 0;
         let result = until(&over, || {
             target += 10;
@@ -137,8 +137,8 @@ pub fn a_count_goes_on_while_its_page_moves<M: Machine>(machine: &M) -> Verdict 
         over.store(true, Ordering::Release);
         result.map(|()| target)
     };
-    let (moved, counted) = machine.both(mover, counter);
-    moved?;
+    let (ended, counted) = machine.both(host, vcpu);
+    ended?;
     ensure_eq!(guest.read_obj::<u64>(gpa(RAM))?, counted?);
     ensure!(moves.load(Ordering::Acquire) >= MOVES, "nothing moved");
     Ok(())
@@ -162,7 +162,7 @@ pub fn memory_comes_and_goes_under_a_running_guest<M: Machine>(machine: &M) -> V
     let guest = Guest::new(machine)?;
     let before = machine.allocated();
     let over = AtomicBool::new(false);
-    let changer = || {
+    let host = || {
         let result = (|| -> Verdict {
             for round in 0..machine.rounds(ROUNDS) {
                 let mapping = [LAZY, LAZY_BLOCKS, PAGES][round as usize % 3];
@@ -177,7 +177,7 @@ pub fn memory_comes_and_goes_under_a_running_guest<M: Machine>(machine: &M) -> V
         over.store(true, Ordering::Release);
         result
     };
-    let toucher = || {
+    let vcpu = || {
         let run = guest.seat(1, 1);
         until(&over, || {
             for page in [0, 1, 4, 9] {
@@ -189,9 +189,9 @@ pub fn memory_comes_and_goes_under_a_running_guest<M: Machine>(machine: &M) -> V
             Ok(())
         })
     };
-    let (changed, touched) = machine.both(changer, toucher);
-    changed?;
-    touched?;
+    let (first, second) = machine.both(host, vcpu);
+    first?;
+    second?;
     ensure_eq!(machine.allocated(), before);
     Ok(())
 }

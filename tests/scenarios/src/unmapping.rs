@@ -1,6 +1,6 @@
 //! What is taken away is gone, all of it and nothing else.
 
-use crate::words::*;
+use crate::prelude::*;
 
 /// The plainest case, with everything cached.
 ///

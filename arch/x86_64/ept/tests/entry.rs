@@ -103,6 +103,48 @@ mod golden_words {
 mod every_flag_set {
     use super::*;
 
+    /// The word by the manual's tables of formats, with numbers and nothing of the encoder's.
+    fn by_hand(format: &Ept, level: Level, leaf: &Leaf) -> u64 {
+        let (memory_type, ignore_pat) = match (leaf.flags.contains(DEV), leaf.flags.contains(NC)) {
+            (true, strict) => (0, strict),
+            (false, true) => (1, true),
+            (false, false) => (6, true),
+        };
+        let bit = |there: bool, number: u32| u64::from(there) << number;
+        bit(leaf.flags.contains(R), 0)
+            | bit(leaf.flags.contains(W), 1)
+            | bit(leaf.flags.contains(X), 2)
+            | memory_type << 3
+            | bit(ignore_pat, 6)
+            | bit(level != Level::PAGE, 7)
+            | bit(leaf.used != Used::Not, 8)
+            | bit(leaf.used == Used::Dirty, 9)
+            | leaf.at.as_usize() as u64
+            | bit(leaf.owner == Owner::Space, 52)
+            | bit(format.exceptions == Exceptions::Suppressed, 63)
+    }
+
+    #[test]
+    fn is_the_manuals_word_for_every_level_owner_and_use() {
+        let mut words = 0;
+        for format in formats() {
+            for (level, flags) in
+                LEVELS.into_iter().flat_map(|level| expressible(&format).into_iter().map(move |flags| (level, flags)))
+            {
+                for leaf in leaves(level, flags) {
+                    assert_eq!(
+                        format.leaf(level, &leaf),
+                        by_hand(&format, level, &leaf),
+                        "{format:?} {level} {leaf:?}"
+                    );
+                    words += 1;
+                }
+            }
+        }
+        // R, RW, RX, RWX, and where the CPU has it X, of 2 types of memory; R, RW of 2 types of devices.
+        assert_eq!(words, 4 * 3 * (5 * 2 + 2 * 2 + 4 * 2 + 2 * 2) * 6);
+    }
+
     #[test]
     fn goes_through_the_encoder_and_back_or_is_refused() {
         for format in formats() {

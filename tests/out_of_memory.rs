@@ -1,0 +1,421 @@
+//! The nth allocation fails, be it a frame or the heap's, for every n of every operation of a space: an error, and
+//! everything as before. Without a guest: the scenarios have that.
+#![allow(unsafe_code, reason = "an allocator that fails when it is told to is the only way to run out of memory")]
+#![allow(unused_crate_dependencies, reason = "shared by all test programs")]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    fmt::Write,
+    ptr::NonNull,
+    sync::Arc,
+};
+
+use memory_addr::PAGE_SIZE_4K as PAGE;
+use stage2::{
+    Access, Area, Cause, Config, Content, CpuId, Error, Fault, Format, Frames, GuestPhysAddr, GuestPhysRange,
+    GuestSpace, Invalidate, LeafPolicy, Mapping, MappingFlags, Origin, Outcome, PhysAddr, Pieces, Platform, Populate,
+    Reach, Scope, Translation, Unreachable,
+    aarch64::{Stage2, Vmid},
+    x86_64::ept::{self, Depth, Ept},
+};
+use stage2_model::{Memory, Pool};
+
+const RAM: usize = 0x4000_0000;
+const BLOCK: usize = 2 << 20;
+const READ: MappingFlags = MappingFlags::READ;
+const RW: MappingFlags = READ.union(MappingFlags::WRITE);
+const LAZY: Mapping = Mapping::Private { populate: Populate::Lazy, leaf: LeafPolicy::Pages };
+const LAZY_BLOCKS: Mapping = Mapping::Private { populate: Populate::Lazy, leaf: LeafPolicy::Largest };
+const PAGES: Mapping = Mapping::Private { populate: Populate::Now, leaf: LeafPolicy::Pages };
+const BLOCKS: Mapping = Mapping::Private { populate: Populate::Now, leaf: LeafPolicy::Largest };
+/// More than any operation allocates.
+const ENOUGH: usize = 700;
+
+/// Which allocations of this thread fail.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Luck {
+    Good,
+    /// The one after so many, and all behind it.
+    From(usize),
+    /// The one after so many.
+    Once(usize),
+}
+
+thread_local! {
+    static LUCK: Cell<Luck> = const { Cell::new(Luck::Good) };
+    /// Allocations of this thread.
+    static COUNT: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Counts an allocation: whether it may succeed.
+fn admits() -> bool {
+    COUNT.set(COUNT.get() + 1);
+    match LUCK.get() {
+        Luck::Good => true,
+        Luck::From(0) => false,
+        Luck::Once(0) => {
+            LUCK.set(Luck::Good);
+            false
+        }
+        Luck::From(left) => {
+            LUCK.set(Luck::From(left - 1));
+            true
+        }
+        Luck::Once(left) => {
+            LUCK.set(Luck::Once(left - 1));
+            true
+        }
+    }
+}
+
+/// Runs `work` with some luck: what came of it, and how often it allocated.
+fn with<R>(luck: Luck, work: impl FnOnce() -> R) -> (R, usize) {
+    let (before, count) = (LUCK.replace(luck), COUNT.replace(0));
+    let result = work();
+    LUCK.set(before);
+    (result, COUNT.replace(count))
+}
+
+/// The system's allocator, which fails a thread when it is told to.
+struct Failing;
+
+// SAFETY: every call is the system allocator's, or a failure, which an allocator may always answer.
+unsafe impl GlobalAlloc for Failing {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if !admits() {
+            return std::ptr::null_mut();
+        }
+        // SAFETY: the caller keeps the contract of `alloc`, which is this one's.
+        unsafe { System.alloc(layout) }
+    }
+
+    // The default would touch all of what is zeroed, which is a whole memory here.
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if !admits() {
+            return std::ptr::null_mut();
+        }
+        // SAFETY: as in `alloc`.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: `at` came from the system allocator, with this layout.
+        unsafe { System.dealloc(at, layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if !admits() {
+            return std::ptr::null_mut();
+        }
+        // SAFETY: `at` came from the system allocator, with this layout, and the caller keeps the contract for `size`.
+        unsafe { System.realloc(at, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Failing = Failing;
+
+/// Frames that run out with the heap: one count for both. What the pool itself takes from the heap does not count.
+#[derive(Clone)]
+struct Frail(Pool);
+
+// SAFETY: the pool's, or a failure.
+unsafe impl Frames for Frail {
+    fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr> {
+        if admits() { with(Luck::Good, || self.0.allocate(count, align)).0 } else { None }
+    }
+
+    unsafe fn free(&self, at: PhysAddr, count: usize) {
+        // SAFETY: the caller's promise.
+        with(Luck::Good, || unsafe { self.0.free(at, count) });
+    }
+
+    fn pointer(&self, at: PhysAddr) -> NonNull<u8> {
+        self.0.pointer(at)
+    }
+
+    fn pieces(&self) -> Pieces {
+        self.0.pieces()
+    }
+}
+
+/// No guest runs: there is nothing to invalidate.
+struct NoGuest;
+
+impl<R> Invalidate<R> for NoGuest {
+    fn reach(&self) -> Reach {
+        Reach::Everywhere
+    }
+
+    fn publish(&self) {}
+
+    fn invalidate(&self, _: R, _: Scope) {}
+
+    fn invalidate_all(&self, _: R) {}
+
+    fn invalidate_denial(&self, _: R, _: GuestPhysAddr) {}
+
+    fn switch_vcpu(&self, _: R) {}
+
+    fn interrupt(&self, _: &mut dyn Iterator<Item = CpuId>) -> Result<(), Unreachable> {
+        Ok(())
+    }
+
+    fn synchronize(&self, _: NonNull<u8>, _: usize, _: Content) {}
+
+    fn activate(&self, _: R) {}
+}
+
+struct Parts<F>(std::marker::PhantomData<F>);
+
+impl<F: Format> Platform for Parts<F> {
+    type Format = F;
+    type Frames = Frail;
+    type Invalidate = NoGuest;
+}
+
+type Space<F> = GuestSpace<Parts<F>>;
+
+fn space<F: Format>(memory: &Arc<Memory>, format: &F) -> Result<Space<F>, Error> {
+    let frames = Frail(Pool::new(memory));
+    GuestSpace::new(Config { format: format.clone(), frames, invalidate: NoGuest, cpus: 2 })
+}
+
+fn range(start: usize, size: usize) -> GuestPhysRange {
+    GuestPhysRange::from_start_size(start.into(), size)
+}
+
+/// What an operation that failed leaves as it was.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keeps {
+    /// Everything, and no frame more or less.
+    Everything,
+    /// All translations; tables that lead to the page may stay.
+    Translations,
+    /// What is mapped and what it holds; leaves before the one that failed have moved, or are populated.
+    Contents,
+}
+
+/// An operation, what comes before it, and what its failure leaves.
+struct Case<F: Format> {
+    name: &'static str,
+    prepare: fn(&Space<F>),
+    operation: fn(&Space<F>) -> Result<(), Error>,
+    keeps: Keeps,
+}
+
+/// Everything that can be seen of a space.
+#[derive(Debug, PartialEq)]
+struct Picture {
+    areas: Vec<Area>,
+    leaves: Vec<Translation>,
+    owned: usize,
+    /// The first word of each leaf.
+    words: Vec<Option<u64>>,
+    allocated: u64,
+}
+
+fn picture<F: Format>(space: &Space<F>, memory: &Memory) -> Picture {
+    let mut leaves = Vec::new();
+    space.walk(range(0, 1 << 32), |leaf| leaves.push(leaf)).expect("a walk");
+    Picture {
+        areas: space.areas().expect("areas"),
+        words: leaves.iter().map(|leaf| memory.read(leaf.hpa.as_usize() as u64)).collect(),
+        leaves,
+        owned: space.stats().owned_frames,
+        allocated: memory.allocated(),
+    }
+}
+
+/// Holds a picture after a failure against the one before the operation.
+fn compare(name: &str, keeps: Keeps, before: &Picture, after: &Picture) {
+    assert_eq!(after.areas, before.areas, "{name}");
+    match keeps {
+        Keeps::Everything => assert_eq!(after, before, "{name}"),
+        Keeps::Translations => {
+            assert_eq!((&after.leaves, after.owned), (&before.leaves, before.owned), "{name}");
+            assert!(after.allocated <= before.allocated + 4, "{name}: more than the tables of one path");
+        }
+        Keeps::Contents => {
+            for (leaf, word) in before.leaves.iter().zip(&before.words) {
+                let now = after.leaves.iter().position(|now| now.leaf_start == leaf.leaf_start).expect(name);
+                assert_eq!((after.leaves[now].size, after.words[now]), (leaf.size, *word), "{name}");
+            }
+        }
+    }
+}
+
+/// Lets every allocation of an operation fail in turn, alone and with all behind it.
+fn starve<F: Format>(format: &F, case: &Case<F>) {
+    let Case { name, prepare, operation, keeps } = case;
+    let mut failures = 0;
+    for kind in [Luck::From, Luck::Once] {
+        for left in 0.. {
+            assert!(left < ENOUGH, "{name} allocates without end");
+            let memory = Memory::new(0, 64 << 20);
+            let space = space(&memory, format).expect("memory");
+            let empty = memory.allocated();
+            prepare(&space);
+            let before = picture(&space, &memory);
+            let (result, allocations) = with(kind(left), || operation(&space));
+            match result {
+                Ok(()) => {}
+                Err(Error::NoMemory(_)) => {
+                    failures += 1;
+                    compare(name, *keeps, &before, &picture(&space, &memory));
+                    assert_eq!(operation(&space), Ok(()), "{name}, when there is memory again");
+                }
+                Err(other) => panic!("{name}: {other}"),
+            }
+            for area in space.areas().expect("areas") {
+                space.unmap(area.range).expect("everything can be unmapped");
+            }
+            assert_eq!(memory.allocated(), empty, "{name}: frames are lost");
+            drop(space);
+            assert_eq!(memory.allocated(), 0, "{name}: frames are lost");
+            if allocations <= left {
+                break;
+            }
+        }
+    }
+    assert!(failures > 0, "{name} allocates nothing");
+}
+
+/// Every second page of the first ones is an area of its own: the sets of areas are full.
+fn crowd<F: Format>(space: &Space<F>) {
+    for page in 0..128 {
+        space.map(range(page * 2 * PAGE, PAGE), LAZY, RW).expect("room");
+    }
+}
+
+fn linear(to: usize) -> Mapping {
+    Mapping::Linear { to: PhysAddr::from_usize(to) }
+}
+
+fn fault<F: Format>(space: &Space<F>, at: usize, access: Access) -> Result<(), Error> {
+    let fault = Fault { gpa: at.into(), access, cause: Cause::Translation, origin: Origin::Instruction };
+    space.fault(CpuId(0), fault).map(|outcome| assert!(matches!(outcome, Outcome::Resolved | Outcome::Retry)))
+}
+
+fn two_blocks<F: Format>(space: &Space<F>) {
+    space.map(range(RAM, 2 * BLOCK), BLOCKS, RW).expect("memory");
+    space.write_obj(RAM.into(), 0x1234_u64).expect("memory");
+}
+
+fn lazy_pages<F: Format>(space: &Space<F>) {
+    space.map(range(RAM, 4 * PAGE), LAZY, RW).expect("memory");
+}
+
+fn three_pages<F: Format>(space: &Space<F>) {
+    space.map(range(RAM, 3 * PAGE), PAGES, RW).expect("memory");
+    for page in 0..3 {
+        space.write_obj((RAM + page * PAGE).into(), page as u64).expect("memory");
+    }
+}
+
+/// All operations that allocate.
+fn cases<F: Format>() -> Vec<Case<F>> {
+    let case = |name, prepare, operation, keeps| Case { name, prepare, operation, keeps };
+    let nothing: fn(&Space<F>) = |_| {};
+    vec![
+        case("map linear pages", nothing, |s| s.map(range(RAM - PAGE, 2 * PAGE), linear(0), RW), Keeps::Everything),
+        case("map linear blocks", nothing, |s| s.map(range(RAM, 2 * BLOCK), linear(BLOCK), RW), Keeps::Everything),
+        case("map pages", nothing, |s| s.map(range(RAM - PAGE, 3 * PAGE), PAGES, RW), Keeps::Everything),
+        case("map blocks", nothing, |s| s.map(range(RAM, BLOCK + PAGE), BLOCKS, RW), Keeps::Everything),
+        case("map lazily", nothing, |s| s.map(range(RAM, PAGE), LAZY, RW), Keeps::Everything),
+        case("map into a crowd", crowd, |s| s.map(range(PAGE, PAGE), PAGES, RW), Keeps::Everything),
+        case("unmap all", two_blocks, |s| s.unmap(range(RAM, 2 * BLOCK)), Keeps::Everything),
+        case("unmap a middle", two_blocks, |s| s.unmap(range(RAM + PAGE, BLOCK)), Keeps::Everything),
+        case("unmap in a crowd", crowd, |s| s.unmap(range(4 * PAGE, 90 * PAGE)), Keeps::Everything),
+        case("protect all", two_blocks, |s| s.protect(range(RAM, 2 * BLOCK), READ), Keeps::Everything),
+        case("protect a middle", two_blocks, |s| s.protect(range(RAM + PAGE, BLOCK), READ), Keeps::Everything),
+        case("fault on a page", lazy_pages, |s| fault(s, RAM + PAGE, Access::Write), Keeps::Translations),
+        case(
+            "fault on a block",
+            |s| s.map(range(RAM, BLOCK), LAZY_BLOCKS, RW).expect("memory"),
+            |s| fault(s, RAM + PAGE, Access::Read),
+            Keeps::Translations,
+        ),
+        case("read", lazy_pages, |s| s.read((RAM + 8).into(), &mut [0; 2 * PAGE]), Keeps::Contents),
+        case("write", lazy_pages, |s| s.write((RAM + 8).into(), &[1; 2 * PAGE]), Keeps::Contents),
+        case("read a value", lazy_pages, |s| s.read_obj::<u32>(RAM.into()).map(drop), Keeps::Translations),
+        case("write a value", lazy_pages, |s| s.write_obj(RAM.into(), 1_u16), Keeps::Translations),
+        case("load", lazy_pages, |s| s.load::<u64>(RAM.into()).map(drop), Keeps::Translations),
+        case("store", lazy_pages, |s| s.store(RAM.into(), 1_u8), Keeps::Translations),
+        case("exchange", lazy_pages, |s| s.compare_exchange(RAM.into(), 0_u64, 1).map(drop), Keeps::Translations),
+        case("relocate a page", three_pages, |s| s.relocate(range(RAM, PAGE)).map(drop), Keeps::Everything),
+        case("relocate pages", three_pages, |s| s.relocate(range(RAM, 3 * PAGE)).map(drop), Keeps::Contents),
+        case("relocate blocks", two_blocks, |s| s.relocate(range(RAM, 2 * BLOCK)).map(drop), Keeps::Contents),
+        case("list areas", crowd, |s| s.areas().map(drop), Keeps::Everything),
+    ]
+}
+
+fn arm() -> Stage2 {
+    let capabilities = stage2_model::capabilities(&stage2_model::arm::Config::default());
+    Stage2::new(&capabilities, 40, Vmid(1)).expect("40 bits")
+}
+
+fn intel() -> Ept {
+    // IA32_VMX_EPT_VPID_CAP of a Skylake-X.
+    let registers = ept::Registers { ept_vpid_cap: 0xf01_0673_4141, arch_capabilities: 0x40, physical_bits: 46 };
+    Ept::new(&ept::Capabilities::from_registers(registers), Depth::Four).expect("four levels")
+}
+
+#[test]
+fn every_operation_on_arms_tables_happens_or_does_not() {
+    for case in &cases() {
+        starve(&arm(), case);
+    }
+}
+
+#[test]
+fn every_operation_on_intels_tables_happens_or_does_not() {
+    for case in &cases() {
+        starve(&intel(), case);
+    }
+}
+
+#[test]
+fn a_space_is_made_whole_or_not_at_all() {
+    let memory = Memory::new(0, 1 << 20);
+    let (made, allocations) = with(Luck::Good, || space(&memory, &arm()));
+    drop(made.expect("memory"));
+    assert!(allocations > 1, "a root, and the books of its CPUs");
+    for left in 0..allocations {
+        let (made, _) = with(Luck::From(left), || space(&memory, &arm()));
+        assert!(matches!(made, Err(Error::NoMemory(_))), "after {left} allocations");
+        assert_eq!(memory.allocated(), 0);
+    }
+}
+
+/// Text without memory of its own.
+struct Fixed {
+    text: [u8; 4096],
+    len: usize,
+}
+
+impl Write for Fixed {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.text[self.len..self.len + text.len()].copy_from_slice(text.as_bytes());
+        self.len += text.len();
+        Ok(())
+    }
+}
+
+#[test]
+fn looking_needs_no_memory() {
+    let memory = Memory::new(0, 64 << 20);
+    let space = space(&memory, &arm()).expect("memory");
+    three_pages(&space);
+    let mut text = Fixed { text: [0; 4096], len: 0 };
+    let ((), allocations) = with(Luck::From(0), || {
+        assert!(space.translate(RAM.into()).is_some() && space.area(RAM.into()).is_some());
+        assert_eq!(space.walk(range(0, 1 << 40), |_| {}), Ok(()));
+        assert_eq!((space.stats().areas, space.read_obj(RAM.into())), (1, Ok(0_u64)));
+        assert_eq!(fault(&space, RAM, Access::Write), Ok(()));
+        assert!(write!(text, "{space}").is_ok());
+    });
+    assert_eq!(allocations, 0);
+    assert_eq!(std::str::from_utf8(&text.text[..text.len]), Ok(space.to_string().as_str()));
+}
