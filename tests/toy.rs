@@ -7,12 +7,16 @@ mod board;
 #[path = "toy/format.rs"]
 mod format;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use board::{Board, Event, Machine, range};
+use format::Toy;
 use stage2::{
-    Access, Cause, Changed, Content, CpuId, Error, Fault, GuestPhysAddr, GuestSpace, LeafPolicy, Level, Mapping,
-    MappingFlags, Origin, Outcome, PhysAddr, Pieces, Populate, Reach, VcpuId,
+    Access, Cause, Changed, Content, CpuId, Entry, Error, Fault, Format, Frames, GuestPhysAddr, GuestSpace, LeafPolicy,
+    Level, Mapping, MappingFlags, Origin, Outcome, PhysAddr, Pieces, Populate, Reach, Used, VcpuId,
 };
 
 const PAGE: usize = 0x1000;
@@ -229,6 +233,38 @@ mod unmap {
         }
         assert_eq!(space.stats().leaves, [31, 31, 0, 0, 0]);
         assert_eq!(space.stats().owned_frames, 32 * 32 - 1);
+    }
+
+    /// H12, H22: the CPU notes a first write while the pieces of the block are being made.
+    #[test]
+    fn loses_no_write_that_the_hardware_notes_meanwhile() {
+        let board = Board::new();
+        let space = board.space();
+        space.map(range(0, BLOCK), BLOCKS, RW).unwrap();
+        let hardware = board.clone();
+        let entry = move |table: PhysAddr, index: usize| {
+            // SAFETY: tables are on the board, and are only reached as atomics.
+            unsafe { hardware.pointer(table).cast::<AtomicU64>().add(index).as_ref() }.load(Ordering::Acquire)
+        };
+        let below = |level, raw| match Toy.decode(Level(level), raw) {
+            Entry::Table(table) => table,
+            other => panic!("{other:?}"),
+        };
+        let table = below(2, entry(below(3, entry(PhysAddr::from_usize(space.root() as usize), 0)), 0));
+        let used = |level, raw| match Toy.decode(Level(level), raw) {
+            Entry::Leaf(leaf) => leaf.used,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(used(1, entry(table, 0)), Used::Accessed);
+        let hardware = board.clone();
+        board.on_allocation(move || {
+            // SAFETY: as above.
+            let block = unsafe { hardware.pointer(table).cast::<AtomicU64>().as_ref() };
+            block.store(Toy.touched(Level(1), block.load(Ordering::Acquire), Access::Write), Ordering::Release);
+        });
+        space.unmap(range(0, PAGE)).unwrap();
+        let pieces = below(1, entry(table, 0));
+        assert!((1..32).all(|piece| used(0, entry(pieces, piece)) == Used::Dirty));
     }
 
     #[test]
@@ -608,7 +644,7 @@ mod relocate {
         space.map(range(0, BLOCK), BLOCKS, RW).unwrap();
         let old = space.translate(gpa(0)).unwrap().hpa;
         let other = space.clone();
-        board.on_allocation(Arc::new(move || other.protect(range(PAGE, PAGE), READ).unwrap()));
+        board.on_allocation(move || other.protect(range(PAGE, PAGE), READ).unwrap());
         assert_eq!(space.relocate(range(0, BLOCK)), Ok(32));
         for page in (0..BLOCK).step_by(PAGE) {
             let at = space.translate(gpa(page)).unwrap().hpa;
@@ -623,10 +659,10 @@ mod relocate {
         let space = Arc::new(board.space());
         space.map(range(0, 2 * PAGE), PAGES, RW).unwrap();
         let other = space.clone();
-        board.on_allocation(Arc::new(move || {
+        board.on_allocation(move || {
             other.unmap(range(0, PAGE)).unwrap();
             other.map(range(0, PAGE), Mapping::Linear { to: PhysAddr::from_usize(0) }, RW).unwrap();
-        }));
+        });
         assert_eq!(space.relocate(range(0, 2 * PAGE)), Ok(1));
     }
 

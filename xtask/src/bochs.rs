@@ -44,12 +44,13 @@ pub struct Machine<'a> {
     pub data: Vec<(u64, Vec<u8>)>,
 }
 
-/// A PC that is ready to run. While it lives, no other one disturbs it.
+/// A PC that is ready to run.
 pub struct Ready {
     pub command: Command,
     /// What Bochs says itself; the PC's console is the command's output.
     pub log: PathBuf,
-    _turn: Option<File>,
+    /// To be kept until the run is over.
+    pub turns: Vec<File>,
 }
 
 /// A PC with the example hypervisor.
@@ -68,13 +69,14 @@ pub fn demo(demo: &Demo) -> Result<Ready> {
 }
 
 impl Machine<'_> {
-    /// Writes the files that Bochs reads.
+    /// Writes the files that Bochs reads; waits until no other PC of that name runs.
     ///
     /// # Errors
     /// A program was not built, or does not lie where it should; a file cannot be written.
     pub fn prepare(&self) -> Result<Ready> {
         let folder = target().join("bochs").join(self.name);
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let mut turns = vec![take_turn(&folder.join("lock"))?];
         let rom = flat(&bare_metal_program(X86_64, "boot-rom"), ROM_AT)?;
         if rom.len() != ROM_SIZE {
             bail!("the ROM has {} bytes, not {ROM_SIZE}", rom.len());
@@ -93,9 +95,11 @@ impl Machine<'_> {
             let file = folder.join(name);
             fs::write(&file, contents).with_context(|| format!("cannot write {}", file.display()))?;
         }
-        let (isolation, turn) = isolation()?;
-        let command = command(&folder, isolation);
-        Ok(Ready { command, log: folder.join("bochs.log"), _turn: turn })
+        let isolation = isolation();
+        if isolation.is_empty() {
+            turns.push(take_turn(&std::env::temp_dir().join("stage2-bochs.lock"))?);
+        }
+        Ok(Ready { command: command(&folder, isolation), log: folder.join("output"), turns })
     }
 
     /// Bochs' configuration; its files are in the current folder.
@@ -116,7 +120,6 @@ impl Machine<'_> {
              error: action=ignore\n\
              info: action=ignore\n\
              debug: action=ignore\n\
-             log: bochs.log\n\
              sound: waveoutdrv=dummy\n\
              speaker: enabled=0\n\
              clock: sync=none, time0=1\n"
@@ -134,22 +137,24 @@ fn command(folder: &Path, isolation: &[&str]) -> Command {
 }
 
 /// Bochs shows its screen on a port of the network, and two that start at once take the same one: each gets a network
-/// of its own, or, where that is not allowed, runs alone.
-fn isolation() -> Result<(&'static [&'static str], Option<File>)> {
+/// of its own, or, where that is not allowed, runs alone: then this is empty.
+fn isolation() -> &'static [&'static str] {
     const WAYS: [&[&str]; 2] = [&["unshare", "--net"], &["unshare", "--map-root-user", "--net"]];
     let works = |way: &&&[&str]| {
         let mut command = Command::new(way[0]);
         command.args(&way[1..]).arg("true");
         setup::has_program(way[0]) && quietly("bochs-isolation", command, ASKING).is_ok()
     };
-    if let Some(way) = WAYS.iter().find(works) {
-        return Ok((way, None));
-    }
-    let path = std::env::temp_dir().join("stage2-bochs.lock");
-    let file = File::options().create(true).append(true).open(&path);
+    WAYS.iter().find(works).copied().unwrap_or_default()
+}
+
+/// Waits until nobody else holds the file's lock. It ends with the file, which closes at this program's end at the
+/// latest.
+fn take_turn(path: &Path) -> Result<File> {
+    let file = File::options().create(true).append(true).open(path);
     let file = file.with_context(|| format!("cannot open {}", path.display()))?;
     flock(&file, FlockOperation::LockExclusive).with_context(|| format!("cannot lock {}", path.display()))?;
-    Ok((&[], Some(file)))
+    Ok(file)
 }
 
 /// What a linked program's memory holds, from `start` on; what is zero at its end is left out.
@@ -220,6 +225,21 @@ mod tests {
         assert_eq!(String::from_utf8_lossy(&output.stdout), "console\n");
         assert_eq!(fs::read_to_string(folder.join("output")).expect("its file"), "noise\n");
         fs::remove_dir_all(&folder).expect("it goes");
+    }
+
+    #[test]
+    fn a_second_turn_waits_for_the_end_of_the_first() {
+        let path = std::env::temp_dir().join(format!("stage2-bochs-turn-{}", std::process::id()));
+        let first = take_turn(&path).expect("nobody has it");
+        let waiting = std::thread::spawn({
+            let path = path.clone();
+            move || take_turn(&path).map(drop)
+        });
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!waiting.is_finished());
+        drop(first);
+        waiting.join().expect("no panic").expect("its turn");
+        fs::remove_file(&path).expect("it goes");
     }
 
     #[test]

@@ -125,9 +125,11 @@ fn emulate(options: &Options, demo: &Demo) -> Result<Finished> {
     match options.arch {
         Arch::Aarch64 => watch_console(options, qemu::demo(demo, &bare_metal_program(AARCH64, "hypervisor"))),
         Arch::X86_64 => {
-            let ready = bochs::demo(demo)?;
-            watch_console(options, ready.command)
-                .with_context(|| format!("what Bochs says itself is in {}", ready.log.display()))
+            let bochs::Ready { command, log, turns } = bochs::demo(demo)?;
+            let finished = watch_console(options, command)
+                .with_context(|| format!("what Bochs says itself is in {}", log.display()))?;
+            drop(turns);
+            Ok(finished)
         }
     }
 }

@@ -92,6 +92,17 @@ pub fn unit() -> Result<Outcome> {
     }
 }
 
+/// Built beside everything else, since the flag would have everything else built again.
+pub fn loom() -> Result<Outcome> {
+    let mut test = cargo(["test", "--package", "stage2", "--lib", "cpus::model"]);
+    test.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", root().join("target/loom"));
+    let output = quietly("loom", test, TESTING)?;
+    match tests_passed(&output) {
+        0 => bail!("no model was run"),
+        count => Ok(Outcome::Passed(format!("{count} models"))),
+    }
+}
+
 /// The sum over all test programs' closing lines.
 fn tests_passed(output: &str) -> usize {
     let closing = output.lines().filter_map(|line| line.trim().strip_prefix("test result: ok. "));
@@ -133,10 +144,12 @@ pub fn bochs() -> Result<Outcome> {
         for cpus in CPU_COUNTS {
             let name = format!("{model}-{cpus}");
             let program = "stage2-bochs";
-            let ready =
-                bochs::Machine { name: &name, model, cpus, memory: PC_MEMORY, program, data: Vec::new() }.prepare()?;
-            total += run_suite("bochs", model, cpus, ready.command, EMULATING)
-                .with_context(|| format!("what Bochs says itself is in {}", ready.log.display()))?;
+            let memory = PC_MEMORY;
+            let machine = bochs::Machine { name: &name, model, cpus, memory, program, data: Vec::new() };
+            let bochs::Ready { command, log, turns } = machine.prepare()?;
+            total += run_suite("bochs", model, cpus, command, EMULATING)
+                .with_context(|| format!("what Bochs says itself is in {}", log.display()))?;
+            drop(turns);
         }
     }
     Ok(Outcome::Passed(format!("{total} tests on {} PCs", PC_MODELS.len() * CPU_COUNTS.len())))

@@ -27,6 +27,8 @@ pub enum Step {
     Msrv,
     /// Unit tests, property tests, documentation tests, on the host
     Unit,
+    /// The shootdown, in every interleaving
+    Loom,
     /// The documentation builds without a warning
     Doc,
     /// The crate can be packaged, and builds from its package
@@ -51,6 +53,7 @@ impl Step {
             Self::Lints => steps::lints(),
             Self::Msrv => steps::msrv(),
             Self::Unit => steps::unit(),
+            Self::Loom => steps::loom(),
             Self::Doc => steps::doc(),
             Self::Package => steps::package(),
             Self::Qemu => steps::qemu(),
@@ -119,7 +122,7 @@ mod tests {
 
     #[test]
     fn without_a_choice_every_step_runs() {
-        assert_eq!(selected(&[]).len(), 10);
+        assert_eq!(selected(&[]).len(), 11);
     }
 
     #[test]

@@ -8,9 +8,10 @@ use core::{
 
 use hypervisor::cpu;
 use memory_addr::PAGE_SIZE_4K as PAGE;
-use stage2::{Error, LeafPolicy, Mapping, MappingFlags, Outcome, PhysAddr, Populate};
+use stage2::{Error, LeafPolicy, Mapping, MappingFlags, Outcome, PhysAddr, Populate, x86_64::ept::LargeLeaves};
 use stage2_scenarios::{
-    Attempt, Came, Guest, Machine, Marks, Scenario, Seat, Seen, Setting, Step, Stop, Verdict, gpa, range,
+    Attempt, Came, Guest, Machine, Marks, Scenario, Seat, Seen, Setting, Step, Stop, Verdict, gpa, guest_memory,
+    mapping, protecting, range, relocating,
 };
 
 use crate::{
@@ -28,10 +29,16 @@ pub const ALL: &[Scenario<Bochs>] = &[
         run: |bochs| shows(bochs, Fault::None),
     },
     Scenario { name: "bochs::a_shootdown_that_is_left_out_is_seen", run: |bochs| shows(bochs, Fault::NotTold) },
+    Scenario { name: "bochs::a_guest_that_spins_loses_what_is_unmapped", run: |bochs| takes_away(bochs, Fault::None) },
+    Scenario {
+        name: "bochs::what_is_unmapped_without_a_shootdown_is_seen",
+        run: |bochs| takes_away(bochs, Fault::NotTold),
+    },
     Scenario { name: "bochs::nothing_goes_before_every_cpu_was_told", run: nothing_goes_before_every_cpu_was_told },
     Scenario { name: "bochs::what_is_accepted_is_never_misconfigured", run: what_is_accepted_is_never_misconfigured },
     Scenario { name: "bochs::a_misconfigured_entry_is_seen", run: a_misconfigured_entry_is_seen },
     Scenario { name: "bochs::a_large_leaf_that_the_cpu_lacks_is_seen", run: a_large_leaf_that_the_cpu_lacks_is_seen },
+    Scenario { name: "bochs::code_runs_where_large_leaves_are_not_executed", run: code_in_careful_spaces },
     Scenario { name: "bochs::what_the_cpu_noted_first_stays", run: what_the_cpu_noted_first_stays },
     Scenario { name: "bochs::no_note_is_lost_in_a_race", run: no_note_is_lost_in_a_race },
     Scenario { name: "bochs::a_guest_in_real_mode_runs_on_lazy_memory", run: a_guest_in_real_mode_runs_on_lazy_memory },
@@ -70,7 +77,7 @@ fn beside_a_waiting_guest<R: Send>(
     guest: &Guest<'_, Bochs>,
     value: u64,
     work: impl FnOnce(&AtomicBool) -> R + Send,
-) -> Result<R, Stop> {
+) -> Result<(R, Came), Stop> {
     let over = AtomicBool::new(false);
     let first = || {
         comes(|| shooter::is_in(seat(1).cpu));
@@ -84,19 +91,17 @@ fn beside_a_waiting_guest<R: Send>(
         came
     };
     let (done, came) = bochs.both(first, second);
-    match came? {
-        Came::Value(came) if came == value => Ok(done),
-        other => Err(Stop::failed(format_args!("the guest waited for {value}: {other:?}"))),
-    }
+    came.map(|came| (done, came))
 }
 
 /// The guest on this CPU waits for the word at the beginning of its memory, with its faults answered.
-fn waits(guest: &Guest<'_, Bochs>, seat: Seat, word: u64) -> Result<Came, Stop> {
+fn waits(guest: &Guest<'_, Bochs>, seat: Seat, value: u64) -> Result<Came, Stop> {
     loop {
-        match run_here(guest, seat, Errand::WaitFor(RAM, word)) {
+        match run_here(guest, seat, Errand::WaitFor(RAM, value)) {
             Attempt::Done(value) => return Ok(Came::Value(value)),
             Attempt::Fault(fault) => match guest.fault(seat.cpu, fault)? {
                 Outcome::Resolved | Outcome::Retry => {}
+                Outcome::NotMapped => return Ok(Came::NotMapped),
                 outcome => return Err(Stop::failed(format_args!("{fault:x?}: {outcome:?}"))),
             },
             other => return Err(Stop::failed(format_args!("{other:x?}"))),
@@ -104,26 +109,52 @@ fn waits(guest: &Guest<'_, Bochs>, seat: Seat, word: u64) -> Result<Came, Stop> 
     }
 }
 
+/// Whether the guest beside sees what was done, without being helped; then it is.
+fn seen_without_help(over: &AtomicBool) -> Seen {
+    let seen = if comes(|| over.load(Ordering::SeqCst)) { Seen::Fresh } else { Seen::Stale };
+    // Bochs forgets everything at an exit.
+    cpu::interrupt(1);
+    seen
+}
+
+/// A fault in the shootdown, and only that, must show; and the guest ends as it should.
+fn judge(fault: Fault, seen: Seen, came: Came, end: Came) -> Verdict {
+    let expected = if fault == Fault::None { Seen::Fresh } else { Seen::Stale };
+    if (seen, came) != (expected, end) {
+        return Err(Stop::failed(format_args!("{fault:?}: {seen:?}, not {expected:?}; in the end {came:?}")));
+    }
+    Ok(())
+}
+
 /// A page moves under a guest that reads it all the time without an exit: whether it sees what is written afterwards.
 fn shows(bochs: &Bochs, fault: Fault) -> Verdict {
     need_two_cpus(bochs)?;
     let guest = Guest::new(bochs)?;
     guest.map(range(RAM, PAGE), PAGES, RW)?;
-    let seen = beside_a_waiting_guest(bochs, &guest, 2, |over| {
+    let (seen, came) = beside_a_waiting_guest(bochs, &guest, 2, |over| {
         shooter::put_in(fault);
         let moved = guest.relocate(range(RAM, PAGE));
         shooter::put_in(Fault::None);
         let written = guest.write_obj(gpa(RAM), 2_u64);
-        let seen = if comes(|| over.load(Ordering::SeqCst)) { Seen::Fresh } else { Seen::Stale };
-        // Bochs forgets everything at an exit.
-        cpu::interrupt(1);
+        let seen = seen_without_help(over);
         moved.and(written).map(|()| seen)
-    })??;
-    let expected = if fault == Fault::None { Seen::Fresh } else { Seen::Stale };
-    if seen != expected {
-        return Err(Stop::failed(format_args!("{fault:?}: {seen:?}, not {expected:?}")));
-    }
-    Ok(())
+    })?;
+    judge(fault, seen?, came, Came::Value(2))
+}
+
+/// The page is unmapped under it: whether its next look faults.
+fn takes_away(bochs: &Bochs, fault: Fault) -> Verdict {
+    need_two_cpus(bochs)?;
+    let guest = Guest::new(bochs)?;
+    guest.map(range(RAM, PAGE), PAGES, RW)?;
+    let (seen, came) = beside_a_waiting_guest(bochs, &guest, 2, |over| {
+        shooter::put_in(fault);
+        let unmapped = guest.unmap(range(RAM, PAGE));
+        shooter::put_in(Fault::None);
+        let seen = seen_without_help(over);
+        unmapped.map(|()| seen)
+    })?;
+    judge(fault, seen?, came, Came::NotMapped)
 }
 
 /// Where a CPU cannot be told, the error names it, and its frames stay; the next change frees them.
@@ -131,18 +162,19 @@ fn nothing_goes_before_every_cpu_was_told(bochs: &Bochs) -> Verdict {
     need_two_cpus(bochs)?;
     let guest = Guest::new(bochs)?;
     guest.map(range(RAM, 2 * PAGE), PAGES, RW)?;
-    let (refused, kept) = beside_a_waiting_guest(bochs, &guest, 2, |_| {
+    let (done, came) = beside_a_waiting_guest(bochs, &guest, 2, |_| {
         let allocated = bochs.allocated();
         shooter::put_in(Fault::Unreachable);
         let refused = guest.unmap(range(RAM + PAGE, PAGE));
         let kept = bochs.allocated() == allocated;
         shooter::put_in(Fault::None);
         guest.write_obj(gpa(RAM), 2_u64).map(|()| (refused, kept))
-    })??;
+    })?;
+    let (refused, kept) = done?;
     let named = matches!(refused, Err(Error::Invalidation { range: at, cause })
         if at == range(RAM + PAGE, PAGE) && cause.0 == seat(1).cpu);
-    if !named || !kept {
-        return Err(Stop::failed(format_args!("{refused:?}; kept: {kept}")));
+    if !named || !kept || came != Came::Value(2) {
+        return Err(Stop::failed(format_args!("{refused:?}; kept: {kept}; in the end {came:?}")));
     }
     let allocated = bochs.allocated();
     guest.protect(range(RAM, PAGE), READ)?;
@@ -246,6 +278,25 @@ fn a_large_leaf_that_the_cpu_lacks_is_seen(bochs: &Bochs) -> Verdict {
         return Err(Stop::failed(format_args!("the CPU lacks it: {lacks}, but {came:x?}")));
     }
     Ok(())
+}
+
+/// H18: the same scenarios where the first fetch splits.
+fn code_in_careful_spaces(bochs: &Bochs) -> Verdict {
+    bochs.with_large_leaves(LargeLeaves::ExecuteNever, || {
+        let guest = Guest::new(bochs)?;
+        guest.map(range(RAM, BLOCK), BLOCKS, RWX)?;
+        guest.write(gpa(RAM + PAGE), &bochs.code(7))?;
+        let (before, called) = (guest.leaf_size(RAM)?, guest.calls(RAM + PAGE)?);
+        let after = guest.leaf_size(RAM)?;
+        if (before, called, after) != (BLOCK, Came::Value(7), PAGE) {
+            return Err(Stop::failed(format_args!("{before:#x}, {called:?}, {after:#x}")));
+        }
+        drop(guest);
+        mapping::code_runs_in_large_leaves_and_its_neighbours_stay(bochs)?;
+        protecting::a_part_of_a_block_changes_alone(bochs)?;
+        relocating::moved_code_is_executed_where_it_is(bochs)?;
+        guest_memory::written_code_is_executed(bochs)
+    })
 }
 
 /// The CPU notes what the guest does in leaves in which nothing was noted, and neither protecting nor moving them forgets

@@ -117,6 +117,8 @@ macro_rules! for_each_scenario {
                 what_no_entry_holds_is_refused,
                 the_map_can_be_read,
                 areas_and_leaves_are_listed,
+                a_leaf_may_go_while_it_is_shown,
+                a_device_stays_a_device,
             }
         }
     };
