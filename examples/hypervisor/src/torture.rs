@@ -47,24 +47,33 @@ pub fn stop(machine: &Machine) {
 extern "C" fn main(argument: u64) -> ! {
     // SAFETY: `start` passes the machine, which lives for ever.
     let machine: &'static Machine = unsafe { &*(argument as *const Machine) };
-    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
     while !machine.torture.stop.load(Ordering::Acquire) {
         for place in &machine.recent {
             relocate(machine, place.load(Ordering::Relaxed));
         }
-        for page in tables(machine) {
+        for page in tables(machine, random.next()) {
             relocate(machine, page);
         }
         for _ in 0..ANYWHERE {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            relocate(machine, layout::RAM + random as usize % layout::RAM_SIZE);
+            relocate(machine, layout::RAM + random.next() % layout::RAM_SIZE);
         }
     }
     machine.torture.running.store(false, Ordering::Release);
     loop {
         core::hint::spin_loop();
+    }
+}
+
+/// Numbers without an order to them.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 as usize
     }
 }
 
@@ -84,32 +93,34 @@ fn relocate(machine: &Machine, at: usize) {
     }
 }
 
-/// Pages that hold the guest's own tables, from the roots that its CPUs had last.
-fn tables(machine: &Machine) -> Vec<usize> {
+/// Pages that hold the guest's own tables, from the roots that its CPUs had last. Which ones, if there are more than are
+/// moved in one round, depends on the entry to begin with.
+fn tables(machine: &Machine, first: usize) -> Vec<usize> {
     let mut pages = Vec::new();
     for root in machine.vcpus.iter().flat_map(|vcpu| &vcpu.roots) {
-        collect(machine, vm::root_table(root.load(Ordering::Relaxed)), vm::TABLE_LEVELS, &mut pages);
+        collect(machine, vm::root_table(root.load(Ordering::Relaxed)), vm::TABLE_LEVELS, first, &mut pages);
     }
     pages
 }
 
 /// Adds a table of the guest's with so many levels, and those below it.
-fn collect(machine: &Machine, table: usize, levels: usize, pages: &mut Vec<usize>) {
+fn collect(machine: &Machine, table: usize, levels: usize, first: usize, pages: &mut Vec<usize>) {
     let memory = layout::RAM..layout::RAM + layout::RAM_SIZE;
     if pages.len() >= TABLES || !memory.contains(&table) || pages.contains(&table) {
         return;
     }
     pages.push(table);
-    let mut entries = [0; PAGE_SIZE_4K];
+    let mut bytes = [0; PAGE_SIZE_4K];
     if levels == 1
         || machine.space.translate(GuestPhysAddr::from_usize(table)).is_none()
-        || machine.space.read(GuestPhysAddr::from_usize(table), &mut entries).is_err()
+        || machine.space.read(GuestPhysAddr::from_usize(table), &mut bytes).is_err()
     {
         return;
     }
-    for entry in entries.as_chunks::<8>().0 {
+    let (before, from) = bytes.as_chunks::<8>().0.split_at(first % (PAGE_SIZE_4K / 8));
+    for entry in from.iter().chain(before) {
         if let Some(below) = vm::table_below(u64::from_le_bytes(*entry)) {
-            collect(machine, below, levels - 1, pages);
+            collect(machine, below, levels - 1, first, pages);
         }
     }
 }
