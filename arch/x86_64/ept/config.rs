@@ -66,6 +66,18 @@ pub enum ConfigError {
     /// It does not set accessed and dirty.
     #[error("the CPU does not set accessed and dirty")]
     NoTracking,
+    /// Tables of that depth translate at least one bit at their root.
+    #[error("guest-physical addresses of {bits} bits; tables of {depth:?} levels translate {least} to {most}")]
+    InputBits {
+        /// The width that was asked for.
+        bits: u32,
+        /// The tables.
+        depth: Depth,
+        /// The narrowest width of such tables.
+        least: u32,
+        /// The widest.
+        most: u32,
+    },
     /// An entry holds addresses of 32 to 52 bits.
     #[error("physical addresses of {0} bits")]
     PhysicalBits(u32),
@@ -116,6 +128,21 @@ impl Ept {
                 LargeLeaves::Executable
             },
         })
+    }
+
+    /// The same, for guest-physical addresses of `bits`: what is beyond is refused. A guest with tables of its own
+    /// cannot name an address beyond MAXPHYADDR as CPUID tells it.
+    ///
+    /// # Errors
+    /// [`ConfigError::InputBits`]: tables of this depth have another width.
+    pub fn with_input_bits(self, bits: u32) -> Result<Self, ConfigError> {
+        let root = self.geometry.shift(self.geometry.root_level);
+        let (least, most) = (root + 1, root + self.geometry.index_bits);
+        if !(least..=most).contains(&bits) {
+            let depth = if self.geometry.root_level == Level(3) { Depth::Four } else { Depth::Five };
+            return Err(ConfigError::InputBits { bits, depth, least, most });
+        }
+        Ok(Self { geometry: Geometry { root_index_bits: bits - root, ..self.geometry }, ..self })
     }
 
     /// The same, with the leaves' use noted by `tracking`.

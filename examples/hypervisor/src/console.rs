@@ -1,16 +1,10 @@
-//! The board's PL011, which the guest has too.
-#![allow(unsafe_code, reason = "the UART's registers")]
+//! The console: the architecture's UART, a line at a time.
 
 use core::fmt::{self, Write};
 
 use spin::Mutex;
 
-/// The data register.
-const DATA: *mut u32 = 0x0900_0000 as *mut u32;
-/// The flag register.
-const FLAGS: *const u32 = 0x0900_0018 as *const u32;
-/// The transmit FIFO is full.
-const FULL: u32 = 1 << 5;
+use crate::{power, uart};
 
 struct Console;
 
@@ -18,13 +12,7 @@ static CONSOLE: Mutex<Console> = Mutex::new(Console);
 
 impl Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            // SAFETY: the board's UART, mapped as a device.
-            unsafe {
-                while FLAGS.read_volatile() & FULL != 0 {}
-                DATA.write_volatile(byte.into());
-            }
-        }
+        text.bytes().for_each(uart::send);
         Ok(())
     }
 }
@@ -68,5 +56,5 @@ pub fn init_log() {
 /// Says why nothing goes on, even if the console's holder is who panicked, and powers off.
 pub fn end_of_the_world(last_words: fmt::Arguments<'_>) -> ! {
     let _ = write!(Console, "\r\n{last_words}\r\n");
-    crate::psci::power_off()
+    power::off()
 }

@@ -20,7 +20,7 @@ use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
 
 use arguments::Arguments;
-use hypervisor::{console, line, memory, psci};
+use hypervisor::{console, line, memory, power};
 use machine::Machine;
 
 /// The first CPU, once it is in Rust.
@@ -67,5 +67,5 @@ fn finish(machine: &'static Machine, how: &str) -> ! {
     report::map(machine, "after");
     report::stats(machine);
     line!("hv: end {how}");
-    psci::power_off()
+    power::off()
 }

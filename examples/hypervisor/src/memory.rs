@@ -15,14 +15,13 @@ use stage2::{Frames, PhysAddr, Pieces};
 #[global_allocator]
 static HEAP: LockedHeap<32> = LockedHeap::empty();
 
-/// Where the heap lies, behind the program.
-const HEAP_START: usize = 0x4400_0000;
+/// The bytes of the heap.
 const HEAP_SIZE: usize = 64 << 20;
 
 /// Gives the heap its memory. Once, before anything allocates.
 pub fn init_heap() {
     // SAFETY: memory of the board that nothing else uses: the program ends below it.
-    unsafe { HEAP.lock().init(HEAP_START, HEAP_SIZE) };
+    unsafe { HEAP.lock().init(crate::arch::HEAP_START, HEAP_SIZE) };
 }
 
 /// The frames for tables and the guest's memory.

@@ -9,9 +9,8 @@ use core::{
 use hypervisor::vcpu::{self, Registers};
 use memory_addr::PAGE_SIZE_4K;
 use stage2::{PhysAddr, aarch64::Syndrome};
+use stage2_bare::cpus;
 use stage2_scenarios::{Step, View, reserved};
-
-use crate::cpus;
 
 /// Where a routine begins in the program's page; the vectors come first.
 const READ: usize = 0x800;

@@ -11,13 +11,13 @@ use stage2::{
     aarch64::{Capabilities, Decoded, Domain, Executor, Kind, Op, Stage2, Syndrome, Tlb, Tracking, Vmid},
     native,
 };
+use stage2_bare::{
+    board::{self, Board},
+    cpus,
+};
 use stage2_scenarios::{Attempt, Device, Facts, FrameZero, Machine, Marks, Seat, Setting, Step, Stop, Tag, range};
 
-use crate::{
-    board::{self, Board},
-    cpus, guest,
-    saboteur::Saboteur,
-};
+use crate::{guest, saboteur::Saboteur};
 
 /// The parts: the crate's own for this target, with a place for faults to be put in.
 pub struct Parts;
@@ -39,6 +39,13 @@ pub struct Qemu {
     active: [AtomicU64; cpus::MOST],
 }
 
+/// Where the board's memory ends with 1 GiB.
+const MEMORY_END: usize = 0x8000_0000;
+/// A page that is nobody's.
+const FOREIGN: usize = MEMORY_END - PAGE_SIZE_4K;
+/// Behind the program and its heap.
+const POOL_START: usize = 0x4800_0000;
+
 /// The first tag that scenarios cannot ask for.
 const FIRST_FRESH: u16 = 8;
 /// All tags have eight bits.
@@ -55,11 +62,11 @@ impl Qemu {
     pub fn start() -> Self {
         guest::prepare();
         Self {
-            board: Board::new(),
+            board: Board::new(POOL_START..FOREIGN),
             capabilities: Capabilities::detect(),
             // SAFETY: this program runs at EL2, and its tables come from its pool.
             instructions: unsafe { native::Instructions::new() },
-            cpus: cpus::start(),
+            cpus: cpus::start(guest::prepare),
             next_tag: AtomicU16::new(0),
             active: [const { AtomicU64::new(0) }; cpus::MOST],
         }
@@ -198,7 +205,7 @@ impl Machine for Qemu {
     }
 
     fn foreign(&self) -> PhysAddr {
-        PhysAddr::from_usize(board::FOREIGN)
+        PhysAddr::from_usize(FOREIGN)
     }
 
     fn code(&self, value: u16) -> Vec<u8> {

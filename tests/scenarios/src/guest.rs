@@ -135,6 +135,9 @@ impl<'m, M: Machine> Guest<'m, M> {
         let machine = self.machine;
         let (first, _) = pairs[0];
         let last = at + (M::GUEST_LEVELS - 1) * PAGE;
+        if let Some((index, entry)) = machine.guest_root() {
+            self.space.write_obj(gpa(at + index * 8), entry)?;
+        }
         for level in (1..M::GUEST_LEVELS).rev() {
             let table = at + (M::GUEST_LEVELS - 1 - level) * PAGE;
             let entry = machine.guest_table(gpa(table + PAGE));

@@ -75,6 +75,11 @@ pub trait Machine: Sync + Sized + 'static {
 
     /// The entry of the guest's own tables that maps a page, for everything.
     fn guest_page(&self, at: GuestPhysAddr) -> u64;
+
+    /// What every root of the guest's own must have for the machine to run there: an index and its entry.
+    fn guest_root(&self) -> Option<(usize, u64)> {
+        None
+    }
 }
 
 /// Where a machine may put what it needs itself in every space. Scenarios keep away from it.

@@ -37,6 +37,22 @@ fn w6_the_last_address_has_the_last_index_of_the_root() {
 }
 
 #[test]
+fn a_narrower_space_ends_where_it_was_asked_to() {
+    let four = Ept::new(&skylake(), Depth::Four).unwrap();
+    for bits in 40..=48 {
+        let format = four.with_input_bits(bits).unwrap();
+        assert_eq!(format.geometry().limit(), 1 << bits);
+        assert_eq!(format.geometry().table_pages(Level(3)), 1);
+        // The walk is as long as ever: only the root is used in part.
+        assert_eq!(format.eptp(PhysAddr::from_usize(0x1000)), four.eptp(PhysAddr::from_usize(0x1000)));
+    }
+    let error = |bits| ConfigError::InputBits { bits, depth: Depth::Four, least: 40, most: 48 };
+    for bits in [0, 39, 49, 57] {
+        assert_eq!(four.with_input_bits(bits), Err(error(bits)));
+    }
+}
+
+#[test]
 fn what_the_cpus_lack_is_refused() {
     assert_eq!(Ept::new(&skylake(), Depth::Five), Err(ConfigError::NoDepth(Depth::Five)));
     let lame = skylake().without(Features::WRITE_BACK_WALK | Features::UNCACHED_WALK);

@@ -2,20 +2,13 @@
 #![allow(unsafe_code, reason = "frames, and words of physical memory")]
 
 use core::{
+    ops::Range,
     ptr::NonNull,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use hypervisor::memory::{Pool, Watch};
-use memory_addr::PAGE_SIZE_4K;
 use stage2::{Frames, PhysAddr, Pieces};
-
-/// Where the board's memory ends with 1 GiB.
-const MEMORY_END: usize = 0x8000_0000;
-/// A page that is nobody's.
-pub const FOREIGN: usize = MEMORY_END - PAGE_SIZE_4K;
-/// Behind the program and its heap.
-const POOL_START: usize = 0x4800_0000;
 
 /// No limit.
 const UNLIMITED: usize = usize::MAX;
@@ -23,17 +16,19 @@ const UNLIMITED: usize = usize::MAX;
 /// How many more allocations succeed.
 static LEFT: AtomicUsize = AtomicUsize::new(UNLIMITED);
 
-/// The hypervisor's pool, which can be told to fail.
+/// The pool, which can be told to fail.
 #[derive(Clone, Copy)]
 pub struct Board(Pool);
 
 impl Board {
-    /// All memory that is left.
-    pub fn new() -> Self {
-        Self(Pool::new(POOL_START, FOREIGN, Watch::Poison))
+    /// Memory that is left. Once.
+    #[must_use]
+    pub fn new(memory: Range<usize>) -> Self {
+        Self(Pool::new(memory.start, memory.end, Watch::Poison))
     }
 
     /// How many pages are allocated.
+    #[must_use]
     pub fn allocated(self) -> usize {
         self.0.allocated()
     }
@@ -44,6 +39,7 @@ impl Board {
     }
 
     /// Looks at all freed frames: how many were looked at, and how many were written after they were freed.
+    #[must_use]
     pub fn spoiled(self) -> (u64, u64) {
         self.0.check_all();
         Pool::poison()
@@ -77,6 +73,7 @@ unsafe impl Frames for Board {
 }
 
 /// Reads a word of physical memory.
+#[must_use]
 pub fn peek(at: PhysAddr) -> u64 {
     // SAFETY: the program maps all of the board where it stands; scenarios ask for memory that is there.
     unsafe { core::ptr::with_exposed_provenance::<u64>(at.as_usize()).read_volatile() }

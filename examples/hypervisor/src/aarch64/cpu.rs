@@ -4,7 +4,7 @@
 use alloc::{boxed::Box, vec};
 use core::arch::asm;
 
-use crate::{boot, psci};
+use super::{boot, psci};
 
 /// The bytes of a secondary CPU's stack.
 const STACK: usize = 64 << 10;

@@ -42,11 +42,3 @@ pub fn call(function: u32, arguments: [u64; 3]) -> u64 {
     }
     result
 }
-
-/// Turns the board off.
-pub fn power_off() -> ! {
-    let _off = call(SYSTEM_OFF, [0; 3]);
-    loop {
-        core::hint::spin_loop();
-    }
-}

@@ -22,18 +22,21 @@ struct Mailbox {
 static MAILBOX: Mailbox = Mailbox { task: AtomicPtr::new(core::ptr::null_mut()), run: AtomicUsize::new(0) };
 
 /// The number of the CPU that asks.
+#[must_use]
 pub fn here() -> usize {
     (cpu::affinity() & 0xff) as usize
 }
 
-/// Starts the second CPU, if there is one: how many there are.
-pub fn start() -> usize {
-    if cpu::start(1, wait_for_work, 0).is_ok() { 2 } else { 1 }
+/// Starts the second CPU, if there is one, which does `prepare` first: how many there are.
+pub fn start(prepare: fn()) -> usize {
+    if cpu::start(1, wait_for_work, prepare as usize as u64).is_ok() { 2 } else { 1 }
 }
 
-extern "C" fn wait_for_work(_: u64) -> ! {
+extern "C" fn wait_for_work(prepare: u64) -> ! {
+    // SAFETY: `start` passes a `fn()`.
+    let prepare: fn() = unsafe { core::mem::transmute(prepare) };
     vcpu::prepare();
-    crate::guest::prepare();
+    prepare();
     loop {
         let task = MAILBOX.task.load(Ordering::Acquire);
         if task.is_null() {
@@ -63,6 +66,9 @@ impl<R, F: FnOnce() -> R> Task<F, R> {
 }
 
 /// Runs `there` on the second CPU while this one runs `here`: both results.
+///
+/// # Panics
+/// The second CPU did not do it.
 pub fn together<A, B: Send>(here: impl FnOnce() -> A, there: impl FnOnce() -> B + Send) -> (A, B) {
     let mut task = Task { work: Some(there), result: None };
     post(&mut task);

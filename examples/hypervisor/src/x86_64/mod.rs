@@ -1,0 +1,14 @@
+//! VMX root operation on a PC without a BIOS: the ROM beside this crate maps the first 4 GiB where they stand and jumps
+//! to 1 MiB.
+
+mod apic;
+pub mod boot;
+pub mod cpu;
+pub mod power;
+mod state;
+pub mod uart;
+pub mod vcpu;
+mod vmx;
+
+/// Where the heap lies, behind the program.
+pub(crate) const HEAP_START: usize = 0x100_0000;

@@ -1,0 +1,12 @@
+//! What the bare-metal programs have in common that run the scenarios on emulated MMUs: the memory that they hand out,
+//! the second CPU, and what they print.
+#![no_std]
+#![cfg(target_os = "none")]
+
+extern crate alloc;
+
+pub mod board;
+pub mod cpus;
+mod suite;
+
+pub use suite::run;
