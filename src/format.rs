@@ -140,6 +140,19 @@ pub enum Used {
     Dirty,
 }
 
+impl Used {
+    /// The access that made of `before` what it is now; nothing if it is the same.
+    pub(crate) fn since(self, before: Self) -> Option<Access> {
+        match self {
+            now if now == before => None,
+            Self::Dirty => Some(Access::Write),
+            Self::Accessed => Some(Access::Read),
+            // Marks only come.
+            Self::Not => None,
+        }
+    }
+}
+
 /// What a guest tried to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Access {

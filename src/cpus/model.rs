@@ -1,6 +1,7 @@
 //! The protocol in every interleaving of its loads and stores that the memory model allows (H16, H20).
 //!
-//! Run by `RUSTFLAGS="--cfg loom" cargo test --lib cpus`.
+//! Run by `cargo xtask test --only loom`. Without either fence of [`Cpus`] the first two fail; with `leave` behind the
+//! lock, or a flusher that waits for CPUs outside the guest, the third never ends.
 
 use loom::{
     sync::{

@@ -10,7 +10,7 @@ use super::{
     node::{Context, Node},
     walk::{Slot, Step},
 };
-use crate::{Access, Entry, Format, Frames, GuestPhysRange, Leaf, Level, MappingFlags, Used};
+use crate::{Entry, Format, Frames, GuestPhysRange, Leaf, Level, MappingFlags, Used};
 
 /// What an exclusive operation does with the leaves in its range.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -129,14 +129,14 @@ impl<F: Format, M: Frames> Cut<F, M> {
 
     /// The entry that takes the block's place, once no CPU remembers the block, which was `leaf` to the last.
     ///
-    /// Dirtiness that hardware noted after the pieces were made goes into every piece.
+    /// What hardware noted after the pieces were made goes into every piece.
     pub(super) fn link(&mut self, leaf: &Leaf) -> u64 {
-        if leaf.used == Used::Dirty && self.used != Used::Dirty {
+        if let Some(access) = leaf.used.since(self.used) {
             let format = &self.context.format;
             let Ok(()) = self.context.walk(self.node(), self.span, &mut |slot: Slot<'_>| {
                 match self.context.decode(&slot) {
                     Entry::Table(table) => return Ok::<_, core::convert::Infallible>(Step::Into(table)),
-                    Entry::Leaf(_) => slot.store(format.touched(slot.level, slot.load(), Access::Write)),
+                    Entry::Leaf(_) => slot.store(format.touched(slot.level, slot.load(), access)),
                     _ => {}
                 }
                 Ok(Step::Next)

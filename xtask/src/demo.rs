@@ -103,10 +103,10 @@ pub fn boot(options: &Options) -> Result<String> {
     setup::rust_targets(&[AARCH64])?;
     let prepared = prepare(options)?;
     println!("demo: building the hypervisor");
-    process::quietly("demo-build", build_bare_metal("hypervisor"), BUILDING)?;
+    process::quietly("demo-build", build_bare_metal(AARCH64, &["hypervisor"]), BUILDING)?;
     println!("demo: booting {}", prepared.what);
     let started = Instant::now();
-    let command = prepared.demo.command(&bare_metal_program("hypervisor"));
+    let command = prepared.demo.command(&bare_metal_program(AARCH64, "hypervisor"));
     let finished = watch_console(options, command)?;
     let figures = judge(&finished, &prepared.expected).inspect_err(|_| show_failure(options, &finished))?;
     let seconds = started.elapsed().as_secs_f64();

@@ -2,6 +2,7 @@
 //! guest's own checks passed; `test` runs every check that the project has.
 
 mod apt;
+mod bochs;
 mod demo;
 mod guest;
 mod house;

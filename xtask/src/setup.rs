@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -22,6 +22,24 @@ pub struct Tool {
 }
 
 pub const QEMU_AARCH64: Tool = Tool { program: "qemu-system-aarch64", package: "qemu-system-arm" };
+
+pub const BOCHS: Tool = Tool { program: "bochs-bin", package: "bochs" };
+
+/// The ROMs of a screen that Bochs wants to see, whether it is used or not, and the package that has the first.
+const VGA_ROMS: [&str; 3] =
+    ["/usr/share/seabios/vgabios-stdvga.bin", "/usr/share/vgabios/vgabios.bin", "/usr/share/bochs/VGABIOS-lgpl-latest"];
+const VGA_PACKAGE: &str = "seabios";
+
+/// A ROM of a screen.
+pub fn vga_rom() -> Result<PathBuf> {
+    let find = || VGA_ROMS.iter().map(PathBuf::from).find(|rom| rom.is_file());
+    if let Some(rom) = find() {
+        return Ok(rom);
+    }
+    println!("setup: {} is missing (Debian package {VGA_PACKAGE})", VGA_ROMS[0]);
+    install_packages(&[VGA_PACKAGE])?;
+    find().with_context(|| format!("{} is still missing after its package was installed", VGA_ROMS[0]))
+}
 
 /// Makes sure that these programs are there.
 pub fn tools(wanted: &[Tool]) -> Result<()> {

@@ -8,16 +8,21 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::demo::{self, Kind, Leaf};
 use crate::process::{self, End, Heard, Job, quietly};
 use crate::workspace::{AARCH64, RISCV64, X86_64, bare_metal_program, build_bare_metal, cargo, root};
-use crate::{house, qemu, setup, verdict};
+use crate::{bochs, house, qemu, setup, verdict};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const BUILDING: Duration = Duration::from_secs(600);
 const TESTING: Duration = Duration::from_secs(900);
+const EMULATING: Duration = Duration::from_secs(300);
 
 /// The oldest Rust that the packages promise, `rust-version` in Cargo.toml.
 const OLDEST_RUST: &str = "1.88";
 const CPU_MODELS: [&str; 3] = ["cortex-a57", "neoverse-n1", "max"];
 const CPU_COUNTS: [usize; 2] = [1, 2];
+/// With everything that the crate uses; without 1 GiB leaves, accessed and dirty; a newer one.
+const PC_MODELS: [&str; 3] = ["corei7_skylake_x", "corei7_sandy_bridge_2600k", "tigerlake"];
+/// The memory of a PC, in MiB.
+const PC_MEMORY: usize = 512;
 
 /// How a step that did not fail ended.
 #[derive(Debug)]
@@ -54,6 +59,7 @@ pub fn lints() -> Result<Outcome> {
         clippy(&format!("lints-{target}"), &["--package", "stage2", "--lib", "--target", target])?;
     }
     clippy("lints-bare-metal", &["--package", "hypervisor", "--package", "stage2-qemu", "--target", AARCH64])?;
+    clippy("lints-pc", &["--package", "boot-rom", "--package", "stage2-bochs", "--target", X86_64])?;
     Ok(passed())
 }
 
@@ -84,6 +90,17 @@ pub fn unit() -> Result<Outcome> {
     }
 }
 
+/// Built beside everything else, since the flag would have everything else built again.
+pub fn loom() -> Result<Outcome> {
+    let mut test = cargo(["test", "--package", "stage2", "--lib", "cpus::model"]);
+    test.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", root().join("target/loom"));
+    let output = quietly("loom", test, TESTING)?;
+    match tests_passed(&output) {
+        0 => bail!("no model was run"),
+        count => Ok(Outcome::Passed(format!("{count} models"))),
+    }
+}
+
 /// The sum over all test programs' closing lines.
 fn tests_passed(output: &str) -> usize {
     let closing = output.lines().filter_map(|line| line.trim().strip_prefix("test result: ok. "));
@@ -105,24 +122,44 @@ pub fn package() -> Result<Outcome> {
 pub fn qemu() -> Result<Outcome> {
     setup::tools(&[setup::QEMU_AARCH64])?;
     setup::rust_targets(&[AARCH64])?;
-    quietly("qemu-build", build_bare_metal("stage2-qemu"), BUILDING)?;
+    quietly("qemu-build", build_bare_metal(AARCH64, &["stage2-qemu"]), BUILDING)?;
     let mut total = 0;
     for model in CPU_MODELS {
         for cpus in CPU_COUNTS {
-            total += run_suite(model, cpus).with_context(|| format!("{model} with {cpus} CPU(s)"))?;
+            let command = qemu::suite(model, cpus, &bare_metal_program(AARCH64, "stage2-qemu"));
+            total += run_suite("qemu", model, cpus, command, MINUTE)?;
         }
     }
     Ok(Outcome::Passed(format!("{total} tests on {} boards", CPU_MODELS.len() * CPU_COUNTS.len())))
 }
 
-fn run_suite(model: &str, cpus: usize) -> Result<usize> {
-    let name = format!("qemu-{model}-{cpus}");
-    let command = qemu::suite(model, cpus, &bare_metal_program("stage2-qemu"));
+pub fn bochs() -> Result<Outcome> {
+    setup::tools(&[setup::BOCHS])?;
+    setup::rust_targets(&[X86_64])?;
+    quietly("bochs-build", build_bare_metal(X86_64, &["boot-rom", "stage2-bochs"]), BUILDING)?;
+    let mut total = 0;
+    for model in PC_MODELS {
+        for cpus in CPU_COUNTS {
+            let name = format!("{model}-{cpus}");
+            let program = "stage2-bochs";
+            let machine = bochs::Machine { name: &name, model, cpus, memory: PC_MEMORY, program };
+            let bochs::Ready { command, log, turns } = machine.prepare()?;
+            total += run_suite("bochs", model, cpus, command, EMULATING)
+                .with_context(|| format!("what Bochs says itself is in {}", log.display()))?;
+            drop(turns);
+        }
+    }
+    Ok(Outcome::Passed(format!("{total} tests on {} PCs", PC_MODELS.len() * CPU_COUNTS.len())))
+}
+
+/// Runs a suite's program under an emulator, and believes its closing line.
+fn run_suite(emulator: &str, model: &str, cpus: usize, command: Command, limit: Duration) -> Result<usize> {
+    let name = format!("{emulator}-{model}-{cpus}");
     let mut hear = |line: &str| match verdict::closing_line(line) {
         Some(_) => Heard::LastWord,
         None => Heard::Line,
     };
-    let finished = process::run(Job { name: &name, command, limit: MINUTE, hear: &mut hear })?;
+    let finished = process::run(Job { name: &name, command, limit, hear: &mut hear })?;
     let judged = match (verdict::judge_suite(&finished.output), finished.end) {
         (Ok(count), End::Exited(_)) => Ok(count),
         (Ok(_), end) => Err(anyhow!("the emulator {end}")),
@@ -132,9 +169,9 @@ fn run_suite(model: &str, cpus: usize) -> Result<usize> {
     if judged.is_err() {
         println!("---- the console ----\n{}\n---- end of the console ----", finished.output.trim_end());
     } else {
-        println!("qemu: {model} with {cpus} CPU(s): {} passed", judged.as_ref().copied().unwrap_or_default());
+        println!("{emulator}: {model} with {cpus} CPU(s): {} passed", judged.as_ref().copied().unwrap_or_default());
     }
-    judged
+    judged.with_context(|| format!("{model} with {cpus} CPU(s)"))
 }
 
 /// The small guest at once, then the hardest setting that is still quick: two CPUs, small leaves, pages that move.

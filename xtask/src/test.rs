@@ -27,12 +27,16 @@ pub enum Step {
     Msrv,
     /// Unit tests, property tests, documentation tests, on the host
     Unit,
+    /// The shootdown, in every interleaving
+    Loom,
     /// The documentation builds without a warning
     Doc,
     /// The crate can be packaged, and builds from its package
     Package,
     /// The scenarios at EL2, on each model of CPU
     Qemu,
+    /// The scenarios under VMX, on each model of CPU
+    Bochs,
     /// A guest boots while its pages move
     Demo,
 }
@@ -49,9 +53,11 @@ impl Step {
             Self::Lints => steps::lints(),
             Self::Msrv => steps::msrv(),
             Self::Unit => steps::unit(),
+            Self::Loom => steps::loom(),
             Self::Doc => steps::doc(),
             Self::Package => steps::package(),
             Self::Qemu => steps::qemu(),
+            Self::Bochs => steps::bochs(),
             Self::Demo => steps::demo(),
         }
     }
@@ -116,7 +122,7 @@ mod tests {
 
     #[test]
     fn without_a_choice_every_step_runs() {
-        assert_eq!(selected(&[]).len(), 9);
+        assert_eq!(selected(&[]).len(), 11);
     }
 
     #[test]

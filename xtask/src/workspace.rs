@@ -23,9 +23,9 @@ pub fn target() -> PathBuf {
     }
 }
 
-/// The release build of a bare-metal program for the `virt` board.
-pub fn bare_metal_program(name: &str) -> PathBuf {
-    target().join(AARCH64).join("release").join(name)
+/// The release build of a bare-metal program.
+pub fn bare_metal_program(target_name: &str, name: &str) -> PathBuf {
+    target().join(target_name).join("release").join(name)
 }
 
 /// `cargo` with arguments, at the repository's top.
@@ -35,7 +35,11 @@ pub fn cargo<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command
     command
 }
 
-/// Builds a bare-metal package for the `virt` board.
-pub fn build_bare_metal(package: &str) -> Command {
-    cargo(["build", "--release", "--package", package, "--target", AARCH64])
+/// Builds bare-metal packages.
+pub fn build_bare_metal(target_name: &str, packages: &[&str]) -> Command {
+    let mut command = cargo(["build", "--release", "--target", target_name]);
+    for package in packages {
+        command.args(["--package", package]);
+    }
+    command
 }

@@ -1,12 +1,12 @@
 //! The instructions themselves: one operation, one instruction.
 #![allow(unsafe_code, reason = "instructions")]
 
-use core::arch::{
-    asm,
-    x86_64::{__cpuid, __cpuid_count, _mm_clflush, _mm_mfence},
-};
+use core::arch::asm;
 
-use x86::msr::{IA32_VMX_EPT_VPID_CAP, IA32_VMX_PROCBASED_CTLS, IA32_VMX_PROCBASED_CTLS2, rdmsr};
+use x86::{
+    cpuid::native_cpuid::cpuid_count,
+    msr::{IA32_VMX_EPT_VPID_CAP, IA32_VMX_PROCBASED_CTLS, IA32_VMX_PROCBASED_CTLS2, rdmsr},
+};
 
 use super::{Capabilities, Executor, Invept, Op, Registers, VmFail};
 
@@ -43,7 +43,7 @@ impl Capabilities {
         Self::from_registers(Registers {
             ept_vpid_cap: if has_ept() { read(IA32_VMX_EPT_VPID_CAP) } else { 0 },
             arch_capabilities: if has_arch_capabilities() { read(IA32_ARCH_CAPABILITIES) } else { 0 },
-            physical_bits: __cpuid(0x8000_0008).eax & 0xff,
+            physical_bits: cpuid_count(0x8000_0008, 0).eax & 0xff,
         })
     }
 }
@@ -57,14 +57,14 @@ fn read(register: u32) -> u64 {
 /// Whether `IA32_VMX_EPT_VPID_CAP` is there (Intel SDM Vol. 3C, appendices A.3 and A.10).
 fn has_ept() -> bool {
     // CPUID.1:ECX.VMX; "activate secondary controls" may be 1; "enable EPT" may be 1.
-    __cpuid(1).ecx & 1 << 5 != 0
+    cpuid_count(1, 0).ecx & 1 << 5 != 0
         && read(IA32_VMX_PROCBASED_CTLS) & 1 << 63 != 0
         && read(IA32_VMX_PROCBASED_CTLS2) & 1 << 33 != 0
 }
 
 /// CPUID.(7,0):EDX\[29\].
 fn has_arch_capabilities() -> bool {
-    __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & 1 << 29 != 0
+    cpuid_count(0, 0).eax >= 7 && cpuid_count(7, 0).edx & 1 << 29 != 0
 }
 
 /// Executes one VMX instruction with two operands, which may read and write any memory as far as the compiler knows:
@@ -101,12 +101,12 @@ impl Executor for Instructions {
             Op::SetEptp(eptp) => vmx!("vmwrite {}, {}", EPT_POINTER, eptp),
             Op::Clflush(address) => {
                 // SAFETY: the caller's bytes; flushing a line changes no memory's contents.
-                unsafe { _mm_clflush(core::ptr::with_exposed_provenance(address as usize)) };
+                unsafe { asm!("clflush [{}]", in(reg) address, options(nostack, preserves_flags)) };
                 Ok(())
             }
             Op::Mfence => {
                 // SAFETY: every CPU with VMX has it.
-                unsafe { _mm_mfence() };
+                unsafe { asm!("mfence", options(nostack, preserves_flags)) };
                 Ok(())
             }
         }

@@ -40,7 +40,7 @@ extern "C" fn wait_for_work(prepare: u64) -> ! {
     loop {
         let task = MAILBOX.task.load(Ordering::Acquire);
         if task.is_null() {
-            hint::spin_loop();
+            cpu::wait_for_store(&MAILBOX, || MAILBOX.task.load(Ordering::Acquire).is_null());
             continue;
         }
         let run = MAILBOX.run.load(Ordering::Relaxed);

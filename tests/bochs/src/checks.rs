@@ -8,9 +8,10 @@ use core::{
 
 use hypervisor::cpu;
 use memory_addr::PAGE_SIZE_4K as PAGE;
-use stage2::{Error, LeafPolicy, Mapping, MappingFlags, Outcome, PhysAddr, Populate};
+use stage2::{Error, LeafPolicy, Mapping, MappingFlags, Outcome, PhysAddr, Populate, x86_64::ept::LargeLeaves};
 use stage2_scenarios::{
-    Attempt, Came, Guest, Machine, Marks, Scenario, Seat, Seen, Setting, Step, Stop, Verdict, gpa, range,
+    Attempt, Came, Guest, Machine, Marks, Scenario, Seat, Seen, Setting, Step, Stop, Verdict, gpa, guest_memory,
+    mapping, protecting, range, relocating,
 };
 
 use crate::{
@@ -32,6 +33,7 @@ pub const ALL: &[Scenario<Bochs>] = &[
     Scenario { name: "bochs::what_is_accepted_is_never_misconfigured", run: what_is_accepted_is_never_misconfigured },
     Scenario { name: "bochs::a_misconfigured_entry_is_seen", run: a_misconfigured_entry_is_seen },
     Scenario { name: "bochs::a_large_leaf_that_the_cpu_lacks_is_seen", run: a_large_leaf_that_the_cpu_lacks_is_seen },
+    Scenario { name: "bochs::code_runs_where_large_leaves_are_not_executed", run: code_in_careful_spaces },
     Scenario { name: "bochs::what_the_cpu_noted_first_stays", run: what_the_cpu_noted_first_stays },
     Scenario { name: "bochs::no_note_is_lost_in_a_race", run: no_note_is_lost_in_a_race },
     Scenario { name: "bochs::a_guest_in_real_mode_runs_on_lazy_memory", run: a_guest_in_real_mode_runs_on_lazy_memory },
@@ -246,6 +248,25 @@ fn a_large_leaf_that_the_cpu_lacks_is_seen(bochs: &Bochs) -> Verdict {
         return Err(Stop::failed(format_args!("the CPU lacks it: {lacks}, but {came:x?}")));
     }
     Ok(())
+}
+
+/// H18: the same scenarios where the first fetch splits.
+fn code_in_careful_spaces(bochs: &Bochs) -> Verdict {
+    bochs.with_large_leaves(LargeLeaves::ExecuteNever, || {
+        let guest = Guest::new(bochs)?;
+        guest.map(range(RAM, BLOCK), BLOCKS, RWX)?;
+        guest.write(gpa(RAM + PAGE), &bochs.code(7))?;
+        let (before, called) = (guest.leaf_size(RAM)?, guest.calls(RAM + PAGE)?);
+        let after = guest.leaf_size(RAM)?;
+        if (before, called, after) != (BLOCK, Came::Value(7), PAGE) {
+            return Err(Stop::failed(format_args!("{before:#x}, {called:?}, {after:#x}")));
+        }
+        drop(guest);
+        mapping::code_runs_in_large_leaves_and_its_neighbours_stay(bochs)?;
+        protecting::a_part_of_a_block_changes_alone(bochs)?;
+        relocating::moved_code_is_executed_where_it_is(bochs)?;
+        guest_memory::written_code_is_executed(bochs)
+    })
 }
 
 /// The CPU notes what the guest does in leaves in which nothing was noted, and neither protecting nor moving them forgets

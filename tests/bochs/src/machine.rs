@@ -2,7 +2,10 @@
 #![allow(unsafe_code, reason = "VMX instructions")]
 
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::{
+    cell::RefCell,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use hypervisor::{
     cpu,
@@ -51,6 +54,8 @@ pub struct Bochs {
     capabilities: Capabilities,
     instructions: native::Instructions,
     cpus: usize,
+    /// Whether spaces that are made from now on have [`LargeLeaves::ExecuteNever`].
+    careful: AtomicBool,
 }
 
 /// Where the PC's memory ends with 512 MiB.
@@ -75,6 +80,7 @@ impl Bochs {
             // on a CPU that has just made the virtual CPU's VMCS current.
             instructions: unsafe { native::Instructions::new() },
             cpus: cpus::start(|| {}),
+            careful: AtomicBool::new(false),
         }
     }
 
@@ -83,11 +89,21 @@ impl Bochs {
         self.board
     }
 
+    /// Runs `work` with spaces whose large leaves are executed, or never (H18).
+    pub fn with_large_leaves<R>(&self, large_leaves: LargeLeaves, work: impl FnOnce() -> R) -> R {
+        self.careful.store(large_leaves == LargeLeaves::ExecuteNever, Ordering::SeqCst);
+        let done = work();
+        self.careful.store(false, Ordering::SeqCst);
+        done
+    }
+
     /// The tables of a space.
-    pub fn format(&self, setting: Setting) -> Result<Ept, Stop> {
+    fn format(&self, setting: Setting) -> Result<Ept, Stop> {
         let failed = |error| Stop::failed(format_args!("{error}"));
         let format = Ept::new(&self.capabilities, Depth::Four).map_err(failed)?;
-        let format = format.with_input_bits(setting.bits).map_err(failed)?.with_large_leaves(LargeLeaves::Executable);
+        let careful = self.careful.load(Ordering::SeqCst);
+        let large_leaves = if careful { LargeLeaves::ExecuteNever } else { LargeLeaves::Executable };
+        let format = format.with_input_bits(setting.bits).map_err(failed)?.with_large_leaves(large_leaves);
         let tracking = match setting.marks {
             Marks::Software => Tracking::Software,
             Marks::Hardware => Tracking::Hardware,
@@ -96,7 +112,7 @@ impl Bochs {
     }
 
     /// A space with the program and its tables in it.
-    pub fn space_of(&self, format: Ept) -> Result<GuestSpace<Parts>, Stop> {
+    fn space_of(&self, format: Ept) -> Result<GuestSpace<Parts>, Stop> {
         let space = GuestSpace::new(Config {
             format,
             frames: self.board,
@@ -179,6 +195,11 @@ impl Machine for Bochs {
 
     fn largest_leaf(&self) -> usize {
         if self.capabilities.features.contains(Features::LEAF_1G) { 1 << 30 } else { 1 << 21 }
+    }
+
+    fn rounds(&self, most: u64) -> u64 {
+        // The emulator interleaves the CPUs every few instructions: it needs fewer.
+        most / 4
     }
 
     fn used(&self, space: &GuestSpace<Parts>, at: GuestPhysAddr) -> Option<Used> {

@@ -1,6 +1,12 @@
 //! Faults to put into what the crate does on Intel's CPUs.
 
-use std::{ptr::NonNull, sync::Arc};
+use std::{
+    ptr::NonNull,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use stage2::{
     Access, Change, Content, CpuId, Denials, Entry, Format, Geometry, GuestPhysAddr, Inexpressible, Invalidate, Leaf,
@@ -18,6 +24,8 @@ pub enum Fault {
     LocalOnly,
     /// INVLPG in its place.
     Invlpg,
+    /// No INVEPT when a CPU first runs a space.
+    NoFirstFlush,
     /// Frames are freed when the other CPUs are interrupted, not when they have answered.
     TooEarly,
     /// Entries that can be written and not read.
@@ -35,18 +43,22 @@ pub enum Fault {
 pub struct Faulty {
     executor: EptExecutor,
     fault: Option<Fault>,
+    /// Which CPUs flushed the space.
+    flushed: Arc<[AtomicBool; 2]>,
 }
 
 impl Faulty {
     pub fn new(model: &Arc<ept::Machine>, fault: Option<Fault>) -> Self {
-        Self { executor: EptExecutor(model.clone()), fault }
+        Self { executor: EptExecutor(model.clone()), fault, flushed: Arc::default() }
     }
 }
 
 impl Executor for Faulty {
     fn execute(&self, operation: Op) -> Result<(), VmFail> {
+        let first = || !self.flushed[self.executor.0.current()].swap(true, Ordering::SeqCst);
         match (operation, self.fault) {
             (Op::Invept(..), Some(Fault::NoInvept)) => Ok(()),
+            (Op::Invept(..), Some(Fault::NoFirstFlush)) if first() => Ok(()),
             (Op::Invept(..), Some(Fault::Invlpg)) => {
                 let model = &self.executor.0;
                 model.guest_flush(model.current());

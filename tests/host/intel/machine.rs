@@ -95,12 +95,12 @@ impl Kind {
 }
 
 impl Model {
-    /// A machine.
+    /// A machine whose CPUs may remember anything.
     pub fn new(kind: Kind) -> Self {
         let memory = Memory::new(0, FOREIGN + FRAMES);
         let foreign = memory.reserve(FOREIGN / stage2_model::PAGE, FOREIGN);
         assert_eq!(foreign, 0, "foreign memory comes first");
-        let config = ept::Config { cpus: CPUS, features: kind.model() };
+        let config = ept::Config { cpus: CPUS, features: kind.model(), reset: ept::Reset::Unknown };
         Self {
             kind,
             hardware: ept::Machine::new(&memory, config),

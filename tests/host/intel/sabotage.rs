@@ -47,6 +47,7 @@ faults! {
     t4_no_invept: [Kind::Skylake, Kind::SandyBridge], NoInvept;
     t4_invept_on_this_cpu_only: [Kind::Skylake, Kind::SandyBridge], LocalOnly;
     t3_invlpg_instead: [Kind::Skylake, Kind::SandyBridge], Invlpg;
+    t9_no_flush_before_the_first_run: [Kind::Skylake, Kind::SandyBridge], NoFirstFlush;
     t6_freed_before_the_shootdown_was_answered: [Kind::Skylake], TooEarly;
     e5_write_without_read: [Kind::Skylake, Kind::SandyBridge], WriteOnly;
     e5_a_leaf_that_the_cpu_lacks: [Kind::SandyBridge], LargeLeaf;

@@ -29,6 +29,8 @@ pub enum Rule {
     Operation,
     /// A VMID was used on a CPU on which it was never flushed (H6).
     UnflushedVmid,
+    /// An EPT pointer was used on a CPU that did not flush its EP4TA since that was another's (H16).
+    Unflushed,
     /// `VTTBR_EL2` was written while walks of the old one could be in flight (H2).
     WalksInFlight,
     /// A frame became reachable before its lines were cleaned (H14).

@@ -30,6 +30,11 @@ pub trait Machine: Sync + Sized + 'static {
         None
     }
 
+    /// How often to try what goes wrong only sometimes, where `most` is often enough on a fast machine.
+    fn rounds(&self, most: u64) -> u64 {
+        most
+    }
+
     /// A space in which nothing is mapped but what is [`reserved`], or even that not.
     ///
     /// # Errors

@@ -389,3 +389,43 @@ mod changes {
         assert_eq!(plain().denials(), Denials::Dropped);
     }
 }
+
+mod large_leaves {
+    use super::*;
+
+    fn guarded() -> Ept {
+        plain().with_large_leaves(LargeLeaves::ExecuteNever)
+    }
+
+    #[test]
+    fn are_never_executable_where_that_is_asked_for_and_pages_are() {
+        for flags in expressible(&guarded()) {
+            for level in LEVELS {
+                let expected = if level == Level::PAGE { flags } else { flags - X };
+                assert_eq!(guarded().allowed(level, flags), expected);
+                let entry = guarded().leaf(level, &leaf(0x4000_0000, flags));
+                assert_eq!(guarded().decode(level, entry), Entry::Leaf(leaf(0x4000_0000, expected)), "{flags:?}");
+                let plain = guarded().leaf(level, &leaf(0x4000_0000, R));
+                assert_eq!(guarded().with_flags(level, plain, flags), entry);
+                assert_eq!(entry >> 2 & 1 != 0, level == Level::PAGE && flags.contains(X));
+            }
+        }
+    }
+
+    #[test]
+    fn that_could_be_executed_only_would_be_nothing_and_are_refused() {
+        assert_eq!(guarded().check(X), Err(Inexpressible(X)));
+        for flags in expressible(&guarded()) {
+            for level in LEVELS {
+                assert_ne!(guarded().leaf(level, &leaf(0x4000_0000, flags)) & ACCESS, 0, "{flags:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn allow_everything_elsewhere() {
+        for (level, flags) in LEVELS.into_iter().flat_map(|l| expressible(&plain()).into_iter().map(move |f| (l, f))) {
+            assert_eq!(plain().allowed(level, flags), flags);
+        }
+    }
+}

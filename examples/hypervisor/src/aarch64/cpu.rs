@@ -18,6 +18,13 @@ pub fn affinity() -> u64 {
     value & 0xff_00ff_ffff
 }
 
+/// Waits for a moment, if `waits` says so: somebody will store to `place`.
+pub fn wait_for_store<T>(_place: &T, waits: impl Fn() -> bool) {
+    if waits() {
+        core::hint::spin_loop();
+    }
+}
+
 /// Starts the CPU that PSCI calls `affinity`, which runs `main(argument)` with a stack of its own.
 ///
 /// # Errors

@@ -153,6 +153,21 @@ pub(super) fn say_started() {
     STARTED.fetch_add(1, Ordering::SeqCst);
 }
 
+/// Waits until somebody stores to `place`, if `waits` still says so, or until something else wakes this CPU.
+pub fn wait_for_store<T>(place: &T, waits: impl Fn() -> bool) {
+    // CPUID leaf 1, ECX bit 3.
+    if core::arch::x86_64::__cpuid(1).ecx & 1 << 3 == 0 {
+        return hint::spin_loop();
+    }
+    // SAFETY: MONITOR only looks. A store between it and MWAIT ends the wait at once.
+    unsafe {
+        asm!("monitor", in("rax") &raw const *place, in("ecx") 0, in("edx") 0, options(nostack, preserves_flags));
+        if waits() {
+            asm!("mwait", in("eax") 0, in("ecx") 0, options(nostack, preserves_flags));
+        }
+    }
+}
+
 /// Sends an NMI to a CPU: in a guest it makes it leave, elsewhere it has it do what [`on_nmi`] says.
 pub fn interrupt(affinity: u64) {
     apic::send(affinity, Message::Nmi);

@@ -1,6 +1,6 @@
 //! What one CPU caches of guest-physical addresses, and the walk behind it. Intel SDM Vol. 3C, section 29.4.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{
     entry::{ACCESSED, DIRTY, EXECUTE, Entry, Features, READ, WRITE, decode, ep4ta, shift},
@@ -44,6 +44,41 @@ pub struct Cpu {
     pub structures: HashMap<(u16, u64, u8, u64), Structure>,
     /// Pages that the guest used, by its own addresses.
     pub used: BTreeSet<u64>,
+    pub clean: Clean,
+}
+
+/// Of which EP4TAs nothing old can be cached.
+#[derive(Default)]
+pub struct Clean {
+    /// INVEPT of everything, since reset.
+    all: bool,
+    /// Since then, or since reset, flushed by themselves.
+    flushed: HashSet<u64>,
+    /// Since then, their roots were freed.
+    freed: HashSet<u64>,
+}
+
+impl Clean {
+    fn flush(&mut self, tag: Option<u64>) {
+        match tag {
+            Some(tag) => {
+                self.flushed.insert(tag);
+                self.freed.remove(&tag);
+            }
+            None => *self = Self { all: true, ..Self::default() },
+        }
+    }
+
+    fn free(&mut self, tag: u64) {
+        self.flushed.remove(&tag);
+        self.freed.insert(tag);
+    }
+
+    /// Whether a guest may run here by an EPT pointer.
+    pub fn allows(&self, eptp: u64) -> bool {
+        let tag = ep4ta(eptp);
+        self.flushed.contains(&tag) || self.all && !self.freed.contains(&tag)
+    }
 }
 
 /// Why a walk ended without a leaf.
@@ -88,6 +123,7 @@ impl Cpu {
 
     /// Drops what is tagged with an EPT pointer, or everything.
     pub fn invept(&mut self, eptp: Option<u64>) {
+        self.clean.flush(eptp.map(ep4ta));
         let stays = |tag: u64| eptp.is_some_and(|eptp| ep4ta(eptp) != tag);
         self.leaves.retain(|key, _| stays(key.0));
         self.tables.retain(|key, _| stays(key.0));
@@ -98,6 +134,7 @@ impl Cpu {
     /// What is cached of frames that are being freed. While no guest runs here it is no fault yet: it must be forgotten
     /// before one does.
     pub fn freed(&mut self, at: u64, bytes: u64) -> Vec<String> {
+        (at..at + bytes).step_by(PAGE as usize).for_each(|frame| self.clean.free(ep4ta(frame)));
         let freed = |start: u64, size: u64| start < at + bytes && at < start + size;
         let mut found = Vec::new();
         for (key, mapping) in &mut self.leaves {

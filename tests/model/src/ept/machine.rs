@@ -32,12 +32,24 @@ pub struct Config {
     pub cpus: usize,
     /// What each can do.
     pub features: Features,
+    /// What they remember at first.
+    pub reset: Reset,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { cpus: 2, features: Features::ALL }
+        Self { cpus: 2, features: Features::ALL, reset: Reset::Empty }
     }
+}
+
+/// What is cached when a machine starts, of whoever ran it before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    /// Nothing.
+    Empty,
+    /// Anything, of any EP4TA: a guest that runs by one that was not flushed since, or whose root was another's
+    /// meanwhile, is a violation (section 29.4.3.3).
+    Unknown,
 }
 
 struct State {
@@ -100,6 +112,9 @@ impl Machine {
             ledger.report(Rule::LostTable, number, || format!("the root at {root:#x} is free"));
         }
         let cpu = &mut cpus[number];
+        if self.config.reset == Reset::Unknown && !cpu.clean.allows(eptp) {
+            ledger.report(Rule::Unflushed, number, || format!("EPTP {eptp:#x} was not flushed since it was another's"));
+        }
         if cpu.eptp.replace(eptp) != Some(eptp) || cpu.guest != guest {
             cpu.used.clear();
         }

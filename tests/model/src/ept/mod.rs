@@ -12,4 +12,4 @@ mod machine;
 pub use entry::{Entry, Features, check_pointer, decode};
 pub use exit::{Access, Exit};
 pub use guest::Guest;
-pub use machine::{Config, Machine};
+pub use machine::{Config, Machine, Reset};
