@@ -7,6 +7,7 @@ mod demo;
 mod guest;
 mod house;
 mod initramfs;
+mod pc;
 mod process;
 mod qemu;
 mod setup;
