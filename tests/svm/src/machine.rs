@@ -14,7 +14,10 @@ use hypervisor::{
 use memory_addr::PAGE_SIZE_4K;
 use stage2::{
     Config, CpuId, GuestPhysAddr, GuestSpace, Mapping, MappingFlags, PhysAddr, Platform, Used,
-    x86_64::npt::{Asid, Capabilities, Decoded, Features, Instructions, Npt, Tlb, decode},
+    x86_64::{
+        Nested, NestedTlb, ept,
+        npt::{Asid, Capabilities, Decoded, Features, Instructions, Npt, Tlb, decode},
+    },
 };
 use stage2_bare::{
     board::{self, Board},
@@ -29,13 +32,13 @@ use crate::{
     tables::{ACCESSED, DIRTY, Entry},
 };
 
-/// The parts: the crate's own for AMD's CPUs, with a place for faults to be put in.
+/// The parts: the crate's own for either vendor's CPUs, with a place for faults to be put in.
 pub struct Parts;
 
 impl Platform for Parts {
-    type Format = Npt;
+    type Format = Nested;
     type Frames = Board;
-    type Invalidate = Tlb<Instructions<Next>, Shooter>;
+    type Invalidate = NestedTlb<ept::Tlb<ept::Instructions, Shooter>, Tlb<Instructions<Next>, Shooter>>;
 }
 
 /// How many virtual CPUs scenarios use.
@@ -182,9 +185,9 @@ impl Machine for Svm {
         // come from its pool, and no virtual CPU runs but on a space that was activated and entered.
         let instructions = unsafe { Instructions::new(Next) };
         let space = GuestSpace::new(Config {
-            format: self.format(setting)?,
+            format: Nested::Npt(self.format(setting)?),
             frames: self.board,
-            invalidate: Tlb::new(instructions, Shooter),
+            invalidate: NestedTlb::Npt(Tlb::new(instructions, Shooter)),
             cpus: self.cpus,
         })?;
         let linear = |to| Mapping::Linear { to };

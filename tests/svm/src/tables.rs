@@ -1,7 +1,7 @@
 //! The tables that the CPU walks, as they lie in memory: read, and spoiled, past the crate.
 
 use memory_addr::PAGE_SIZE_4K;
-use stage2::{GuestSpace, PhysAddr};
+use stage2::{GuestSpace, PhysAddr, x86_64::Root};
 use stage2_bare::board::{peek, poke};
 
 use crate::machine::Parts;
@@ -34,7 +34,8 @@ pub struct Entry {
 impl Entry {
     /// The entry of a level in the path to a guest-physical address: 3 is the root's.
     pub fn of(space: &GuestSpace<Parts>, gpa: usize, level: u32) -> Self {
-        let mut table = space.root().ncr3 & ADDRESS;
+        let Root::Npt(root) = space.root() else { panic!("{:x?} on this CPU", space.root()) };
+        let mut table = root.ncr3 & ADDRESS;
         let mut here = 3;
         loop {
             let index = gpa >> (12 + 9 * here) & 0x1ff;

@@ -89,12 +89,6 @@ fn here() -> &'static Host {
     &HOSTS[cpu::affinity() as usize]
 }
 
-/// Whether this CPU has SVM.
-#[must_use]
-pub fn is_there() -> bool {
-    Capabilities::detect().features.contains(npt::Features::SVM)
-}
-
 /// What a fresh CPU must do before it has virtual ones. Former guests' translations go at the first `VMRUN`.
 ///
 /// # Panics

@@ -7,7 +7,7 @@
 use alloc::boxed::Box;
 use core::arch::{asm, global_asm};
 
-use stage2::x86_64::ept;
+use stage2::x86_64::{Extension, ept};
 use x86::{
     bits64::vmx as instructions,
     vmx::vmcs::{control, guest, ro},
@@ -161,7 +161,7 @@ enum Launch {
 /// # Panics
 /// The CPU has neither SVM nor VMX with EPT.
 pub fn prepare() {
-    if svm::is_there() {
+    if Extension::detect() == Some(Extension::Svm) {
         return svm::prepare();
     }
     vmx::enter();
