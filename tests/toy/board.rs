@@ -50,6 +50,7 @@ struct State {
     left: Option<usize>,
     deaf: Option<CpuId>,
     on_interrupt: Option<Arc<dyn Fn(CpuId) + Send + Sync>>,
+    on_allocation: Option<Box<dyn FnOnce() + Send>>,
 }
 
 // SAFETY: the memory is reached through `Frames::pointer` under the crate's rules; everything else is behind the mutex.
@@ -110,6 +111,11 @@ impl Board {
         self.state().on_interrupt = Some(handler);
     }
 
+    /// What happens elsewhere while the next allocation goes on.
+    pub fn on_allocation(&self, happening: impl FnOnce() + Send + 'static) {
+        self.state().on_allocation = Some(Box::new(happening));
+    }
+
     fn log(&self, event: Event) {
         self.state().events.push(event);
     }
@@ -125,6 +131,10 @@ impl Drop for Shared {
 // SAFETY: pages are marked as used before they are given out; the pointer is into the board's memory.
 unsafe impl Frames for Board {
     fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr> {
+        let happening = self.state().on_allocation.take();
+        if let Some(happening) = happening {
+            happening();
+        }
         let mut state = self.state();
         if let Some(left) = &mut state.left {
             *left = left.checked_sub(1)?;
