@@ -3,6 +3,7 @@
 
 mod apt;
 mod demo;
+mod faults;
 mod guest;
 mod house;
 mod initramfs;
@@ -29,6 +30,8 @@ struct Arguments {
 enum Task {
     /// Boot a guest under the example hypervisor in QEMU and judge it by its own words
     Demo(demo::Options),
+    /// Put faults into the sources, one at a time, and see each caught by a test
+    Faults(faults::Options),
     /// Run every check, or those that are named; the last line counts them
     Test(test::Options),
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
     }
     let verdict = match arguments.command {
         Task::Demo(options) => demo::run(&options),
+        Task::Faults(options) => faults::run(&options),
         Task::Test(options) => test::run(&options),
     };
     match verdict {
