@@ -4,6 +4,7 @@
 mod apt;
 mod bochs;
 mod demo;
+mod faults;
 mod guest;
 mod house;
 mod initramfs;
@@ -30,6 +31,8 @@ struct Arguments {
 enum Task {
     /// Boot a guest under the example hypervisor in QEMU and judge it by its own words
     Demo(demo::Options),
+    /// Put faults into the sources, one at a time, and see each caught by a test
+    Faults(faults::Options),
     /// Run every check, or those that are named; the last line counts them
     Test(test::Options),
 }
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
     }
     let verdict = match arguments.command {
         Task::Demo(options) => demo::run(&options),
+        Task::Faults(options) => faults::run(&options),
         Task::Test(options) => test::run(&options),
     };
     match verdict {
