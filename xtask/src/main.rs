@@ -8,6 +8,7 @@ mod faults;
 mod guest;
 mod house;
 mod initramfs;
+mod pc;
 mod process;
 mod qemu;
 mod setup;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::demo::{self, Kind, Leaf};
 use crate::process::{self, End, Heard, Job, quietly};
 use crate::workspace::{AARCH64, RISCV64, X86_64, bare_metal_program, build_bare_metal, cargo, root};
-use crate::{bochs, house, qemu, setup, verdict};
+use crate::{bochs, house, pc, qemu, setup, verdict};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const BUILDING: Duration = Duration::from_secs(600);
@@ -21,6 +21,8 @@ const CPU_MODELS: [&str; 3] = ["cortex-a57", "neoverse-n1", "max"];
 const CPU_COUNTS: [usize; 2] = [1, 2];
 /// With everything that the crate uses; without 1 GiB leaves, accessed and dirty; a newer one.
 const PC_MODELS: [&str; 3] = ["corei7_skylake_x", "corei7_sandy_bridge_2600k", "tigerlake"];
+/// Those with SVM: with everything that QEMU has; AMD's; one without leaves of 1 GiB.
+const SVM_MODELS: [&str; 3] = ["max", "EPYC", "qemu64"];
 /// The memory of a PC, in MiB.
 const PC_MEMORY: usize = 512;
 
@@ -59,7 +61,10 @@ pub fn lints() -> Result<Outcome> {
         clippy(&format!("lints-{target}"), &["--package", "stage2", "--lib", "--target", target])?;
     }
     clippy("lints-bare-metal", &["--package", "hypervisor", "--package", "stage2-qemu", "--target", AARCH64])?;
-    clippy("lints-pc", &["--package", "boot-rom", "--package", "stage2-bochs", "--target", X86_64])?;
+    clippy(
+        "lints-pc",
+        &["--package", "boot-rom", "--package", "stage2-bochs", "--package", "stage2-svm", "--target", X86_64],
+    )?;
     Ok(passed())
 }
 
@@ -150,6 +155,20 @@ pub fn bochs() -> Result<Outcome> {
         }
     }
     Ok(Outcome::Passed(format!("{total} tests on {} PCs", PC_MODELS.len() * CPU_COUNTS.len())))
+}
+
+pub fn npt() -> Result<Outcome> {
+    setup::tools(&[setup::QEMU_X86_64])?;
+    setup::rust_targets(&[X86_64])?;
+    quietly("npt-build", build_bare_metal(X86_64, &["boot-rom", "stage2-svm"]), BUILDING)?;
+    let (rom, program) = (pc::write_rom()?, bare_metal_program(X86_64, "stage2-svm"));
+    let mut total = 0;
+    for model in SVM_MODELS {
+        for cpus in CPU_COUNTS {
+            total += run_suite("npt", model, cpus, pc::suite(model, cpus, PC_MEMORY, &rom, &program), EMULATING)?;
+        }
+    }
+    Ok(Outcome::Passed(format!("{total} tests on {} PCs", SVM_MODELS.len() * CPU_COUNTS.len())))
 }
 
 /// Runs a suite's program under an emulator, and believes its closing line.

@@ -7,6 +7,8 @@ extern crate alloc;
 
 pub mod board;
 pub mod cpus;
+#[cfg(target_arch = "x86_64")]
+pub mod pc;
 mod suite;
 
 pub use suite::run;
