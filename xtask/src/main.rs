@@ -2,6 +2,7 @@
 //! guest's own checks passed; `test` runs every check that the project has.
 
 mod apt;
+mod board;
 mod bochs;
 mod demo;
 mod faults;
@@ -30,7 +31,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Boot a guest under the example hypervisor in QEMU and judge it by its own words
+    /// Boot a guest under the example hypervisor in an emulator and judge it by its own words
     Demo(demo::Options),
     /// Put faults into the sources, one at a time, and see each caught by a test
     Faults(faults::Options),
