@@ -5,12 +5,12 @@
 //! in [`Cpus::enter`].
 
 use alloc::vec::Vec;
-use core::fmt;
+use core::{fmt, sync::atomic};
 
 #[cfg(not(loom))]
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 #[cfg(loom)]
-use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 /// A CPU's number: below the number of CPUs that the space was made for where a call brackets running the guest,
 /// any number elsewhere.
@@ -42,8 +42,11 @@ struct Cpu {
     flushed: AtomicU64,
     /// The newest flush that it was asked for and failed to make.
     refused: AtomicU64,
-    /// The virtual CPU that ran last, plus one.
-    vcpu: AtomicUsize,
+    // Only the CPU itself looks at these two: nothing for a model to interleave.
+    /// Whether it ran the guest yet.
+    has_run: atomic::AtomicBool,
+    /// The virtual CPU that ran last.
+    vcpu: atomic::AtomicUsize,
 }
 
 /// What a CPU must do before it runs the guest.
@@ -68,7 +71,8 @@ impl Cpus {
             in_guest: AtomicBool::new(false),
             flushed: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-            vcpu: AtomicUsize::new(0),
+            has_run: atomic::AtomicBool::new(false),
+            vcpu: atomic::AtomicUsize::new(0),
         }));
         Some(Self { generation: AtomicU64::new(1), cpus })
     }
@@ -82,8 +86,9 @@ impl Cpus {
         fence(Ordering::SeqCst);
         let generation = self.generation.load(Ordering::SeqCst);
         let flush = (this.flushed.load(Ordering::SeqCst) < generation).then_some(Generation(generation));
-        let before = this.vcpu.swap(vcpu.0 + 1, Ordering::Relaxed);
-        Some(Owed { flush, other_vcpu: before != 0 && before != vcpu.0 + 1 })
+        let has_run = this.has_run.swap(true, atomic::Ordering::Relaxed);
+        let before = this.vcpu.swap(vcpu.0, atomic::Ordering::Relaxed);
+        Some(Owed { flush, other_vcpu: has_run && before != vcpu.0 })
     }
 
     /// The CPU is out of the guest; `None` if there is no such CPU.

@@ -98,7 +98,9 @@ impl<H, const PIECEWISE: bool> Clone for Handler<H, PIECEWISE> {
 // SAFETY: whoever made the value promised what the trait asks of `H`; the adapter only passes on.
 unsafe impl<H: PagingHandler + 'static, const PIECEWISE: bool> Frames for Handler<H, PIECEWISE> {
     fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr> {
-        H::alloc_frames(count, align)
+        let at = H::alloc_frames(count, align)?;
+        // What the hypervisor sees at address 0 no pointer reaches. It stays allocated, so that it comes but once.
+        if H::phys_to_virt(at).as_usize() == 0 { H::alloc_frames(count, align) } else { Some(at) }
     }
 
     unsafe fn free(&self, at: PhysAddr, count: usize) {

@@ -7,12 +7,16 @@ mod board;
 #[path = "toy/format.rs"]
 mod format;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use board::{Board, Event, Machine, range};
+use format::Toy;
 use stage2::{
-    Access, Cause, Changed, Content, CpuId, Error, Fault, GuestPhysAddr, GuestSpace, LeafPolicy, Level, Mapping,
-    MappingFlags, Origin, Outcome, PhysAddr, Pieces, Populate, Reach, VcpuId,
+    Access, Cause, Changed, Content, CpuId, Entry, Error, Fault, Format, Frames, GuestPhysAddr, GuestSpace, LeafPolicy,
+    Level, Mapping, MappingFlags, Origin, Outcome, PhysAddr, Pieces, Populate, Reach, Used, VcpuId,
 };
 
 const PAGE: usize = 0x1000;
@@ -231,6 +235,38 @@ mod unmap {
         assert_eq!(space.stats().owned_frames, 32 * 32 - 1);
     }
 
+    /// H12, H22: the CPU notes a first write while the pieces of the block are being made.
+    #[test]
+    fn loses_no_write_that_the_hardware_notes_meanwhile() {
+        let board = Board::new();
+        let space = board.space();
+        space.map(range(0, BLOCK), BLOCKS, RW).unwrap();
+        let hardware = board.clone();
+        let entry = move |table: PhysAddr, index: usize| {
+            // SAFETY: tables are on the board, and are only reached as atomics.
+            unsafe { hardware.pointer(table).cast::<AtomicU64>().add(index).as_ref() }.load(Ordering::Acquire)
+        };
+        let below = |level, raw| match Toy.decode(Level(level), raw) {
+            Entry::Table(table) => table,
+            other => panic!("{other:?}"),
+        };
+        let table = below(2, entry(below(3, entry(PhysAddr::from_usize(space.root() as usize), 0)), 0));
+        let used = |level, raw| match Toy.decode(Level(level), raw) {
+            Entry::Leaf(leaf) => leaf.used,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(used(1, entry(table, 0)), Used::Accessed);
+        let hardware = board.clone();
+        board.on_allocation(move || {
+            // SAFETY: as above.
+            let block = unsafe { hardware.pointer(table).cast::<AtomicU64>().as_ref() };
+            block.store(Toy.touched(Level(1), block.load(Ordering::Acquire), Access::Write), Ordering::Release);
+        });
+        space.unmap(range(0, PAGE)).unwrap();
+        let pieces = below(1, entry(table, 0));
+        assert!((1..32).all(|piece| used(0, entry(pieces, piece)) == Used::Dirty));
+    }
+
     #[test]
     fn splits_the_blocks_at_both_ends() {
         let board = Board::new();
@@ -402,6 +438,76 @@ mod faults {
         assert_eq!(fault(&space, PAGE, Access::Read), Outcome::Resolved);
         assert_eq!(fault(&space, 3 * BLOCK, Access::Read), Outcome::Resolved);
         assert_eq!(space.stats().leaves, [2, 1, 0, 0, 0]);
+    }
+
+    /// The frame is had before the lock is taken: what another CPU does meanwhile counts (F1).
+    #[test]
+    fn leave_a_frame_that_came_meanwhile() {
+        let board = Board::new();
+        let space = Arc::new(board.space());
+        space.map(range(0, PAGE), LAZY, RW).unwrap();
+        let other = space.clone();
+        board.on_allocation(move || {
+            assert_eq!(fault(&other, 0, Access::Write), Outcome::Resolved);
+            other.write(gpa(8), b"kept").unwrap();
+        });
+        let before = board.allocated();
+        assert_eq!(fault(&space, 0, Access::Write), Outcome::Retry);
+        assert_eq!(space.read_obj::<[u8; 4]>(gpa(8)).unwrap(), *b"kept");
+        // The first one's frame, and the tables that lead to it.
+        assert_eq!(board.allocated(), before + 1 + 3);
+    }
+
+    /// An area that was found under the lock is worth nothing once the lock is free (L4).
+    #[test]
+    fn map_nothing_where_the_area_went_meanwhile() {
+        let board = Board::new();
+        let space = Arc::new(board.space());
+        let empty = board.allocated();
+        for change in [None, Some(READ)] {
+            space.map(range(0, PAGE), LAZY, RW).unwrap();
+            let other = space.clone();
+            board.on_allocation(move || match change {
+                None => other.unmap(range(0, PAGE)).unwrap(),
+                Some(flags) => other.protect(range(0, PAGE), flags).unwrap(),
+            });
+            assert_eq!(fault(&space, 0, Access::Write), Outcome::Retry);
+            assert_eq!(space.translate(gpa(0)), None);
+            assert_eq!(board.allocated(), empty);
+            let expected = change.map_or(Outcome::NotMapped, |flags| Outcome::Denied { flags });
+            assert_eq!(fault(&space, 0, Access::Write), expected);
+        }
+    }
+
+    /// Faults of several CPUs go on side by side (F3).
+    #[test]
+    fn do_not_wait_for_each_other() {
+        let space = Arc::new(Board::new().space());
+        space.map(range(0, PAGE), PAGES, RW).unwrap();
+        space.map(range(PAGE, PAGE), LAZY, RW).unwrap();
+        let (sender, answer) = std::sync::mpsc::channel();
+        let other = space.clone();
+        let mut started = Some(move || {
+            std::thread::spawn(move || sender.send(fault(&other, PAGE, Access::Write)));
+        });
+        let mut came = None;
+        // A walk holds the lock as a fault does.
+        space
+            .walk(range(0, PAGE), |_| {
+                started.take().expect("one leaf")();
+                came = answer.recv_timeout(std::time::Duration::from_secs(10)).ok();
+            })
+            .unwrap();
+        assert_eq!(came, Some(Outcome::Resolved));
+    }
+
+    /// A touch costs no more than a block of the level above pages (L3).
+    #[test]
+    fn populate_a_small_block_where_a_large_one_fits() {
+        let space = Board::new().space();
+        space.map(range(LARGE, LARGE), LAZY_BLOCKS, RW).unwrap();
+        assert_eq!(fault(&space, LARGE + PAGE, Access::Write), Outcome::Resolved);
+        assert_eq!(space.stats().leaves, [0, 1, 0, 0, 0]);
     }
 
     #[test]
@@ -608,7 +714,7 @@ mod relocate {
         space.map(range(0, BLOCK), BLOCKS, RW).unwrap();
         let old = space.translate(gpa(0)).unwrap().hpa;
         let other = space.clone();
-        board.on_allocation(Arc::new(move || other.protect(range(PAGE, PAGE), READ).unwrap()));
+        board.on_allocation(move || other.protect(range(PAGE, PAGE), READ).unwrap());
         assert_eq!(space.relocate(range(0, BLOCK)), Ok(32));
         for page in (0..BLOCK).step_by(PAGE) {
             let at = space.translate(gpa(page)).unwrap().hpa;
@@ -623,10 +729,10 @@ mod relocate {
         let space = Arc::new(board.space());
         space.map(range(0, 2 * PAGE), PAGES, RW).unwrap();
         let other = space.clone();
-        board.on_allocation(Arc::new(move || {
+        board.on_allocation(move || {
             other.unmap(range(0, PAGE)).unwrap();
             other.map(range(0, PAGE), Mapping::Linear { to: PhysAddr::from_usize(0) }, RW).unwrap();
-        }));
+        });
         assert_eq!(space.relocate(range(0, 2 * PAGE)), Ok(1));
     }
 
@@ -647,6 +753,27 @@ mod relocate {
         assert_eq!(board.allocated(), allocated);
         assert_eq!(space.read_obj::<[u8; 4]>(gpa(3 * PAGE + 5)).unwrap(), *b"page");
         assert_eq!(space.read_obj::<[u8; 6]>(gpa(2 * BLOCK - 2)).unwrap(), *b"blocks");
+    }
+
+    /// Until a CPU was told, it may write the old frame: the copy is made afterwards (H9).
+    #[test]
+    fn keeps_what_another_cpu_writes_until_it_is_told() {
+        let board = Board::with(Reach::ThisCpu, Pieces::Any);
+        let space = Arc::new(board.space());
+        space.map(range(0, PAGE), PAGES, RW).unwrap();
+        space.write(gpa(0), b"first").unwrap();
+        let old = board.pointer(space.translate(gpa(0)).unwrap().hpa);
+        let (address, other) = (old.expose_provenance(), space.clone());
+        board.on_interrupt(Arc::new(move |cpu| {
+            let old = std::ptr::with_exposed_provenance_mut::<u8>(address.get());
+            // SAFETY: the frame is the space's until the move is over, and only this test's thread uses it.
+            unsafe { old.copy_from_nonoverlapping(b"later".as_ptr(), 5) };
+            assert_eq!(other.flush(cpu), Ok(()));
+        }));
+        space.enter(CpuId(1), VcpuId(0)).unwrap();
+        assert_eq!(space.relocate(range(0, PAGE)), Ok(1));
+        assert_eq!(space.read_obj::<[u8; 5]>(gpa(0)).unwrap(), *b"later");
+        space.leave(CpuId(1)).unwrap();
     }
 
     #[test]

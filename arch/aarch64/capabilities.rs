@@ -37,13 +37,16 @@ bitflags! {
     /// What a CPU gets wrong.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Errata: u32 {
-        /// Cortex-A57 1319537, Cortex-A72 1319367, Cortex-A55 1530923, Cortex-A76 1165522: a translation that EL2 speculates for EL1 mixes the `VTTBR_EL2` of
-        /// one guest with the stage-1 registers of another, and is cached (H2). [`Tlb`](super::Tlb) keeps it from
-        /// invalidations; who changes guests sets `TCR_EL1.EPD0` and `EPD1` before [`activate`](crate::Invalidate::activate)
-        /// and loads the next guest's `TCR_EL1` last.
+        /// Cortex-A57 1319537, Cortex-A72 1319367, Cortex-A55 1530923, Cortex-A76 1165522: a translation that EL2
+        /// speculates for EL1 mixes the `VTTBR_EL2` of one guest with the stage-1 registers of another, and is cached
+        /// (H2). [`Tlb`](super::Tlb) keeps it from invalidations; who changes guests sets `TCR_EL1.EPD0` and `EPD1`
+        /// before [`activate`](crate::Invalidate::activate) and loads the next guest's `TCR_EL1` last.
         const SPECULATIVE_TRANSLATION = 1 << 0;
         /// Cortex-A57 834220: a stage-2 fault is reported where stage 1 faults, with a wrong address (H10).
         const WRONG_FAULT_ADDRESS = 1 << 1;
+        /// Cortex-A76 1286807, Cortex-A55 2441007, Cortex-A510 2441009: behind a broadcast invalidation and its barrier
+        /// another CPU may still finish an access by the old translation. A second of each waits for it.
+        const INCOMPLETE_BROADCAST = 1 << 2;
     }
 }
 
@@ -167,17 +170,29 @@ fn errata(midr: u64) -> Errata {
     const CORTEX_A57: u64 = 0xd07;
     const CORTEX_A72: u64 = 0xd08;
     const CORTEX_A76: u64 = 0xd0b;
+    const CORTEX_A510: u64 = 0xd46;
     if midr >> 24 & 0xff != ARM {
         return Errata::empty();
     }
     // Variant ([23:20]) and revision ([3:0]), as in r1p2.
     let release = (field(midr, 20), field(midr, 0));
-    match midr >> 4 & 0xfff {
-        CORTEX_A57 if release <= (1, 2) => Errata::all(),
-        CORTEX_A57 | CORTEX_A72 => Errata::SPECULATIVE_TRANSLATION,
-        CORTEX_A55 | CORTEX_A76 if release <= (2, 0) => Errata::SPECULATIVE_TRANSLATION,
-        _ => Errata::empty(),
-    }
+    let part = midr >> 4 & 0xfff;
+    let speculates = match part {
+        CORTEX_A57 | CORTEX_A72 => true,
+        CORTEX_A55 | CORTEX_A76 => release <= (2, 0),
+        _ => false,
+    };
+    let incomplete = match part {
+        CORTEX_A55 => true,
+        CORTEX_A76 => release <= (3, 0),
+        CORTEX_A510 => release <= (1, 1),
+        _ => false,
+    };
+    let mut errata = Errata::empty();
+    errata.set(Errata::SPECULATIVE_TRANSLATION, speculates);
+    errata.set(Errata::WRONG_FAULT_ADDRESS, part == CORTEX_A57 && release <= (1, 2));
+    errata.set(Errata::INCOMPLETE_BROADCAST, incomplete);
+    errata
 }
 
 #[cfg(test)]
@@ -205,7 +220,7 @@ mod tests {
             vmid_bits: 8,
             data_line: 64,
             features: Features::GRANULE_4K,
-            errata: Errata::all(),
+            errata: Errata::SPECULATIVE_TRANSLATION | Errata::WRONG_FAULT_ADDRESS,
         };
         assert_eq!(Capabilities::from_registers(A57), expected);
     }
@@ -249,14 +264,22 @@ mod tests {
 
     #[test]
     fn errata_follow_the_part_and_its_release() {
-        assert_eq!(errata(0x411f_d072), Errata::all(), "Cortex-A57 r1p2");
-        assert_eq!(errata(0x411f_d073), Errata::SPECULATIVE_TRANSLATION, "Cortex-A57 r1p3");
-        assert_eq!(errata(0x410f_d083), Errata::SPECULATIVE_TRANSLATION, "Cortex-A72");
-        for part in [0xd05, 0xd0b] {
-            assert_eq!(errata(0x412f_0000 | part << 4), Errata::SPECULATIVE_TRANSLATION, "{part:#x} r2p0");
-            assert_eq!(errata(0x413f_0000 | part << 4), Errata::empty(), "{part:#x} r3p0");
+        let (speculates, incomplete) = (Errata::SPECULATIVE_TRANSLATION, Errata::INCOMPLETE_BROADCAST);
+        for (midr, expected, name) in [
+            (0x411f_d072, speculates | Errata::WRONG_FAULT_ADDRESS, "Cortex-A57 r1p2"),
+            (0x411f_d073, speculates, "Cortex-A57 r1p3"),
+            (0x410f_d083, speculates, "Cortex-A72"),
+            (0x412f_d050, speculates | incomplete, "Cortex-A55 r2p0"),
+            (0x413f_d050, incomplete, "Cortex-A55 r3p0"),
+            (0x412f_d0b0, speculates | incomplete, "Cortex-A76 r2p0"),
+            (0x413f_d0b0, incomplete, "Cortex-A76 r3p0"),
+            (0x414f_d0b0, Errata::empty(), "Cortex-A76 r4p0"),
+            (0x411f_d461, incomplete, "Cortex-A510 r1p1"),
+            (0x411f_d462, Errata::empty(), "Cortex-A510 r1p2"),
+            (0x421f_d070, Errata::empty(), "somebody else's part"),
+        ] {
+            assert_eq!(errata(midr), expected, "{name}");
         }
-        assert_eq!(errata(0x421f_d070), Errata::empty(), "somebody else's part");
     }
 
     #[test]

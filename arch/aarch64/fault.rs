@@ -165,9 +165,11 @@ impl Syndrome {
         let origin = if walk { Origin::GuestWalk } else { Origin::Instruction };
         let fault = Fault { gpa: self.gpa(), access, cause, origin };
         match (self.maintains_cache() && !walk, known) {
-            (true, _) => Decoded::CacheMaintenance(known.then_some(fault)),
+            (true, true) => Decoded::CacheMaintenance(Some(fault)),
+            (true, false) if cause == Cause::Permission => Decoded::CacheMaintenance(None),
             (false, true) => Decoded::Fault(fault),
-            (false, false) => Decoded::NeedsTranslation(Unresolved { far: self.far, access, cause }),
+            // Under the erratum the fault may be stage 1's: maintenance must not be skipped for it either.
+            (_, false) => Decoded::NeedsTranslation(Unresolved { far: self.far, access, cause }),
         }
     }
 

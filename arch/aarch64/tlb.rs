@@ -57,9 +57,17 @@ impl<E: Executor> Tlb<E> {
     fn both_stages(&self, domain: Domain, stage2: impl FnOnce(), stage1: Tlbi) {
         stage2();
         self.barrier(domain, Kind::All);
-        self.executor.execute(Op::Tlbi(stage1, 0));
-        // Translations that use what was forgotten are over behind this one, on all CPUs of the domain.
-        self.barrier(domain, Kind::All);
+        self.complete(domain, stage1);
+    }
+
+    /// The last invalidation of a sequence, behind which no CPU of the domain uses what was forgotten.
+    fn complete(&self, domain: Domain, last: Tlbi) {
+        let broadcast = domain == Domain::InnerShareable;
+        let twice = broadcast && self.capabilities.errata.contains(Errata::INCOMPLETE_BROADCAST);
+        for _ in 0..if twice { 2 } else { 1 } {
+            self.executor.execute(Op::Tlbi(last, 0));
+            self.barrier(domain, Kind::All);
+        }
     }
 
     /// Runs `operations` with the root's VMID current, with the barriers before and after (H1, H2).
@@ -189,8 +197,7 @@ impl<E: Executor> Invalidate<Root> for Tlb<E> {
 
     fn invalidate_all(&self, root: Root) {
         self.in_context(root, (Domain::InnerShareable, Kind::Stores), || {
-            self.executor.execute(Op::Tlbi(Tlbi::Vmalls12e1is, 0));
-            self.barrier(Domain::InnerShareable, Kind::All);
+            self.complete(Domain::InnerShareable, Tlbi::Vmalls12e1is);
         });
     }
 
@@ -202,8 +209,7 @@ impl<E: Executor> Invalidate<Root> for Tlb<E> {
 
     fn switch_vcpu(&self, root: Root) {
         self.in_context(root, (Domain::NonShareable, Kind::All), || {
-            self.executor.execute(Op::Tlbi(Tlbi::Vmalle1, 0));
-            self.barrier(Domain::NonShareable, Kind::All);
+            self.complete(Domain::NonShareable, Tlbi::Vmalle1);
         });
     }
 

@@ -100,6 +100,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// # Errors
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
     /// - [`Error::Flags`] for flags that the format cannot express, or a device as private memory;
+    /// - [`Error::NotMemory`] for a linear area that is a device and would become memory (H18);
     /// - [`Error::NotMapped`] with the first hole;
     /// - [`Error::NoMemory`] for the tables that split blocks;
     /// - [`Error::Invalidation`]: see there.
@@ -115,9 +116,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             if part.start > covered {
                 break;
             }
-            if matches!(area.backend(), Backend::Private(_)) {
-                check_private(range, flags)?;
-            }
+            check_kind(area, range, flags)?;
             covered = part.end;
         }
         if covered < range.end {
@@ -168,6 +167,18 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let aligned = to.as_usize() & (self.builder.geometry().page_size() - 1) == 0;
         let fits = to.as_usize().checked_add(range.size()).is_some_and(|end| end <= 1 << bits);
         if aligned && fits { Ok(()) } else { Err(Error::BadTarget { range, to, bits }) }
+    }
+}
+
+/// Refuses flags that make a device of private memory, or memory of a linear area's device.
+fn check_kind(area: &MemoryArea<Backend>, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
+    let was_device = area.flags().contains(MappingFlags::DEVICE);
+    match area.backend() {
+        Backend::Private(_) => check_private(range, flags),
+        Backend::Linear(_) if was_device && !flags.contains(MappingFlags::DEVICE) => {
+            Err(Error::NotMemory(area.va_range()))
+        }
+        Backend::Linear(_) => Ok(()),
     }
 }
 

@@ -5,6 +5,7 @@ mod edit;
 mod fault;
 mod query;
 mod relocate;
+mod show;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

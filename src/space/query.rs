@@ -1,20 +1,20 @@
-//! Reading the map: for other code, and for people.
+//! Reading the map.
 
 use alloc::vec::Vec;
-use core::{
-    fmt::{self, Write as _},
-    sync::atomic::Ordering,
-};
+use core::{convert::Infallible, sync::atomic::Ordering};
 
-use arrayvec::ArrayString;
+use arrayvec::ArrayVec;
 
 use super::{GuestSpace, Platform};
 use crate::{
-    Error, GuestPhysAddr, GuestPhysRange, Invalidations, LockFamily, MappingFlags, MemoryArea, Owner, PhysAddr,
-    SpaceLock, Translation,
+    Error, GuestPhysAddr, GuestPhysRange, Invalidations, LockFamily, MappingFlags, MemoryArea, PhysAddr, SpaceLock,
+    Translation,
     backend::Backend,
     table::{Found, Run},
 };
+
+/// How many leaves are looked at while the lock is held once.
+const BATCH: usize = 32;
 
 /// An area of the map.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -75,6 +75,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.state.shared(super::anybody()).areas.find(gpa).map(Area::from)
     }
 
+    /// The first area that ends behind `gpa`.
+    pub(super) fn area_behind(&self, gpa: GuestPhysAddr) -> Option<Area> {
+        let rest = GuestPhysRange { start: gpa, end: self.everything().end };
+        self.state.shared(super::anybody()).areas.overlap(rest).map(Area::from)
+    }
+
     /// All areas, in address order.
     ///
     /// # Errors
@@ -87,21 +93,41 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Ok(areas)
     }
 
-    /// Shows every leaf that translates part of `range` to `each`, in address order, with the lock held: `each` must
-    /// not call the space.
+    /// Shows every leaf that translates part of `range` to `each`, in address order.
+    ///
+    /// No lock is held while `each` runs: it may call the space, and what changes meanwhile behind the leaf that it is
+    /// shown is seen as it is by then.
     ///
     /// # Errors
     /// [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`].
     pub fn walk(&self, range: GuestPhysRange, mut each: impl FnMut(Translation)) -> Result<(), Error> {
         self.check(range)?;
-        self.state.shared(super::anybody()).table.leaves(range, |_, run| {
+        self.each_run(range, |run| {
             each(Translation {
                 hpa: run.leaf.at,
                 flags: run.leaf.flags,
                 size: run.range.size(),
                 leaf_start: run.range.start,
             });
-        });
+            Ok::<_, Infallible>(())
+        })
+        .unwrap_or_else(|never| match never {});
+        Ok(())
+    }
+
+    /// Shows every leaf that translates part of `range` to `each`, some at a time, without the lock.
+    pub(super) fn each_run<E>(
+        &self,
+        range: GuestPhysRange,
+        mut each: impl FnMut(Run) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut rest = range;
+        while !rest.is_empty() {
+            let mut some = ArrayVec::<Run, BATCH>::new();
+            self.state.shared(super::anybody()).table.first_leaves(rest, &mut some);
+            rest.start = if some.is_full() { some[BATCH - 1].range.end.min(rest.end) } else { rest.end };
+            some.into_iter().try_for_each(&mut each)?;
+        }
         Ok(())
     }
 
@@ -132,121 +158,5 @@ impl From<&MemoryArea<Backend>> for Area {
             Backend::Private(_) => AreaKind::Private,
         };
         Self { range: area.va_range(), flags: area.flags(), kind }
-    }
-}
-
-/// The map as a person reads it: each area, and below it the runs of populated memory.
-impl<P: Platform, L: LockFamily> fmt::Display for GuestSpace<P, L> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.state.shared(super::anybody());
-        for area in state.areas.iter() {
-            let shown = Area::from(area);
-            writeln!(f, "{shown}")?;
-            let mut runs = Runs { pending: None, result: Ok(()) };
-            state.table.leaves(shown.range, |_, run| runs.add(f, run));
-            runs.flush(f);
-            runs.result?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Area {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", Span(self.range), Letters(self.flags))?;
-        match self.kind {
-            AreaKind::Linear(to) => write!(f, " linear to {:#x}", to.as_usize()),
-            AreaKind::Private => write!(f, " private"),
-        }
-    }
-}
-
-/// A run of leaves of one size, side by side for the guest and, where `to` is given, for the host.
-#[derive(Clone, Copy)]
-struct Merged {
-    range: GuestPhysRange,
-    leaf_size: usize,
-    flags: MappingFlags,
-    owner: Owner,
-}
-
-/// Merges leaves into runs while they are shown.
-struct Runs {
-    pending: Option<Merged>,
-    result: fmt::Result,
-}
-
-impl Runs {
-    fn add(&mut self, f: &mut fmt::Formatter<'_>, run: Run) {
-        let new =
-            Merged { range: run.range, leaf_size: run.range.size(), flags: run.leaf.flags, owner: run.leaf.owner };
-        match &mut self.pending {
-            Some(last)
-                if (last.range.end, last.leaf_size, last.flags, last.owner)
-                    == (new.range.start, new.leaf_size, new.flags, new.owner) =>
-            {
-                last.range.end = new.range.end;
-            }
-            _ => {
-                self.flush(f);
-                self.pending = Some(new);
-            }
-        }
-    }
-
-    fn flush(&mut self, f: &mut fmt::Formatter<'_>) {
-        if let (Some(run), Ok(())) = (self.pending.take(), self.result) {
-            let count = run.range.size() / run.leaf_size;
-            let owner = if run.owner == Owner::Space { "own" } else { "foreign" };
-            self.result =
-                writeln!(f, "  {} {} {count} × {} {owner}", Span(run.range), Letters(run.flags), Bytes(run.leaf_size));
-        }
-    }
-}
-
-/// A range with its size.
-struct Span(GuestPhysRange);
-
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (start, end) = (self.0.start.as_usize(), self.0.end.as_usize());
-        write!(f, "{start:#014x}..{end:#014x} {:>8}", Bytes(self.0.size()))
-    }
-}
-
-/// A size in the largest unit that divides it.
-struct Bytes(usize);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (count, unit) = match self.0.trailing_zeros() {
-            30.. if self.0 > 0 => (self.0 >> 30, "GiB"),
-            20..30 => (self.0 >> 20, "MiB"),
-            10..20 => (self.0 >> 10, "KiB"),
-            _ => (self.0, "B"),
-        };
-        // The longest number, and its unit: who looks at a space may have no memory left.
-        let mut text = ArrayString::<24>::new();
-        write!(text, "{count} {unit}")?;
-        f.pad_integral(true, "", &text)
-    }
-}
-
-/// Flags as letters.
-struct Letters(MappingFlags);
-
-impl fmt::Display for Letters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let letters = [
-            (MappingFlags::READ, 'r'),
-            (MappingFlags::WRITE, 'w'),
-            (MappingFlags::EXECUTE, 'x'),
-            (MappingFlags::DEVICE, 'd'),
-            (MappingFlags::UNCACHED, 'u'),
-        ];
-        for (flag, letter) in letters {
-            write!(f, "{}", if self.0.contains(flag) { letter } else { '-' })?;
-        }
-        Ok(())
     }
 }

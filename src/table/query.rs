@@ -2,11 +2,13 @@
 
 use core::convert::Infallible;
 
+use arrayvec::ArrayVec;
+
 use super::{
     Table,
     walk::{Slot, Step},
 };
-use crate::{Entry, Format, Frames, GuestPhysRange, Leaf, Level};
+use crate::{Entry, Format, Frames, GuestPhysRange, Leaf};
 
 /// How many levels a tree has at most, all architectures considered.
 pub(crate) const LEVELS: usize = 5;
@@ -38,37 +40,44 @@ impl<F: Format, M: Frames> Table<F, M> {
         let frames = |level| geometry.table_pages(level) * (geometry.page_size() / memory_addr::PAGE_SIZE_4K);
         let mut census = Census { table_frames: frames(geometry.root_level), ..Census::default() };
         let all = GuestPhysRange { start: 0.into(), end: geometry.limit().into() };
-        self.visit(all, |slot, entry| match entry {
-            Entry::Table(_) => census.table_frames += frames(slot.level.below()),
-            Entry::Leaf(leaf) => {
-                census.leaves[usize::from(slot.level.0)] += 1;
-                if leaf.owner == crate::Owner::Space {
-                    census.owned_frames += self.context.leaf_pages(slot.level);
+        let Ok(()) = self.visit(all, |slot, entry| {
+            match entry {
+                Entry::Table(_) => census.table_frames += frames(slot.level.below()),
+                Entry::Leaf(leaf) => {
+                    census.leaves[usize::from(slot.level.0)] += 1;
+                    if leaf.owner == crate::Owner::Space {
+                        census.owned_frames += self.context.leaf_pages(slot.level);
+                    }
                 }
+                _ => {}
             }
-            _ => {}
+            Ok::<_, Infallible>(())
         });
         census
     }
 
-    /// Calls `each` with every leaf that translates part of `range`, in address order.
-    pub(crate) fn leaves(&self, range: GuestPhysRange, mut each: impl FnMut(Level, Run)) {
-        self.visit(range, |slot, entry| {
-            if let Entry::Leaf(leaf) = entry {
-                each(slot.level, Run { range: slot.span, leaf: *leaf });
-            }
+    /// Fills `leaves` with the first of those that translate part of `range`, in address order.
+    pub(crate) fn first_leaves<const MOST: usize>(&self, range: GuestPhysRange, leaves: &mut ArrayVec<Run, MOST>) {
+        // Ends early by an error, which means that there is no more room.
+        let _ = self.visit(range, |slot, entry| match entry {
+            Entry::Leaf(leaf) => leaves.try_push(Run { range: slot.span, leaf: *leaf }).map_err(drop),
+            _ => Ok(()),
         });
     }
 
     /// Shows every entry that translates part of `range` to `each`.
-    fn visit(&self, range: GuestPhysRange, mut each: impl FnMut(&Slot<'_>, &Entry)) {
-        let Ok(()) = self.context.walk(self.root(), range, &mut |slot: Slot<'_>| {
+    fn visit<S>(
+        &self,
+        range: GuestPhysRange,
+        mut each: impl FnMut(&Slot<'_>, &Entry) -> Result<(), S>,
+    ) -> Result<(), S> {
+        self.context.walk(self.root(), range, &mut |slot: Slot<'_>| {
             let entry = self.context.decode(&slot);
-            each(&slot, &entry);
-            Ok::<_, Infallible>(match entry {
+            each(&slot, &entry)?;
+            Ok(match entry {
                 Entry::Table(table) => Step::Into(table),
                 _ => Step::Next,
             })
-        });
+        })
     }
 }

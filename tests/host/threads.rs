@@ -64,11 +64,39 @@ impl Invalidate<Root> for NoGuest {
     fn activate(&self, _: Root) {}
 }
 
-/// Frames that, when it is so arranged, nobody of four gets before all have asked: then all bring theirs at once.
+/// Frames that, when it is so arranged, nobody gets before all have asked: then all bring theirs at once.
 #[derive(Clone)]
 struct Meeting {
     pool: Pool,
-    place: Arc<(AtomicBool, Barrier)>,
+    place: Arc<Place>,
+}
+
+/// Where threads meet.
+#[derive(Default)]
+struct Place {
+    /// How many; 0 when nobody waits.
+    threads: AtomicUsize,
+    arrived: AtomicUsize,
+}
+
+impl Place {
+    /// Waits for the others, awake, so that all go on at the same moment.
+    fn meet(&self) {
+        let threads = self.threads.load(Ordering::Acquire);
+        if threads > 0 {
+            let number = self.arrived.fetch_add(1, Ordering::AcqRel);
+            let all = (number + 1).next_multiple_of(threads);
+            let mut patience = 1000;
+            while self.arrived.load(Ordering::Acquire) < all {
+                if patience > 0 {
+                    std::hint::spin_loop();
+                } else {
+                    thread::yield_now();
+                }
+                patience = patience.max(1) - 1;
+            }
+        }
+    }
 }
 
 // SAFETY: all of it is the pool's.
@@ -76,9 +104,7 @@ struct Meeting {
 unsafe impl Frames for Meeting {
     fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr> {
         let at = self.pool.allocate(count, align);
-        if self.place.0.load(Ordering::Acquire) {
-            self.place.1.wait();
-        }
+        self.place.meet();
         at
     }
 
@@ -119,8 +145,7 @@ impl<L: LockFamily> Board<L> {
         let memory = Memory::new(0, 64 << 20);
         let invalidations = NoGuest::default();
         let capabilities = stage2_model::capabilities(&stage2_model::arm::Config::default());
-        let place = Arc::new((AtomicBool::new(false), Barrier::new(4)));
-        let frames = Meeting { pool: Pool::new(&memory), place };
+        let frames = Meeting { pool: Pool::new(&memory), place: Arc::default() };
         let space = GuestSpace::new(Config {
             format: Stage2::new(&capabilities, 40, Vmid(1)).expect("40 bits"),
             frames: frames.clone(),
@@ -131,9 +156,10 @@ impl<L: LockFamily> Board<L> {
         Self { empty: memory.allocated(), memory, invalidations, frames, space }
     }
 
-    /// From now on, or no more, four threads wait for each other with each frame that they allocate.
-    fn meet(&self, armed: bool) {
-        self.frames.place.0.store(armed, Ordering::Release);
+    /// From now on so many threads, or none, wait for each other with each frame that they allocate.
+    fn meet(&self, threads: usize) {
+        self.frames.place.arrived.store(0, Ordering::Release);
+        self.frames.place.threads.store(threads, Ordering::Release);
     }
 
     /// Every frame is in one place, and in the books.
@@ -238,7 +264,7 @@ fn whoever_comes_second_frees_what_it_brought() {
         let places = [RAM + BLOCK - PAGE, RAM + BLOCK, RAM + 3 * BLOCK, RAM + 3 * BLOCK + PAGE, far];
         let fresh: usize = if mapping == LAZY { 5 } else { 3 };
         let resolved = AtomicUsize::new(0);
-        board.meet(true);
+        board.meet(4);
         let all = |cpu: usize| {
             for at in places {
                 match board.space.fault(CpuId(cpu), fault(at, Access::Write, Cause::Translation)) {
@@ -249,11 +275,40 @@ fn whoever_comes_second_frees_what_it_brought() {
             }
         };
         race(&[&all, &all, &all, &all]);
-        board.meet(false);
+        board.meet(0);
         assert_eq!(resolved.load(Ordering::Relaxed), fresh);
         assert_eq!(board.space.stats().owned_frames, (1 + fresh) * pages);
         board.end();
     }
+}
+
+/// F1, H25: of two CPUs that bring a frame to the same entry at the same moment one is told that it lost.
+#[test]
+fn an_entry_takes_one_of_two_frames() {
+    const COUNT: usize = 512;
+    const ROUNDS: usize = 6;
+    let board = Board::<Spin<16>>::new();
+    for _ in 0..ROUNDS {
+        board.space.map(range(RAM, COUNT * PAGE), LAZY, RW).expect("a lazy area");
+        board.space.write_obj(gpa(RAM), 1_u64).expect("the tables are there");
+        let resolved = AtomicUsize::new(0);
+        board.meet(2);
+        let both = |cpu: usize| {
+            for page in 1..COUNT {
+                match board.space.fault(CpuId(cpu), fault(RAM + page * PAGE, Access::Write, Cause::Translation)) {
+                    Ok(Outcome::Resolved) => drop(resolved.fetch_add(1, Ordering::Relaxed)),
+                    Ok(Outcome::Retry) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        race(&[&both, &both]);
+        board.meet(0);
+        assert_eq!(resolved.load(Ordering::Relaxed), COUNT - 1, "both were told that theirs is there");
+        board.audit();
+        board.space.unmap(range(RAM, COUNT * PAGE)).expect("it is mapped");
+    }
+    board.end();
 }
 
 /// What the hypervisor's threads add up in memory that moves is not lost.

@@ -52,7 +52,7 @@ struct State {
     deaf: Option<CpuId>,
     refusing: Option<CpuId>,
     on_interrupt: Option<Arc<dyn Fn(CpuId) + Send + Sync>>,
-    on_allocation: Option<Arc<dyn Fn() + Send + Sync>>,
+    on_allocation: Option<Box<dyn FnOnce() + Send>>,
 }
 
 // SAFETY: the memory is reached through `Frames::pointer` under the crate's rules; everything else is behind the mutex.
@@ -123,9 +123,9 @@ impl Board {
         self.state().on_interrupt = Some(handler);
     }
 
-    /// What happens at the next allocation, before it.
-    pub fn on_allocation(&self, once: Arc<dyn Fn() + Send + Sync>) {
-        self.state().on_allocation = Some(once);
+    /// What happens elsewhere during the next allocation.
+    pub fn on_allocation(&self, event: impl FnOnce() + Send + 'static) {
+        self.state().on_allocation = Some(Box::new(event));
     }
 
     fn log(&self, event: Event) {
@@ -143,10 +143,6 @@ impl Drop for Shared {
 // SAFETY: pages are marked as used before they are given out; the pointer is into the board's memory.
 unsafe impl Frames for Board {
     fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr> {
-        let once = self.state().on_allocation.take();
-        if let Some(once) = once {
-            once();
-        }
         let mut state = self.state();
         if let Some(left) = &mut state.left {
             *left = left.checked_sub(1)?;
@@ -162,7 +158,11 @@ unsafe impl Frames for Board {
         state.next = first + count;
         let at = PhysAddr::from_usize(first * PAGE_SIZE_4K);
         state.events.push(Event::Allocated(at, count));
+        let elsewhere = state.on_allocation.take();
         drop(state);
+        if let Some(event) = elsewhere {
+            event();
+        }
         // SAFETY: the pages are ours until they are given out. Junk, since a guest must not see it.
         unsafe { self.pointer(at).write_bytes(0xa5, count * PAGE_SIZE_4K) }
         Some(at)

@@ -14,17 +14,17 @@ use crate::setup::has_program;
 const FETCHING: Duration = Duration::from_secs(300);
 const ASKING: Duration = Duration::from_secs(60);
 
-/// A private package client for arm64.
+/// A private package client for one architecture.
 pub struct Client {
     folder: PathBuf,
 }
 
 impl Client {
-    /// Lays the state out in `folder` and fetches the package lists.
+    /// Lays the state out in `folder` and fetches the package lists of an architecture, as Debian calls it.
     ///
     /// # Errors
     /// This system has no `apt-get` or no Debian source, or the lists cannot be fetched.
-    pub fn new(folder: &Path) -> Result<Self> {
+    pub fn new(folder: &Path, architecture: &str) -> Result<Self> {
         if let Some(missing) = ["apt-get", "apt-cache", "dpkg-deb"].iter().find(|program| !has_program(program)) {
             bail!("this system has no {missing}");
         }
@@ -34,7 +34,7 @@ impl Client {
         }
         client.copy_sources()?;
         fs::write(folder.join("status"), "")?;
-        fs::write(client.configuration(), configuration(folder))?;
+        fs::write(client.configuration(), configuration(folder, architecture))?;
         quietly("guest-lists", client.command("apt-get", &["update"]), FETCHING)
             .context("cannot fetch package lists")?;
         Ok(client)
@@ -93,7 +93,7 @@ impl Client {
     }
 }
 
-fn configuration(folder: &Path) -> String {
+fn configuration(folder: &Path, architecture: &str) -> String {
     let folder = folder.display();
     format!(
         "Dir::State \"{folder}/state\";\n\
@@ -101,8 +101,8 @@ fn configuration(folder: &Path) -> String {
          Dir::Cache \"{folder}/cache\";\n\
          Dir::Etc::sourcelist \"/dev/null\";\n\
          Dir::Etc::sourceparts \"{folder}/sources\";\n\
-         APT::Architecture \"arm64\";\n\
-         APT::Architectures {{ \"arm64\"; }};\n\
+         APT::Architecture \"{architecture}\";\n\
+         APT::Architectures {{ \"{architecture}\"; }};\n\
          APT::Sandbox::User \"root\";\n\
          Acquire::Languages \"none\";\n\
          Acquire::Retries \"2\";\n"

@@ -1,6 +1,7 @@
 //! Command lines for Bochs: a PC without a BIOS, whose CPUs have VMX. Its ROM and its program are the project's own.
 
 use std::fs::{self, File};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use object::{Object, ObjectSegment};
 use rustix::fs::{FlockOperation, flock};
 
+use crate::board::{Demo, Guest, Staged};
 use crate::process::quietly;
 use crate::setup;
 use crate::workspace::{X86_64, bare_metal_program, target};
@@ -20,6 +22,12 @@ const ROM_AT: u64 = 0xffff_0000;
 const ROM_SIZE: usize = 0x1_0000;
 /// Where the ROM jumps to.
 const PROGRAM_AT: u64 = 0x10_0000;
+/// Where the example hypervisor finds its options and the guest's files: behind its heap, below what it hands out.
+const OPTIONS_AT: u64 = 0x500_0000;
+pub const KERNEL_AT: Range<u64> = 0x600_0000..INITRD_AT.start;
+pub const INITRD_AT: Range<u64> = 0x800_0000..0x2000_0000;
+/// The memory of a PC with the example hypervisor, in MiB.
+const DEMO_MEMORY: usize = 1024;
 
 /// A PC.
 pub struct Machine<'a> {
@@ -32,6 +40,8 @@ pub struct Machine<'a> {
     pub memory: usize,
     /// A bare-metal package that was built, which the ROM jumps to.
     pub program: &'a str,
+    /// What else is in memory, and where.
+    pub data: Vec<(u64, Vec<u8>)>,
 }
 
 /// A PC that is ready to run.
@@ -43,6 +53,21 @@ pub struct Ready {
     pub turns: Vec<File>,
 }
 
+/// A PC with the example hypervisor.
+///
+/// # Errors
+/// As [`Machine::prepare`]'s; a file of the guest's cannot be read.
+pub fn demo(demo: &Demo) -> Result<Ready> {
+    let mut data = vec![(OPTIONS_AT, [demo.options().as_bytes(), b"\0"].concat())];
+    if let Guest::Linux { kernel, initrd } = &demo.guest {
+        for Staged { file, at, .. } in [kernel, initrd] {
+            data.push((*at, fs::read(file).with_context(|| format!("cannot read {}", file.display()))?));
+        }
+    }
+    let (cpus, memory, program) = (demo.board_cpus(), DEMO_MEMORY, "hypervisor");
+    Machine { name: "demo", model: "corei7_skylake_x", cpus, memory, program, data }.prepare()
+}
+
 impl Machine<'_> {
     /// Writes the files that Bochs reads; waits until no other PC of that name runs.
     ///
@@ -52,9 +77,12 @@ impl Machine<'_> {
         let folder = target().join("bochs").join(self.name);
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let mut turns = vec![take_turn(&folder.join("lock"))?];
+        // One file: each of several would be put over the one before (the ROM says why).
+        let mut memory = flat(&bare_metal_program(X86_64, self.program), PROGRAM_AT)?;
+        self.data.iter().for_each(|(at, bytes)| put(&mut memory, (at - PROGRAM_AT) as usize, bytes));
         let files = [
             ("rom.bin", rom()?),
-            ("program.bin", flat(&bare_metal_program(X86_64, self.program), PROGRAM_AT)?),
+            ("program.bin", memory),
             ("bochsrc", self.configuration(&setup::vga_rom()?).into_bytes()),
             // Bochs as Debian builds it starts in its debugger.
             ("commands", b"c\n".to_vec()),
@@ -154,8 +182,7 @@ fn flat(program: &Path, start: u64) -> Result<Vec<u8>> {
         if place > 1 << 30 {
             bail!("{} reaches to {:#x}", program.display(), segment.address());
         }
-        memory.resize(memory.len().max(place + contents.len()), 0);
-        memory[place..place + contents.len()].copy_from_slice(contents);
+        put(&mut memory, place, contents);
     }
     if memory.is_empty() {
         bail!("{} is empty", program.display());
@@ -163,11 +190,26 @@ fn flat(program: &Path, start: u64) -> Result<Vec<u8>> {
     Ok(memory)
 }
 
+/// Writes into memory, which grows to hold it.
+fn put(memory: &mut Vec<u8>, place: usize, contents: &[u8]) {
+    memory.resize(memory.len().max(place + contents.len()), 0);
+    memory[place..place + contents.len()].copy_from_slice(contents);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const PC: Machine<'_> = Machine { name: "test", model: "tigerlake", cpus: 2, memory: 512, program: "p" };
+    const PC: Machine<'_> =
+        Machine { name: "test", model: "tigerlake", cpus: 2, memory: 512, program: "p", data: Vec::new() };
+
+    #[test]
+    fn what_is_put_into_memory_stands_where_it_was_put() {
+        let mut memory = vec![1, 2, 3];
+        put(&mut memory, 5, &[4]);
+        put(&mut memory, 1, &[5]);
+        assert_eq!(memory, [1, 5, 3, 0, 0, 4]);
+    }
 
     #[test]
     fn the_configuration_names_the_model_and_all_that_was_asked_for() {

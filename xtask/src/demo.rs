@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 
+use crate::board::{Arch, Demo, Guest, Staged};
+use crate::bochs;
 use crate::guest::{self, Linux};
-use crate::initramfs::Workload;
+use crate::initramfs::{Ending, Workload};
 use crate::process::{self, End, Finished, Heard, Job};
-use crate::qemu::{self, Guest, Staged};
+use crate::qemu;
 use crate::verdict::{self, Expected, Torture};
 use crate::workspace::{AARCH64, bare_metal_program, build_bare_metal};
 use crate::{Verdict, setup};
@@ -18,6 +20,9 @@ const BUILDING: Duration = Duration::from_secs(600);
 
 #[derive(Args, Clone, Debug)]
 pub struct Options {
+    /// The architecture of the hypervisor and its guest
+    #[arg(long, value_enum, default_value_t = Arch::Aarch64)]
+    pub arch: Arch,
     /// The guest's CPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
     pub smp: u8,
@@ -30,10 +35,10 @@ pub struct Options {
     /// The guest; without this, Linux where it can be had, else the tiny one
     #[arg(long, value_enum)]
     pub guest: Option<Kind>,
-    /// A Linux kernel of your own (an uncompressed arm64 Image)
+    /// A Linux kernel of your own (an uncompressed arm64 Image, or a bzImage)
     #[arg(long, value_name = "FILE", requires = "initrd")]
     pub kernel: Option<PathBuf>,
-    /// Its initramfs, whose init ends with the line "guest: workload ok" and powers off
+    /// Its initramfs, whose init ends with the line "guest: workload ok" and powers off (a PC resets)
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub initrd: Option<PathBuf>,
     /// Show the whole console, the guest's kernel included
@@ -42,12 +47,12 @@ pub struct Options {
     /// Show nothing of the console
     #[arg(long)]
     pub quiet: bool,
-    /// Rounds of the Linux guest's workload
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    pub rounds: u16,
-    /// Memory that the Linux guest fills at once, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 160, value_parser = clap::value_parser!(u16).range(4..=320))]
-    pub fill_mb: u16,
+    /// Rounds of the Linux guest's workload; without this, as many as take a moment
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub rounds: Option<u16>,
+    /// Memory that the Linux guest fills at once, in MiB; without this, what takes a moment
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u16).range(4..=320))]
+    pub fill_mb: Option<u16>,
     /// Seconds after which a guest that has not ended is given up
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub limit: u64,
@@ -72,7 +77,7 @@ impl Leaf {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
-    /// Debian's arm64 kernel with a checksummed workload
+    /// Debian's kernel with a checksummed workload
     Linux,
     /// The small guest that the hypervisor brings along
     Tiny,
@@ -99,23 +104,37 @@ pub fn run(options: &Options) -> Verdict {
 
 /// Sets up, builds, boots and judges; the figures of a good run.
 pub fn boot(options: &Options) -> Result<String> {
-    setup::tools(&[setup::QEMU_AARCH64])?;
-    setup::rust_targets(&[AARCH64])?;
+    let (tool, packages): (_, &[&str]) = match options.arch {
+        Arch::Aarch64 => (setup::QEMU_AARCH64, &["hypervisor"]),
+        Arch::X86_64 => (setup::BOCHS, &["hypervisor", "boot-rom"]),
+    };
+    setup::tools(&[tool])?;
+    setup::rust_targets(&[options.arch.target()])?;
     let prepared = prepare(options)?;
     println!("demo: building the hypervisor");
-    process::quietly("demo-build", build_bare_metal(AARCH64, &["hypervisor"]), BUILDING)?;
+    process::quietly("demo-build", build_bare_metal(options.arch.target(), packages), BUILDING)?;
     println!("demo: booting {}", prepared.what);
     let started = Instant::now();
-    let command = prepared.demo.command(&bare_metal_program(AARCH64, "hypervisor"));
-    let finished = watch_console(options, command)?;
+    let finished = emulate(options, &prepared.demo)?;
     let figures = judge(&finished, &prepared.expected).inspect_err(|_| show_failure(options, &finished))?;
     let seconds = started.elapsed().as_secs_f64();
     Ok(format!("guest={} seconds={seconds:.1} {figures}", prepared.name))
 }
 
+fn emulate(options: &Options, demo: &Demo) -> Result<Finished> {
+    match options.arch {
+        Arch::Aarch64 => watch_console(options, qemu::demo(demo, &bare_metal_program(AARCH64, "hypervisor"))),
+        Arch::X86_64 => {
+            let ready = bochs::demo(demo)?;
+            watch_console(options, ready.command)
+                .with_context(|| format!("what Bochs says itself is in {}", ready.log.display()))
+        }
+    }
+}
+
 /// A run that is ready to start.
 struct Prepared {
-    demo: qemu::Demo,
+    demo: Demo,
     expected: Expected,
     name: &'static str,
     what: String,
@@ -125,15 +144,19 @@ fn prepare(options: &Options) -> Result<Prepared> {
     let torture = if options.torture { Torture::On } else { Torture::Off };
     let (guest, sums, name) = match linux(options)? {
         Some(linux) => {
-            let kernel = Staged::kernel(&linux.kernel)?;
-            (Guest::Linux { kernel, initrd: Staged::initrd(&linux.initrd)? }, linux.sums, "linux")
+            let (kernel, initrd) = match options.arch {
+                Arch::Aarch64 => (qemu::KERNEL_AT, qemu::INITRD_AT),
+                Arch::X86_64 => (bochs::KERNEL_AT, bochs::INITRD_AT),
+            };
+            let kernel = Staged::new(&linux.kernel, kernel)?;
+            (Guest::Linux { kernel, initrd: Staged::new(&linux.initrd, initrd)? }, linux.sums, "linux")
         }
         None => (Guest::Tiny, Vec::new(), "tiny"),
     };
     let (cpus, leaf) = (usize::from(options.smp), options.leaf.name());
     let moved = if options.torture { ", its pages moved all the time" } else { "" };
     let what = format!("the {name} guest: {cpus} CPU(s), {leaf} leaves{moved}");
-    Ok(Prepared { demo: qemu::Demo { guest, cpus, leaf, torture }, expected: Expected { torture, sums }, name, what })
+    Ok(Prepared { demo: Demo { guest, cpus, leaf, torture }, expected: Expected { torture, sums }, name, what })
 }
 
 /// The Linux guest, or `None` for the tiny one.
@@ -142,13 +165,12 @@ fn linux(options: &Options) -> Result<Option<Linux>> {
         if options.guest == Some(Kind::Tiny) {
             bail!("the tiny guest takes no kernel");
         }
-        return guest::own(kernel, initrd).map(Some);
+        return guest::own(options.arch, kernel, initrd).map(Some);
     }
     if options.guest == Some(Kind::Tiny) {
         return Ok(None);
     }
-    let workload = Workload { rounds: usize::from(options.rounds), fill_mb: usize::from(options.fill_mb) };
-    match guest::debian(workload) {
+    match guest::debian(options.arch, workload(options)) {
         Ok(linux) => Ok(Some(linux)),
         Err(error) if options.guest.is_none() => {
             println!("demo: no Linux guest to be had, running the tiny one instead: {error:#}");
@@ -156,6 +178,16 @@ fn linux(options: &Options) -> Result<Option<Linux>> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Bochs is slower than QEMU by far, and its guest's memory is smaller.
+fn workload(options: &Options) -> Workload {
+    let (rounds, random_kb, fill_mb, end) = match options.arch {
+        Arch::Aarch64 => (4, 1024, 160, Ending::PowerOff),
+        Arch::X86_64 => (1, 128, 8, Ending::Reboot),
+    };
+    let chosen = |choice: Option<u16>, usual| choice.map_or(usual, usize::from);
+    Workload { rounds: chosen(options.rounds, rounds), random_kb, fill_mb: chosen(options.fill_mb, fill_mb), end }
 }
 
 fn watch_console(options: &Options, command: std::process::Command) -> Result<Finished> {

@@ -1,5 +1,5 @@
-//! The Linux guest: Debian's own arm64 kernel and a static busybox, fetched once and kept in the target folder, or what
-//! the user brings.
+//! The Linux guest: Debian's own kernel and a static busybox, fetched once and kept in the target folder, or what the
+//! user brings.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,16 +7,26 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::apt;
+use crate::board::Arch;
 use crate::initramfs::{self, Workload};
 use crate::workspace::target;
 
-/// A kernel whose memory is all this crate's: small, with what the board needs built in.
-const KERNEL_PACKAGE: &str = "linux-image-cloud-arm64";
 const BUSYBOX_PACKAGE: &str = "busybox-static";
 
-/// Linux, arch/arm64/booting.rst: the Image header's magic number "ARM\x64" is at offset 56.
-const IMAGE_MAGIC: &[u8] = b"ARM\x64";
-const IMAGE_MAGIC_OFFSET: usize = 56;
+/// A kernel whose memory is all this crate's: small, with what the board needs built in.
+fn kernel_package(arch: Arch) -> String {
+    format!("linux-image-cloud-{}", arch.debian())
+}
+
+/// What a kernel begins with, where, and what it is called.
+fn form(arch: Arch) -> (&'static [u8], usize, &'static str) {
+    match arch {
+        // Linux, arch/arm64/booting.rst.
+        Arch::Aarch64 => (b"ARM\x64", 0x38, "an uncompressed arm64 Image"),
+        // Linux, arch/x86/boot.rst.
+        Arch::X86_64 => (b"HdrS", 0x202, "a bzImage"),
+    }
+}
 
 /// A guest's files, and the checksums that it has to print, if we know them.
 pub struct Linux {
@@ -29,15 +39,16 @@ pub struct Linux {
 ///
 /// # Errors
 /// The packages are not cached and cannot be fetched.
-pub fn debian(workload: Workload) -> Result<Linux> {
-    let folder = target().join("guest");
+pub fn debian(arch: Arch, workload: Workload) -> Result<Linux> {
+    let folder = target().join("guest").join(arch.debian());
     let cached = folder.join("linux");
-    let (kernel, busybox) = (cached.join("Image"), cached.join("busybox"));
+    let (kernel, busybox) = (cached.join("kernel"), cached.join("busybox"));
     if !(kernel.is_file() && busybox.is_file()) {
-        println!("guest: fetching Debian's {KERNEL_PACKAGE} and {BUSYBOX_PACKAGE} for arm64 (about 35 MB, once)");
-        fetch(&folder, &cached)?;
+        let (package, debian) = (kernel_package(arch), arch.debian());
+        println!("guest: fetching Debian's {package} and {BUSYBOX_PACKAGE} for {debian} (about 35 MB, once)");
+        fetch(arch, &folder, &cached)?;
     }
-    check_image(&kernel)?;
+    check_kernel(arch, &kernel)?;
     let program = fs::read(&busybox).with_context(|| format!("cannot read {}", busybox.display()))?;
     let initrd = folder.join("initramfs.cpio.gz");
     fs::write(&initrd, initramfs::build(&program, workload)?)
@@ -46,8 +57,8 @@ pub fn debian(workload: Workload) -> Result<Linux> {
 }
 
 /// The user's own kernel and initramfs, whose `init` has to print the same closing words as ours.
-pub fn own(kernel: &Path, initrd: &Path) -> Result<Linux> {
-    check_image(kernel)?;
+pub fn own(arch: Arch, kernel: &Path, initrd: &Path) -> Result<Linux> {
+    check_kernel(arch, kernel)?;
     if !initrd.is_file() {
         bail!("{} is not a file", initrd.display());
     }
@@ -55,16 +66,16 @@ pub fn own(kernel: &Path, initrd: &Path) -> Result<Linux> {
 }
 
 /// Everything is made beside its place and moved there when it is whole: an interrupted fetch leaves no half guest.
-fn fetch(folder: &Path, cached: &Path) -> Result<()> {
+fn fetch(arch: Arch, folder: &Path, cached: &Path) -> Result<()> {
     let scratch = folder.join("fetching");
     remove(&scratch)?;
     let (unpacked, ready) = (scratch.join("unpacked"), scratch.join("ready"));
     fs::create_dir_all(&unpacked)?;
     fs::create_dir_all(&ready)?;
-    let client = apt::Client::new(&scratch.join("apt"))?;
-    let kernel_package = client.dependency(KERNEL_PACKAGE)?;
+    let client = apt::Client::new(&scratch.join("apt"), arch.debian())?;
+    let kernel_package = client.dependency(&kernel_package(arch))?;
     client.unpack(&[&kernel_package, BUSYBOX_PACKAGE], &unpacked)?;
-    fs::copy(find_kernel(&unpacked.join("boot"))?, ready.join("Image"))?;
+    fs::copy(find_kernel(&unpacked.join("boot"))?, ready.join("kernel"))?;
     fs::copy(find_busybox(&unpacked)?, ready.join("busybox"))?;
     remove(cached)?;
     fs::rename(&ready, cached)?;
@@ -98,16 +109,17 @@ fn find_busybox(unpacked: &Path) -> Result<PathBuf> {
     places.into_iter().find(|place| place.is_file()).context("busybox's package has no busybox")
 }
 
-fn check_image(kernel: &Path) -> Result<()> {
+fn check_kernel(arch: Arch, kernel: &Path) -> Result<()> {
     let contents = fs::read(kernel).with_context(|| format!("cannot read {}", kernel.display()))?;
-    if !is_image(&contents) {
-        bail!("{} is not an uncompressed arm64 Image", kernel.display());
+    if !is_kernel(arch, &contents) {
+        bail!("{} is not {}", kernel.display(), form(arch).2);
     }
     Ok(())
 }
 
-fn is_image(contents: &[u8]) -> bool {
-    contents.get(IMAGE_MAGIC_OFFSET..IMAGE_MAGIC_OFFSET + IMAGE_MAGIC.len()) == Some(IMAGE_MAGIC)
+fn is_kernel(arch: Arch, contents: &[u8]) -> bool {
+    let (magic, at, _) = form(arch);
+    contents.get(at..at + magic.len()) == Some(magic)
 }
 
 #[cfg(test)]
@@ -115,16 +127,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_is_known_by_its_header() {
-        let mut header = vec![0; 64];
-        assert!(!is_image(&header));
-        header[IMAGE_MAGIC_OFFSET..60].copy_from_slice(IMAGE_MAGIC);
-        assert!(is_image(&header));
+    fn a_kernel_is_known_by_its_header_and_its_architecture() {
+        for (arch, other) in [(Arch::Aarch64, Arch::X86_64), (Arch::X86_64, Arch::Aarch64)] {
+            let mut header = vec![0; 0x300];
+            assert!(!is_kernel(arch, &header));
+            let (magic, at, _) = form(arch);
+            header[at..at + magic.len()].copy_from_slice(magic);
+            assert!(is_kernel(arch, &header));
+            assert!(!is_kernel(other, &header));
+        }
     }
 
     #[test]
-    fn a_short_file_is_no_image() {
-        assert!(!is_image(b""));
-        assert!(!is_image(&[0x1f; 58]));
+    fn a_short_file_is_no_kernel() {
+        assert!(!is_kernel(Arch::Aarch64, b""));
+        assert!(!is_kernel(Arch::Aarch64, &[0x1f; 58]));
+        assert!(!is_kernel(Arch::X86_64, &[0x1f; 0x204]));
     }
 }

@@ -24,7 +24,29 @@ const CONSOLE: (u32, u32) = (5, 1);
 #[derive(Clone, Copy, Debug)]
 pub struct Workload {
     pub rounds: usize,
+    /// The size of a round's random file.
+    pub random_kb: usize,
     pub fill_mb: usize,
+    pub end: Ending,
+}
+
+/// How the guest turns itself off.
+#[derive(Clone, Copy, Debug)]
+pub enum Ending {
+    /// By its firmware.
+    PowerOff,
+    /// By a reset, where there is no firmware to ask.
+    Reboot,
+}
+
+impl Ending {
+    /// The program that does it.
+    fn command(self) -> &'static str {
+        match self {
+            Self::PowerOff => "poweroff",
+            Self::Reboot => "reboot",
+        }
+    }
 }
 
 /// The whole file system, compressed.
@@ -50,7 +72,10 @@ fn hexadecimal(bytes: &[u8]) -> String {
 }
 
 fn archive(busybox: &[u8], workload: Workload) -> Result<Vec<u8>> {
-    let settings = format!("stage2.rounds={} stage2.fill_mb={}\n", workload.rounds, workload.fill_mb);
+    let Workload { rounds, random_kb, fill_mb, end } = workload;
+    let end = end.command();
+    let settings =
+        format!("stage2.rounds={rounds} stage2.random_kb={random_kb} stage2.fill_mb={fill_mb} stage2.end={end}\n");
     let entries = [
         (Builder::new("bin").mode(FOLDER), &[][..]),
         (Builder::new("dev").mode(FOLDER), &[]),
@@ -76,7 +101,7 @@ mod tests {
 
     use super::*;
 
-    const WORKLOAD: Workload = Workload { rounds: 3, fill_mb: 5 };
+    const WORKLOAD: Workload = Workload { rounds: 3, random_kb: 7, fill_mb: 5, end: Ending::Reboot };
 
     /// Each entry's name, mode and size, as a reader finds them.
     fn entries(mut archive: &[u8]) -> Vec<(String, u32, u32)> {
@@ -121,7 +146,7 @@ mod tests {
     fn the_workload_is_written_as_the_script_reads_it() {
         let archive = archive(b"", WORKLOAD).unwrap();
         let text = String::from_utf8_lossy(&archive);
-        assert!(text.contains("stage2.rounds=3 stage2.fill_mb=5\n"));
+        assert!(text.contains("stage2.rounds=3 stage2.random_kb=7 stage2.fill_mb=5 stage2.end=reboot\n"));
     }
 
     #[test]

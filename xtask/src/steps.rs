@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use crate::board::Arch;
 use crate::demo::{self, Kind, Leaf};
 use crate::process::{self, End, Heard, Job, quietly};
 use crate::workspace::{AARCH64, RISCV64, X86_64, bare_metal_program, build_bare_metal, cargo, root};
@@ -147,7 +148,7 @@ pub fn bochs() -> Result<Outcome> {
         for cpus in CPU_COUNTS {
             let name = format!("{model}-{cpus}");
             let program = "stage2-bochs";
-            let machine = bochs::Machine { name: &name, model, cpus, memory: PC_MEMORY, program };
+            let machine = bochs::Machine { name: &name, model, cpus, memory: PC_MEMORY, program, data: Vec::new() };
             let bochs::Ready { command, log, turns } = machine.prepare()?;
             total += run_suite("bochs", model, cpus, command, EMULATING)
                 .with_context(|| format!("what Bochs says itself is in {}", log.display()))?;
@@ -196,6 +197,7 @@ fn run_suite(emulator: &str, model: &str, cpus: usize, command: Command, limit: 
 /// The small guest at once, then the hardest setting that is still quick: two CPUs, small leaves, pages that move.
 pub fn demo() -> Result<Outcome> {
     let tiny = demo::Options {
+        arch: Arch::Aarch64,
         smp: 1,
         leaf: Leaf::TwoMegabytes,
         torture: false,
@@ -204,8 +206,8 @@ pub fn demo() -> Result<Outcome> {
         initrd: None,
         watch: false,
         quiet: true,
-        rounds: 2,
-        fill_mb: 64,
+        rounds: Some(2),
+        fill_mb: Some(64),
         limit: 300,
     };
     let hard = demo::Options { smp: 2, leaf: Leaf::FourKilobytes, torture: true, guest: None, ..tiny.clone() };

@@ -104,6 +104,20 @@ mod invalidation {
         );
     }
 
+    /// Cortex-A76 erratum 1286807 and its kin.
+    #[test]
+    fn is_repeated_where_one_does_not_wait_for_every_access() {
+        let affected = Capabilities { errata: Errata::INCOMPLETE_BROADCAST, ..capabilities(Features::empty()) };
+        let recorder = || Recorder { vttbr: OWN.vttbr, vtcr: OWN.vtcr, hcr: 0, log: Mutex::default() };
+        let tlb = Tlb::new(affected, recorder());
+        let twice = [VMALLE1IS, DSB_ISH, VMALLE1IS, DSB_ISH, Op::Isb];
+        assert_eq!(invalidation(&tlb, 0x4000_1000, 0x4000_2000, PAGES)[3..], twice);
+        let vmalls = Op::Tlbi(Tlbi::Vmalls12e1is, 0);
+        assert_eq!(told(&tlb, |tlb| tlb.invalidate_all(OWN)), [DSB_ISHST, vmalls, DSB_ISH, vmalls, DSB_ISH, Op::Isb]);
+        let local = told(&tlb, |tlb| tlb.switch_vcpu(OWN));
+        assert_eq!(local.iter().filter(|op| matches!(op, Op::Tlbi(..))).count(), 1, "this CPU needs no second");
+    }
+
     #[test]
     fn of_tables_takes_cached_walks_too() {
         assert_eq!(

@@ -1,21 +1,20 @@
-//! The virtual machine: its space, its virtual CPUs, and the loop that runs one.
-#![allow(unsafe_code, reason = "system registers")]
+//! The virtual machine: its space, its virtual CPUs, and what others know of them.
+#![allow(unsafe_code, reason = "the machine's address goes through a number")]
 
-use alloc::vec::Vec;
-use core::{
-    arch::asm,
-    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-};
+use alloc::{string::String, vec::Vec};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use hypervisor::{
     cpu,
     memory::{Pool, Watch},
-    vcpu::{self, Registers},
 };
 use spin::Mutex;
-use stage2::{Config, CpuId, Error, GuestPhysAddr, GuestSpace, Platform, VcpuId, aarch64::Vmid, native};
+use stage2::{GuestPhysAddr, GuestSpace, Platform, native};
 
-use crate::{arguments::Arguments, exits, layout};
+use crate::{
+    arguments::Arguments,
+    vm::{self, layout},
+};
 
 /// This program's choice of parts.
 pub struct Board;
@@ -23,18 +22,16 @@ pub struct Board;
 impl Platform for Board {
     type Format = native::Format;
     type Frames = Pool;
-    type Invalidate = native::Invalidate;
+    type Invalidate = vm::Invalidate;
 }
 
 /// The one virtual machine.
 pub struct Machine {
     pub arguments: Arguments,
-    /// What PSCI calls the board's CPUs.
+    /// How the board's CPUs are addressed.
     pub cpus: Vec<u64>,
     pub space: GuestSpace<Board>,
     pub pool: Pool,
-    pub instructions: native::Instructions,
-    pub errata: stage2::aarch64::Errata,
     pub vcpus: Vec<Vcpu>,
     /// The last addresses that faulted, for the torturer.
     pub recent: [AtomicUsize; RECENT],
@@ -51,8 +48,7 @@ pub const RECENT: usize = 64;
 pub struct Vcpu {
     pub state: Mutex<State>,
     /// The roots of the guest's own tables, as last seen.
-    pub ttbr0: AtomicU64,
-    pub ttbr1: AtomicU64,
+    pub roots: [AtomicU64; 2],
 }
 
 /// Whether a virtual CPU runs, and where it starts.
@@ -60,39 +56,31 @@ pub struct Vcpu {
 pub enum State {
     #[default]
     Off,
-    Starting {
-        entry: u64,
-        context: u64,
-    },
+    Starting(vm::Start),
     On,
+}
+
+/// Why a virtual CPU does not start.
+#[derive(Clone, Copy, Debug)]
+pub enum NotStarted {
+    /// It runs already.
+    AlreadyOn,
+    /// What its CPU's firmware says.
+    Refused(vm::StartError),
 }
 
 impl Machine {
     /// A machine in which nothing runs yet.
-    pub fn new(arguments: Arguments, cpus: Vec<u64>) -> Result<Self, alloc::string::String> {
+    pub fn new(arguments: Arguments, cpus: Vec<u64>) -> Result<Self, String> {
         let watch = if arguments.torture { Watch::Poison } else { Watch::Off };
         let pool = Pool::new(layout::POOL.start, layout::POOL.end, watch);
-        let capabilities = native::Capabilities::detect();
-        // SAFETY: this program runs at EL2, and its tables come from its pool.
-        let instructions = unsafe { native::Instructions::new() };
-        let text = |error: &dyn core::fmt::Display| alloc::format!("{error}");
-        let format = native::Format::new(&capabilities, 40.min(capabilities.physical_bits), Vmid(1))
-            .map_err(|error| text(&error))?;
-        let config = Config {
-            format,
-            frames: pool,
-            invalidate: native::Invalidate::new(capabilities, instructions),
-            cpus: cpus.len(),
-        };
-        let space = GuestSpace::new(config).map_err(|error: Error| text(&error))?;
+        let space = GuestSpace::new(vm::config(pool, cpus.len())?).map_err(|error| alloc::format!("{error}"))?;
         let vcpus = (0..arguments.cpus).map(|_| Vcpu::default()).collect();
         Ok(Self {
             arguments,
             cpus,
             space,
             pool,
-            instructions,
-            errata: capabilities.errata,
             vcpus,
             recent: [const { AtomicUsize::new(0) }; RECENT],
             next_recent: AtomicUsize::new(0),
@@ -103,44 +91,27 @@ impl Machine {
 
     /// Runs virtual CPU `index` on this CPU, for good.
     pub fn run_vcpu(&'static self, index: usize) -> ! {
-        let vcpu = &self.vcpus[index];
-        let (entry, context) = match *vcpu.state.lock() {
-            State::Starting { entry, context } => (entry, context),
-            State::Off | State::On => crate::finish(self, "panic: a virtual CPU without a start"),
+        let mut state = self.vcpus[index].state.lock();
+        let State::Starting(start) = core::mem::replace(&mut *state, State::On) else {
+            crate::finish(self, "panic: a virtual CPU without a start")
         };
-        *vcpu.state.lock() = State::On;
-        vcpu::prepare();
-        self.space.activate();
-        let mut registers = Registers { pc: entry, pstate: 0x3c5, ..Registers::default() };
-        registers.x[0] = context;
-        loop {
-            let syndrome = self.run_once(index, &mut registers);
-            if self.ended.load(Ordering::Relaxed) {
-                crate::finish(self, "off");
-            }
-            exits::handle(self, index, &mut registers, syndrome);
-        }
+        drop(state);
+        vm::run(self, index, start)
     }
 
-    /// Runs the guest up to its next exit.
-    fn run_once(&self, index: usize, registers: &mut Registers) -> stage2::aarch64::Syndrome {
-        let cpu = CpuId(index);
-        if let Err(error) = self.space.enter(cpu, VcpuId(index)) {
-            panic!("{error}");
+    /// Starts virtual CPU `index` on its own CPU.
+    ///
+    /// # Errors
+    /// It runs already, or its CPU does not start.
+    pub fn start_vcpu(&'static self, index: usize, start: vm::Start) -> Result<(), NotStarted> {
+        let mut state = self.vcpus[index].state.lock();
+        if !matches!(*state, State::Off) {
+            return Err(NotStarted::AlreadyOn);
         }
-        // SAFETY: this CPU's EL1 is this virtual CPU's, and the space is active.
-        let syndrome = unsafe { vcpu::run(registers) };
-        if let Err(error) = self.space.leave(cpu) {
-            panic!("{error}");
-        }
-        let (ttbr0, ttbr1): (u64, u64);
-        // SAFETY: reads the guest's registers.
-        unsafe {
-            asm!("mrs {}, ttbr0_el1", "mrs {}, ttbr1_el1", out(reg) ttbr0, out(reg) ttbr1, options(nomem, nostack));
-        }
-        self.vcpus[index].ttbr0.store(ttbr0, Ordering::Relaxed);
-        self.vcpus[index].ttbr1.store(ttbr1, Ordering::Relaxed);
-        syndrome
+        cpu::start(self.cpus[index], secondary, (&raw const *self) as u64).map_err(NotStarted::Refused)?;
+        // The other CPU waits for the lock.
+        *state = State::Starting(start);
+        Ok(())
     }
 
     /// Remembers where a fault was.
@@ -151,8 +122,8 @@ impl Machine {
 }
 
 /// What a secondary CPU runs: `argument` is the machine's address; its number is its place among the CPUs.
-pub extern "C" fn secondary(argument: u64) -> ! {
-    // SAFETY: `firmware::cpu_on` passes the machine, which lives for ever.
+extern "C" fn secondary(argument: u64) -> ! {
+    // SAFETY: `start_vcpu` passes the machine, which lives for ever.
     let machine: &'static Machine = unsafe { &*(argument as *const Machine) };
     let here = cpu::affinity();
     match machine.cpus.iter().position(|&cpu| cpu == here) {

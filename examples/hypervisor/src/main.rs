@@ -1,20 +1,20 @@
-//! A type-1 hypervisor for QEMU's `virt` board, all of whose stage-2 operations are `stage2`'s.
+//! A type-1 hypervisor for QEMU's `virt` board and for a PC with VMX, all of whose second-stage operations are
+//! `stage2`'s.
 #![no_std]
 #![no_main]
-#![allow(unsafe_code, reason = "the entry's name, and what QEMU loaded")]
+#![allow(unsafe_code, reason = "the entry's name")]
 
 extern crate alloc;
 
 mod arguments;
-mod devicetree;
-mod exits;
-mod firmware;
 mod guest;
-mod layout;
 mod machine;
 mod report;
-mod tiny;
 mod torture;
+/// What of the virtual machine is the CPU's.
+#[cfg_attr(target_arch = "aarch64", path = "vm/aarch64/mod.rs")]
+#[cfg_attr(target_arch = "x86_64", path = "vm/x86_64/mod.rs")]
+mod vm;
 
 use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
@@ -36,12 +36,8 @@ extern "C" fn boot_main() -> ! {
 
 /// Everything before the guest's first instruction.
 fn prepare() -> Result<&'static Machine, alloc::string::String> {
-    // SAFETY: QEMU puts the board's device tree there for a program that is not a Linux kernel.
-    let board = unsafe { fdt::Fdt::from_ptr(layout::BOARD_TREE as *const u8) };
-    let board = board.map_err(|error| alloc::format!("the board's device tree: {error:?}"))?;
-    let arguments = Arguments::parse(board.chosen().bootargs().unwrap_or(""))
-        .map_err(|option| alloc::format!("unknown option {option}"))?;
-    let cpus = board.cpus().map(|cpu| cpu.ids().first() as u64).collect::<alloc::vec::Vec<_>>();
+    let (options, cpus) = vm::board()?;
+    let arguments = Arguments::parse(options).map_err(|option| alloc::format!("unknown option {option}"))?;
     let needed = arguments.cpus + usize::from(arguments.torture);
     if cpus.len() < needed {
         return Err(alloc::format!("{needed} CPUs are needed, the board has {}", cpus.len()));

@@ -1,5 +1,5 @@
 //! A CPU that takes the guest's memory away from under it, and gives it back elsewhere, all the time.
-#![allow(unsafe_code, reason = "system registers")]
+#![allow(unsafe_code, reason = "the machine's address goes through a number")]
 
 use alloc::{string::String, vec::Vec};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,7 +8,11 @@ use hypervisor::cpu;
 use memory_addr::PAGE_SIZE_4K;
 use stage2::GuestPhysAddr;
 
-use crate::{guest, layout, machine::Machine};
+use crate::{
+    guest,
+    machine::Machine,
+    vm::{self, layout},
+};
 
 /// What the torturer and the others share.
 #[derive(Default)]
@@ -24,14 +28,12 @@ const TABLES: usize = 48;
 /// How many pages anywhere are moved in one round.
 const ANYWHERE: usize = 16;
 
-/// How many leaves are moved in a second at most.
-const PER_SECOND: u64 = 1000;
-
 /// Starts it on the board's last CPU.
 pub fn start(machine: &'static Machine) -> Result<(), String> {
     let last = machine.cpus[machine.arguments.cpus];
     machine.torture.running.store(true, Ordering::Release);
-    cpu::start(last, main, (&raw const *machine) as u64).map_err(|error| alloc::format!("CPU_ON: {error:#x}"))
+    cpu::start(last, main, (&raw const *machine) as u64)
+        .map_err(|error| alloc::format!("the torturer's CPU: {error:x?}"))
 }
 
 /// Stops it, and waits until it has.
@@ -75,7 +77,8 @@ fn relocate(machine: &Machine, at: usize) {
         Ok(0) => {}
         Ok(_) => {
             machine.torture.moved.fetch_add(1, Ordering::Relaxed);
-            pause();
+            // Under an emulator every invalidation stops all CPUs: the guest must get on, too.
+            vm::pause();
         }
         Err(error) => panic!("relocating {at:#x}: {error}"),
     }
@@ -84,49 +87,29 @@ fn relocate(machine: &Machine, at: usize) {
 /// Pages that hold the guest's own tables, from the roots that its CPUs had last.
 fn tables(machine: &Machine) -> Vec<usize> {
     let mut pages = Vec::new();
-    for vcpu in &machine.vcpus {
-        for root in [&vcpu.ttbr1, &vcpu.ttbr0] {
-            let root = root.load(Ordering::Relaxed) as usize & 0xffff_ffff_f000;
-            collect(machine, root, 0, &mut pages);
-        }
+    for root in machine.vcpus.iter().flat_map(|vcpu| &vcpu.roots) {
+        collect(machine, vm::root_table(root.load(Ordering::Relaxed)), vm::TABLE_LEVELS, &mut pages);
     }
     pages
 }
 
-/// Adds a table of the guest's, and those below it.
-fn collect(machine: &Machine, table: usize, depth: usize, pages: &mut Vec<usize>) {
+/// Adds a table of the guest's with so many levels, and those below it.
+fn collect(machine: &Machine, table: usize, levels: usize, pages: &mut Vec<usize>) {
     let memory = layout::RAM..layout::RAM + layout::RAM_SIZE;
-    if depth > 3 || pages.len() >= TABLES || !memory.contains(&table) || pages.contains(&table) {
+    if pages.len() >= TABLES || !memory.contains(&table) || pages.contains(&table) {
         return;
     }
     pages.push(table);
     let mut entries = [0; PAGE_SIZE_4K];
-    if machine.space.translate(GuestPhysAddr::from_usize(table)).is_none()
+    if levels == 1
+        || machine.space.translate(GuestPhysAddr::from_usize(table)).is_none()
         || machine.space.read(GuestPhysAddr::from_usize(table), &mut entries).is_err()
     {
         return;
     }
     for entry in entries.as_chunks::<8>().0 {
-        let entry = u64::from_le_bytes(*entry) as usize;
-        if entry & 0b11 == 0b11 && depth < 3 {
-            collect(machine, entry & 0xffff_ffff_f000, depth + 1, pages);
+        if let Some(below) = vm::table_below(u64::from_le_bytes(*entry)) {
+            collect(machine, below, levels - 1, pages);
         }
-    }
-}
-
-/// Lets the guest run for a moment: under an emulator every invalidation stops all CPUs.
-fn pause() {
-    let now = || {
-        let count: u64;
-        // SAFETY: reads the counter.
-        unsafe { core::arch::asm!("mrs {}, cntpct_el0", out(reg) count, options(nomem, nostack)) };
-        count
-    };
-    let frequency: u64;
-    // SAFETY: reads the counter's frequency.
-    unsafe { core::arch::asm!("mrs {}, cntfrq_el0", out(reg) frequency, options(nomem, nostack)) };
-    let end = now() + frequency / PER_SECOND;
-    while now() < end {
-        core::hint::spin_loop();
     }
 }

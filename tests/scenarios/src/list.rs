@@ -78,6 +78,7 @@ macro_rules! for_each_scenario {
                 the_other_cpu_follows_permissions_down_and_up,
                 both_cpus_populate_the_same_pages,
                 a_count_goes_on_while_its_page_moves,
+                a_guest_writes_until_its_memory_goes,
                 memory_comes_and_goes_under_a_running_guest,
             }
             addresses {
@@ -117,6 +118,8 @@ macro_rules! for_each_scenario {
                 what_no_entry_holds_is_refused,
                 the_map_can_be_read,
                 areas_and_leaves_are_listed,
+                a_leaf_may_go_while_it_is_shown,
+                a_device_stays_a_device,
             }
         }
     };

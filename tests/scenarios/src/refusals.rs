@@ -136,6 +136,44 @@ pub fn the_map_can_be_read<M: Machine>(machine: &M) -> Verdict {
     Ok(())
 }
 
+/// No lock is held while a leaf is shown: what it shows may go.
+///
+/// # Errors
+/// It does not hold.
+pub fn a_leaf_may_go_while_it_is_shown<M: Machine>(machine: &M) -> Verdict {
+    const COUNT: usize = 100;
+    let guest = Guest::new(machine)?;
+    guest.map(range(RAM, COUNT * PAGE), PAGES, RW)?;
+    let mut shown = 0;
+    let mut gone = Ok(());
+    guest.walk(range(RAM, COUNT * PAGE), |leaf| {
+        if leaf.leaf_start == gpa(RAM + shown * PAGE) {
+            shown += 1;
+            gone = gone.and(guest.unmap(range(leaf.leaf_start.as_usize(), PAGE)));
+        }
+    })?;
+    gone?;
+    ensure_eq!(shown, COUNT);
+    ensure_eq!(guest.loads(RAM)?, NotMapped);
+    ensure_eq!(guest.stats().owned_frames, 0);
+    Ok(())
+}
+
+/// H18: a device's registers do not become memory.
+///
+/// # Errors
+/// It does not hold.
+pub fn a_device_stays_a_device<M: Machine>(machine: &M) -> Verdict {
+    let guest = Guest::new(machine)?;
+    let (device, flags) = (machine.device(), RW | MappingFlags::DEVICE);
+    guest.map(range(RAM, PAGE), linear(device.at.as_usize()), flags)?;
+    ensure_eq!(guest.protect(range(RAM, PAGE), RW), Err(Error::NotMemory(range(RAM, PAGE))));
+    guest.protect(range(RAM, PAGE), READ | MappingFlags::DEVICE)?;
+    ensure_eq!(guest.loads(RAM + device.offset)?, Value(device.value));
+    ensure_eq!(guest.read_obj::<u64>(gpa(RAM)), Err(Error::NotMemory(range(RAM, 8))));
+    Ok(())
+}
+
 /// What a walk and the list of areas say.
 ///
 /// # Errors

@@ -3,6 +3,8 @@
 //! Intel SDM Vol. 3C (edition of December 2024): 25.6 to 25.8 for the controls, 27.2 and 27.3 for what VM entry checks.
 #![allow(unsafe_code, reason = "reads the host's state")]
 
+use alloc::boxed::Box;
+
 use x86::{
     bits64::vmx::vmwrite,
     controlregs::{cr0, cr3, cr4},
@@ -50,10 +52,27 @@ const VMX_ENABLE: u64 = 1 << 13;
 // IA32_EFER.
 const LONG_MODE: u64 = 1 << 8 | 1 << 10;
 
-/// A page of zeros: no access to a model-specific register exits.
+/// Which accesses to model-specific registers exit (25.6.9): where every bit is clear, none does.
 #[repr(align(4096))]
-struct Bitmap(#[allow(dead_code, reason = "the CPU reads it")] [u64; 512]);
-static NO_MSR_EXITS: Bitmap = Bitmap([0; 512]);
+pub(super) struct Bitmap([u8; 4096]);
+static NO_MSR_EXITS: Bitmap = Bitmap([0; 4096]);
+
+impl Bitmap {
+    /// The writes of these registers exit, all of them below 0x2000: the third KiB has their bits.
+    pub(super) fn of_writes(registers: &[u32]) -> Box<Self> {
+        let mut bitmap = Box::new(Self([0; 4096]));
+        for &register in registers {
+            assert!(register < 0x2000, "register {register:#x} has no bit among the low ones");
+            bitmap.0[0x800 + register as usize / 8] |= 1 << (register % 8);
+        }
+        bitmap
+    }
+
+    /// Its physical address: memory is mapped where it stands.
+    pub(super) fn address(&self) -> u64 {
+        (&raw const *self).addr() as u64
+    }
+}
 
 /// NMIs exit; EPT, a VPID, guests without paging; neither interrupts nor I/O exit, nor does the guest's own paging.
 pub(super) fn write_controls(vcpu: &Vcpu, setup: Setup) {
@@ -76,7 +95,7 @@ pub(super) fn write_controls(vcpu: &Vcpu, setup: Setup) {
     }
     vcpu.write(control::VPID, setup.vpid.into());
     vcpu.write(control::EXCEPTION_BITMAP, setup.exceptions.into());
-    vcpu.write(control::MSR_BITMAPS_ADDR_FULL, (&raw const NO_MSR_EXITS).addr() as u64);
+    vcpu.write(control::MSR_BITMAPS_ADDR_FULL, NO_MSR_EXITS.address());
     // What the CPU needs of CR0 and CR4 is the hypervisor's; the guest reads that it is not there.
     vcpu.write(control::CR0_GUEST_HOST_MASK, NUMERIC_ERROR);
     vcpu.write(control::CR0_READ_SHADOW, NUMERIC_ERROR);

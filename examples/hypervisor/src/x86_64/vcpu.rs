@@ -244,6 +244,16 @@ impl Vcpu {
         assert!(failed == 0, "INVVPID: error {}", self.read(ro::VM_INSTRUCTION_ERROR));
     }
 
+    /// Has the guest's writes of some model-specific registers exit, all of them below 0x2000.
+    ///
+    /// # Panics
+    /// A number is too high.
+    pub fn trap_writes(&self, registers: &[u32]) {
+        // The CPU reads it for as long as the VMCS is used.
+        let bitmap: &'static state::Bitmap = Box::leak(state::Bitmap::of_writes(registers));
+        self.write(control::MSR_BITMAPS_ADDR_FULL, bitmap.address());
+    }
+
     /// Delivers an event at the next entry.
     pub fn inject(&self, event: Event) {
         self.write(control::VMENTRY_INTERRUPTION_INFO_FIELD, event.information.into());

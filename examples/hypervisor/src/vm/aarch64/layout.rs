@@ -18,7 +18,7 @@ pub const TREE: usize = RAM + 0x800_0000;
 /// Where its initial file system goes.
 pub const INITRD: usize = RAM + 0x820_0000;
 
-/// The GIC: the distributor, the redistributors.
-pub const GIC: Range<usize> = 0x0800_0000..0x0900_0000;
 /// The UART.
 pub const UART: usize = 0x0900_0000;
+/// What the guest reaches of the board's devices: the GIC's distributor and redistributors, the UART.
+pub const DEVICES: [Range<usize>; 2] = [0x0800_0000..0x0900_0000, UART..UART + 0x1000];

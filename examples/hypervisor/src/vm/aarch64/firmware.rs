@@ -1,8 +1,9 @@
 //! The firmware that the guest sees: PSCI 1.0, by `SMC` or `HVC`.
 
-use hypervisor::{cpu, psci, vcpu::Registers};
+use hypervisor::{psci, vcpu::Registers};
 
-use crate::machine::{self, Machine, State};
+use super::Start;
+use crate::machine::{Machine, NotStarted, State};
 
 /// Answers a call.
 pub fn call(machine: &'static Machine, index: usize, registers: &mut Registers) {
@@ -35,20 +36,12 @@ fn features(function: u32) -> u64 {
 
 /// Starts a virtual CPU on its own CPU.
 fn cpu_on(machine: &'static Machine, affinity: u64, entry: u64, context: u64) -> u64 {
-    let Some(index) = machine.cpus.iter().position(|&cpu| cpu == affinity) else {
-        return psci::INVALID_PARAMETERS;
-    };
-    let Some(vcpu) = machine.vcpus.get(index) else { return psci::INVALID_PARAMETERS };
-    let mut state = vcpu.state.lock();
-    if !matches!(*state, State::Off) {
-        return psci::ALREADY_ON;
-    }
-    match cpu::start(affinity, machine::secondary, (&raw const *machine) as u64) {
-        Ok(()) => {
-            *state = State::Starting { entry, context };
-            0
-        }
-        Err(error) => error,
+    let index = machine.cpus.iter().position(|&cpu| cpu == affinity);
+    let Some(index) = index.filter(|&index| index < machine.vcpus.len()) else { return psci::INVALID_PARAMETERS };
+    match machine.start_vcpu(index, Start { entry, context }) {
+        Ok(()) => 0,
+        Err(NotStarted::AlreadyOn) => psci::ALREADY_ON,
+        Err(NotStarted::Refused(error)) => error,
     }
 }
 

@@ -9,7 +9,8 @@ use stage2::{
     aarch64::{Decoded, Syndrome, decode_distrusting},
 };
 
-use crate::{firmware, machine::Machine};
+use super::{Here, firmware};
+use crate::machine::Machine;
 
 /// `HVC` from AArch64 (`ESR_EL2.EC`, Arm DDI 0487 D24.2).
 const HVC: u8 = 0x16;
@@ -17,14 +18,14 @@ const HVC: u8 = 0x16;
 const SMC: u8 = 0x17;
 
 /// Handles one exit; afterwards the guest goes on.
-pub fn handle(machine: &'static Machine, index: usize, registers: &mut Registers, syndrome: Syndrome) {
-    match decode_distrusting(syndrome, machine.errata) {
+pub fn handle(machine: &'static Machine, here: &Here, index: usize, registers: &mut Registers, syndrome: Syndrome) {
+    match decode_distrusting(syndrome, here.capabilities.errata) {
         Decoded::Fault(fault) | Decoded::CacheMaintenance(Some(fault)) => {
             answer(machine, index, registers, syndrome, fault);
         }
         Decoded::NeedsTranslation(unresolved) => {
             // Nothing: the guest's tables changed meanwhile; it tries again.
-            if let Some(fault) = machine.instructions.resolve(unresolved) {
+            if let Some(fault) = here.instructions.resolve(unresolved) {
                 answer(machine, index, registers, syndrome, fault);
             }
         }

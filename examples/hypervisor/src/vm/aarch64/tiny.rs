@@ -1,10 +1,20 @@
 //! The small guest: a program at EL1 with tables of its own, which fills and sums memory on each of its CPUs.
 #![allow(unsafe_code, reason = "a guest's program")]
 
+use alloc::string::String;
 use core::arch::global_asm;
 
+use super::{Start, layout};
+use crate::{guest::write, machine::Machine};
+
+/// Loads it: where it starts, and how many CPUs it has.
+pub fn load(machine: &Machine) -> Result<Start, String> {
+    write(machine, layout::KERNEL, program())?;
+    Ok(Start { entry: layout::KERNEL as u64, context: machine.arguments.cpus as u64 })
+}
+
 /// The program, which runs wherever it is put.
-pub fn program() -> &'static [u8] {
+fn program() -> &'static [u8] {
     unsafe extern "C" {
         static tiny_start: u8;
         static tiny_end: u8;

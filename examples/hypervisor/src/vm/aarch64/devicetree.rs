@@ -5,7 +5,7 @@ use alloc::{format, string::String, vec::Vec};
 
 use vm_fdt::{Error, FdtWriter};
 
-use crate::layout;
+use super::layout;
 
 const GIC: u32 = 1;
 const CLOCK: u32 = 2;

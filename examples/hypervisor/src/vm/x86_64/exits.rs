@@ -1,0 +1,62 @@
+//! What a guest does that needs the hypervisor.
+
+use hypervisor::{
+    line,
+    vcpu::{Event, Exit, Vcpu, reason},
+};
+use stage2::{
+    CpuId, Fault, Outcome,
+    x86_64::ept::{Decoded, decode},
+};
+use x86::{msr::IA32_X2APIC_ICR, vmx::vmcs::guest};
+
+use super::{apic, cpuid};
+use crate::machine::Machine;
+
+/// A hardware exception with an error code of 0: general protection (Intel SDM Vol. 3C, 25.8.3).
+const GENERAL_PROTECTION: Event = Event { information: 1 << 31 | 1 << 11 | 3 << 8 | 13, error: 0, length: 0 };
+/// The exception of an instruction that does not exist.
+const UNDEFINED: Event = Event { information: 1 << 31 | 3 << 8 | 6, error: 0, length: 0 };
+
+/// Handles one exit; afterwards the guest goes on.
+pub fn handle(machine: &'static Machine, index: usize, vcpu: &mut Vcpu, exit: &Exit) {
+    match decode(exit.translation) {
+        Decoded::Fault(fault) => answer(machine, index, vcpu, fault),
+        Decoded::Misconfiguration(gpa) => panic!("the tables are encoded wrongly at {gpa:x?}"),
+        Decoded::NotTranslation { reason } => other(machine, index, vcpu, exit, reason),
+    }
+}
+
+fn other(machine: &'static Machine, index: usize, vcpu: &mut Vcpu, exit: &Exit, reason: u16) {
+    match reason {
+        // Of the shootdown: leaving the guest was all that was wanted.
+        reason::EXCEPTION_OR_NMI if exit.is_nmi() => {}
+        reason::CPUID => {
+            cpuid::answer(&mut vcpu.registers);
+            vcpu.skip(exit);
+        }
+        reason::WRMSR if vcpu.registers.rcx as u32 == IA32_X2APIC_ICR => {
+            let (high, low) = (vcpu.registers.rdx, vcpu.registers.rax);
+            vcpu.skip(exit);
+            apic::command(machine, index, high << 32 | low & 0xffff_ffff);
+        }
+        reason::RDMSR | reason::WRMSR => vcpu.inject(GENERAL_PROTECTION),
+        reason::VMCALL => vcpu.inject(UNDEFINED),
+        // How the guest resets the PC where it finds no other way; whether it was done is for its own words to say.
+        reason::TRIPLE_FAULT => crate::finish(machine, "off"),
+        _ => panic!("exit {reason} at {:#x}: {exit:x?}", vcpu.read(guest::RIP)),
+    }
+}
+
+/// Lets the space answer a fault.
+fn answer(machine: &Machine, index: usize, vcpu: &Vcpu, fault: Fault) {
+    match machine.space.fault(CpuId(index), fault) {
+        Ok(Outcome::Resolved) => machine.remember(fault.gpa),
+        Ok(Outcome::Retry) => {}
+        Ok(outcome @ (Outcome::NotMapped | Outcome::Denied { .. } | Outcome::Inject)) => {
+            line!("hv: {fault:x?}: {outcome:?}, at {:#x}: an exception for the guest", vcpu.read(guest::RIP));
+            vcpu.inject(GENERAL_PROTECTION);
+        }
+        Err(error) => panic!("{fault:x?}: {error}"),
+    }
+}

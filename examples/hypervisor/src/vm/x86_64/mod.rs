@@ -1,0 +1,116 @@
+//! A virtual machine of VMX: a PC without a BIOS, PCI or I/O APIC.
+//!
+//! Its interrupts and its timers are the real ones, and its I/O ports; nothing that it reaches masters the bus. What
+//! comes here are second-stage faults, CPUID, and the command register of the local APIC, by which it starts CPUs.
+#![allow(unsafe_code, reason = "VM entry, and a space that is reached from a handler")]
+
+mod acpi;
+mod apic;
+mod cpuid;
+mod exits;
+pub mod layout;
+pub mod linux;
+mod shootdown;
+mod tables;
+pub mod tiny;
+
+use alloc::{format, string::String, vec::Vec};
+use core::{arch::x86_64::_rdtsc, ffi::CStr, sync::atomic::Ordering};
+
+use hypervisor::{
+    cpu,
+    memory::Pool,
+    vcpu::{self, Exit, Mode, Setup, Vcpu},
+};
+use stage2::{
+    Config, CpuId, VcpuId, native,
+    x86_64::ept::{Depth, LargeLeaves},
+};
+pub use tables::{TABLE_LEVELS, root_table, table_below};
+use x86::{msr::IA32_X2APIC_ICR, vmx::vmcs::guest};
+
+use crate::machine::{Board, Machine};
+
+/// The invalidations.
+pub type Invalidate = native::Invalidate<shootdown::Nmi>;
+
+/// What there is to say where a CPU does not start.
+pub type StartError = cpu::NotStarted;
+
+/// Where a virtual CPU starts.
+#[derive(Clone, Copy)]
+pub struct Start {
+    /// Its first instruction, and in which mode.
+    pub mode: Mode,
+    /// What it finds in RSI.
+    pub context: u64,
+}
+
+/// What the space is made of. All of the PC's CPUs are alike.
+pub fn config(frames: Pool, cpus: usize) -> Result<Config<Board>, String> {
+    let capabilities = native::Capabilities::detect();
+    let format = native::Format::new(&capabilities, Depth::Four).map_err(|error| format!("{error}"))?;
+    // The guest is whoever runs this example's own: it does not try to make the CPU check the machine.
+    let format = format.with_large_leaves(LargeLeaves::Executable);
+    // SAFETY: only CPUs that run the guest invalidate, after `vcpu::prepare`; a space is activated when the virtual
+    // CPU's VMCS is the current one; the tables come from this program's pool.
+    let instructions = unsafe { native::Instructions::new() };
+    Ok(Config { format, frames, invalidate: native::Invalidate::new(capabilities, instructions, shootdown::Nmi), cpus })
+}
+
+/// The command line that the emulator passes, and the CPUs that there may be: nothing here says how many there are.
+pub fn board() -> Result<(&'static str, Vec<u64>), String> {
+    let page = crate::guest::board_memory(&layout::COMMAND_LINE);
+    let line = CStr::from_bytes_until_nul(page).map_err(|error| format!("the command line: {error}"))?;
+    let line = line.to_str().map_err(|error| format!("the command line: {error}"))?;
+    Ok((line, (0..cpu::MOST as u64).collect()))
+}
+
+/// Runs a virtual CPU on this CPU, for good.
+pub fn run(machine: &'static Machine, index: usize, start: Start) -> ! {
+    vcpu::prepare();
+    shootdown::prepare(machine);
+    let mut vcpu = Vcpu::new(Setup { mode: start.mode, vpid: index as u16 + 1, exceptions: 0 });
+    vcpu.trap_writes(&[IA32_X2APIC_ICR]);
+    vcpu.registers.rsi = start.context;
+    machine.space.activate();
+    loop {
+        let exit = run_once(machine, index, &mut vcpu);
+        if machine.ended.load(Ordering::Relaxed) {
+            crate::finish(machine, "off");
+        }
+        if let Some(event) = exit.interrupted {
+            vcpu.inject(event);
+        } else if apic::take_nmi(index) {
+            vcpu.inject(apic::NMI);
+        }
+        exits::handle(machine, index, &mut vcpu, &exit);
+    }
+}
+
+/// Runs the guest up to its next exit.
+fn run_once(machine: &Machine, index: usize, vcpu: &mut Vcpu) -> Exit {
+    let cpu = CpuId(index);
+    if let Err(error) = machine.space.enter(cpu, VcpuId(index)) {
+        panic!("{error}");
+    }
+    // SAFETY: the space is active and entered.
+    let exit = unsafe { vcpu.run() };
+    if let Err(error) = machine.space.leave(cpu) {
+        panic!("{error}");
+    }
+    machine.vcpus[index].roots[0].store(vcpu.read(guest::CR3), Ordering::Relaxed);
+    exit
+}
+
+/// Lets the guest run for a while.
+pub fn pause() {
+    /// Under Bochs each instruction is a tick.
+    const TICKS: u64 = 50_000;
+    // SAFETY: every CPU with VMX has the counter.
+    let now = || unsafe { _rdtsc() };
+    let end = now() + TICKS;
+    while now() < end {
+        core::hint::spin_loop();
+    }
+}

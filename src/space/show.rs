@@ -1,0 +1,123 @@
+//! The map as people read it.
+
+use core::fmt::{self, Write as _};
+
+use arrayvec::ArrayString;
+
+use super::{Area, AreaKind, GuestSpace, Platform};
+use crate::{GuestPhysAddr, GuestPhysRange, LockFamily, MappingFlags, Owner, table::Run};
+
+/// The map as a person reads it: each area, and below it the runs of populated memory.
+///
+/// No lock is held while it is written: under changes it shows each part as it is when its turn comes.
+impl<P: Platform, L: LockFamily> fmt::Display for GuestSpace<P, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut from = GuestPhysAddr::from_usize(0);
+        while let Some(area) = self.area_behind(from) {
+            writeln!(f, "{area}")?;
+            let mut runs = Runs { pending: None };
+            self.each_run(area.range, |run| runs.add(f, run))?;
+            runs.flush(f)?;
+            from = area.range.end;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Area {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", Span(self.range), Letters(self.flags))?;
+        match self.kind {
+            AreaKind::Linear(to) => write!(f, " linear to {:#x}", to.as_usize()),
+            AreaKind::Private => write!(f, " private"),
+        }
+    }
+}
+
+/// A run of leaves of one size, side by side for the guest and, where `to` is given, for the host.
+#[derive(Clone, Copy)]
+struct Merged {
+    range: GuestPhysRange,
+    leaf_size: usize,
+    flags: MappingFlags,
+    owner: Owner,
+}
+
+/// Merges leaves into runs while they are shown.
+struct Runs {
+    pending: Option<Merged>,
+}
+
+impl Runs {
+    fn add(&mut self, f: &mut fmt::Formatter<'_>, run: Run) -> fmt::Result {
+        let new =
+            Merged { range: run.range, leaf_size: run.range.size(), flags: run.leaf.flags, owner: run.leaf.owner };
+        match &mut self.pending {
+            Some(last)
+                if (last.range.end, last.leaf_size, last.flags, last.owner)
+                    == (new.range.start, new.leaf_size, new.flags, new.owner) =>
+            {
+                last.range.end = new.range.end;
+            }
+            _ => {
+                self.flush(f)?;
+                self.pending = Some(new);
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(run) = self.pending.take() else { return Ok(()) };
+        let count = run.range.size() / run.leaf_size;
+        let owner = if run.owner == Owner::Space { "own" } else { "foreign" };
+        writeln!(f, "  {} {} {count} × {} {owner}", Span(run.range), Letters(run.flags), Bytes(run.leaf_size))
+    }
+}
+
+/// A range with its size.
+struct Span(GuestPhysRange);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (start, end) = (self.0.start.as_usize(), self.0.end.as_usize());
+        write!(f, "{start:#014x}..{end:#014x} {:>8}", Bytes(self.0.size()))
+    }
+}
+
+/// A size in the largest unit that divides it.
+struct Bytes(usize);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (count, unit) = match self.0.trailing_zeros() {
+            30.. if self.0 > 0 => (self.0 >> 30, "GiB"),
+            20..30 => (self.0 >> 20, "MiB"),
+            10..20 => (self.0 >> 10, "KiB"),
+            _ => (self.0, "B"),
+        };
+        // The longest number, and its unit: who looks at a space may have no memory left.
+        let mut text = ArrayString::<24>::new();
+        write!(text, "{count} {unit}")?;
+        f.pad_integral(true, "", &text)
+    }
+}
+
+/// Flags as letters.
+struct Letters(MappingFlags);
+
+impl fmt::Display for Letters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let letters = [
+            (MappingFlags::READ, 'r'),
+            (MappingFlags::WRITE, 'w'),
+            (MappingFlags::EXECUTE, 'x'),
+            (MappingFlags::DEVICE, 'd'),
+            (MappingFlags::UNCACHED, 'u'),
+        ];
+        for (flag, letter) in letters {
+            write!(f, "{}", if self.0.contains(flag) { letter } else { '-' })?;
+        }
+        Ok(())
+    }
+}
