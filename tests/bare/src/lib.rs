@@ -9,6 +9,8 @@ pub mod board;
 pub mod cpus;
 #[cfg(target_arch = "x86_64")]
 pub mod pc;
+#[cfg(target_arch = "x86_64")]
+pub mod real_mode;
 mod suite;
 
 pub use suite::run;

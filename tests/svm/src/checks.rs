@@ -14,6 +14,7 @@ use stage2_scenarios::{Attempt, Came, Guest, Machine, Scenario, Seat, Seen, Step
 
 use crate::{
     machine::{Svm, run_here, seat},
+    real_mode::a_guest_in_real_mode_runs_on_lazy_memory,
     shooter::{self, Flaw},
     tables::{ACCESSED, DIRTY, Entry, LARGE, NO_EXECUTE, PRESENT, USER, WRITE},
 };
@@ -28,6 +29,8 @@ pub const ALL: &[Scenario<Svm>] = &[
     Scenario { name: "svm::a_large_leaf_is_one_where_the_cpu_has_it", run: a_large_leaf_is_one_where_the_cpu_has_it },
     Scenario { name: "svm::what_the_cpu_noted_first_stays", run: what_the_cpu_noted_first_stays },
     Scenario { name: "svm::no_note_is_lost_in_a_race", run: no_note_is_lost_in_a_race },
+    Scenario { name: "svm::the_guests_tables_must_be_writable", run: the_guests_tables_must_be_writable },
+    Scenario { name: "svm::a_guest_in_real_mode_runs_on_lazy_memory", run: a_guest_in_real_mode_runs_on_lazy_memory },
     Scenario { name: "svm::no_freed_frame_was_written", run: no_freed_frame_was_written },
 ];
 
@@ -311,6 +314,23 @@ fn no_note_is_lost_in_a_race(svm: &Svm) -> Verdict {
             if !leaf.has(ACCESSED | DIRTY) {
                 return Err(Stop::failed(format_args!("page {page} was written: {leaf:x?}")));
             }
+        }
+    }
+    Ok(())
+}
+
+/// H17: a walk of the guest's own tables counts as a write, whether it writes or not.
+fn the_guests_tables_must_be_writable(svm: &Svm) -> Verdict {
+    const LINEAR: usize = 0x20_0000;
+    let guest = Guest::new(svm)?;
+    guest.map(range(RAM, 8 * PAGE), PAGES, RW)?;
+    guest.write_tables(RAM, &[(LINEAR, RAM + 7 * PAGE)])?;
+    guest.write_obj(gpa(RAM + 7 * PAGE), 7_u64)?;
+    for (flags, expected) in [(READ, Came::Denied(READ)), (RW, Came::Value(7))] {
+        guest.protect(range(RAM, 4 * PAGE), flags)?;
+        let came = guest.first().through(RAM).loads(LINEAR)?;
+        if came != expected {
+            return Err(Stop::failed(format_args!("{flags:?}: {came:?}, not {expected:?}")));
         }
     }
     Ok(())

@@ -128,7 +128,7 @@ pub fn run_here(space: &GuestSpace<Parts>, seat: Seat, errand: Errand) -> Attemp
 }
 
 /// Runs the guest from where it is until it exits for something else than an NMI.
-fn enter(space: &GuestSpace<Parts>, seat: Seat, vcpu: &mut Vcpu) -> Result<Exit, stage2::Error> {
+pub fn enter(space: &GuestSpace<Parts>, seat: Seat, vcpu: &mut Vcpu) -> Result<Exit, stage2::Error> {
     space.activate();
     shooter::entering(space);
     let exit = space.enter(seat.cpu, seat.vcpu).map(|()| {
@@ -146,7 +146,7 @@ fn enter(space: &GuestSpace<Parts>, seat: Seat, vcpu: &mut Vcpu) -> Result<Exit,
 }
 
 /// What an exit says of a step.
-fn read_exit(vcpu: &Vcpu, exit: &Exit) -> Attempt {
+pub fn read_exit(vcpu: &Vcpu, exit: &Exit) -> Attempt {
     if let Some(value) = guest::done(vcpu, exit) {
         return Attempt::Done(value);
     }

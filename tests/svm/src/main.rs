@@ -10,6 +10,7 @@ extern crate alloc;
 mod checks;
 mod guest;
 mod machine;
+mod real_mode;
 mod shooter;
 mod tables;
 
