@@ -72,7 +72,7 @@ pub const FAULTS: &[Fault] = &[
             text: "(populate == Populate::Now).then_some(Fill::Own(leaf))",
             instead: "Some(Fill::Own(leaf)).filter(|_| populate != Populate::Now || true)",
         }],
-        host: &[toy("of_a_lazy_area_builds_no_table"), host("cortex_a57::faults::a_second_fault")],
+        host: &[toy("of_a_lazy_area_builds_no_table"), host("cortex_a57::faults::a_lazy_area")],
         emulator: Emulator::Shows(A57, &["faults::a_lazy_area_builds_no_tables"]),
     },
     Fault {
