@@ -17,7 +17,10 @@ use stage2::{
     GuestSpace, Invalidate, LeafPolicy, Mapping, MappingFlags, Origin, Outcome, PhysAddr, Pieces, Platform, Populate,
     Reach, Scope, Translation, Unreachable,
     aarch64::{Stage2, Vmid},
-    x86_64::ept::{self, Depth, Ept},
+    x86_64::{
+        ept::{self, Depth, Ept},
+        npt::{self, Asid, Npt},
+    },
 };
 use stage2_model::{Memory, Pool};
 
@@ -362,6 +365,12 @@ fn intel() -> Ept {
     Ept::new(&ept::Capabilities::from_registers(registers), Depth::Four).expect("four levels")
 }
 
+fn amd() -> Npt {
+    let capabilities =
+        npt::Capabilities { physical_bits: 48, guest_physical_bits: 48, asids: 0x8000, features: npt::Features::all() };
+    Npt::new(&capabilities, Asid(1)).expect("a guest's ASID")
+}
+
 #[test]
 fn every_operation_on_arms_tables_happens_or_does_not() {
     for case in &cases() {
@@ -373,6 +382,13 @@ fn every_operation_on_arms_tables_happens_or_does_not() {
 fn every_operation_on_intels_tables_happens_or_does_not() {
     for case in &cases() {
         starve(&intel(), case);
+    }
+}
+
+#[test]
+fn every_operation_on_amds_tables_happens_or_does_not() {
+    for case in &cases() {
+        starve(&amd(), case);
     }
 }
 
