@@ -249,8 +249,8 @@ pub const FAULTS: &[Fault] = &[
         rules: &["T4", "H16", "H20"],
         edits: &[Edit {
             file: "src/shootdown.rs",
-            text: "            self.pay(cpu, generation);\n",
-            instead: "            self.cpus.flushed(cpu, generation);\n",
+            text: "            && let Err(unreachable) = self.pay(cpu, generation)\n",
+            instead: "            && let Err(unreachable) = { self.cpus.flushed(cpu, generation); Ok(()) }\n",
         }],
         host: &[toy("shootdown::interrupts_only_cpus_in_the_guest")],
         emulator: BROADCAST,
