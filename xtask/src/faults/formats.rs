@@ -1,11 +1,13 @@
 //! Faults in what entries and registers mean.
 
-use super::table::{A57, Edit, Emulator, Fault, MAX, NO_CACHES, NO_EPT, host, unit};
+use super::table::{A57, Edit, Emulator, Fault, MAX, NO_CACHES, NO_EPT, NO_NPT, host, unit};
 
 const ENTRY: &str = "arch/aarch64/entry.rs";
 const CONFIG: &str = "arch/aarch64/config.rs";
 const FAULT: &str = "arch/aarch64/fault.rs";
 const EPT: &str = "arch/x86_64/ept/entry.rs";
+const NPT: &str = "arch/x86_64/npt/entry.rs";
+const OWED: &str = "arch/x86_64/npt/owed.rs";
 
 const IS_LEAF: &str = "        } else if self.is_leaf(level, entry) {
             Entry::Leaf(";
@@ -240,5 +242,41 @@ pub const FAULTS: &[Fault] = &[
         }],
         host: &[unit("ept::entry::tests::kinds::")],
         emulator: NO_EPT,
+    },
+    Fault {
+        name: "npt-not-for-users",
+        rules: &["H17"],
+        edits: &[Edit { file: NPT, text: "address | PRESENT | USER |", instead: "address | PRESENT |" }],
+        host: &[unit("npt::entry::tests::")],
+        emulator: NO_NPT,
+    },
+    Fault {
+        name: "npt-device-executable",
+        rules: &["E2"],
+        edits: &[Edit {
+            file: NPT,
+            text: "} else if flags.contains(device_code) {",
+            instead: "} else if flags.is_all() {",
+        }],
+        host: &[unit("npt::entry::tests::faults_of_others::e1_e2_")],
+        emulator: NO_NPT,
+    },
+    Fault {
+        name: "npt-dirt-forgotten",
+        rules: &["E6", "W15"],
+        edits: &[Edit {
+            file: NPT,
+            text: "entry & !(WRITE | NO_EXECUTE | slot_bits(level)) |",
+            instead: "entry & !(WRITE | NO_EXECUTE | ACCESSED | DIRTY | slot_bits(level)) |",
+        }],
+        host: &[unit("npt::entry::tests::faults_of_others::e6_")],
+        emulator: NO_NPT,
+    },
+    Fault {
+        name: "npt-no-flush",
+        rules: &["T3"],
+        edits: &[Edit { file: OWED, text: "NOTHING => Some(u64::from(asid.0)),", instead: "NOTHING => None," }],
+        host: &[unit("npt::owed::tests::")],
+        emulator: NO_NPT,
     },
 ];
