@@ -40,9 +40,9 @@ impl Extension {
     #[cfg(target_arch = "x86_64")]
     #[must_use]
     pub fn detect() -> Option<Self> {
-        use core::arch::x86_64::__cpuid;
-        let extended = __cpuid(0x8000_0000).eax >= 0x8000_0001;
-        Self::from_registers(__cpuid(1).ecx, if extended { __cpuid(0x8000_0001).ecx } else { 0 })
+        use x86::cpuid::native_cpuid::cpuid_count;
+        let extended = cpuid_count(0x8000_0000, 0).eax >= 0x8000_0001;
+        Self::from_registers(cpuid_count(1, 0).ecx, if extended { cpuid_count(0x8000_0001, 0).ecx } else { 0 })
     }
 }
 

@@ -95,7 +95,7 @@ impl Machine<'_> {
         if isolation.is_empty() {
             turns.push(take_turn(&std::env::temp_dir().join("stage2-bochs.lock"))?);
         }
-        Ok(Ready { command: command(&folder, isolation), log: folder.join("bochs.log"), turns })
+        Ok(Ready { command: command(&folder, isolation), log: folder.join("output"), turns })
     }
 
     /// Bochs' configuration; its files are in the current folder.
@@ -116,7 +116,6 @@ impl Machine<'_> {
              error: action=ignore\n\
              info: action=ignore\n\
              debug: action=ignore\n\
-             log: bochs.log\n\
              sound: waveoutdrv=dummy\n\
              speaker: enabled=0\n\
              clock: sync=none, time0=1\n"

@@ -264,6 +264,7 @@ mod faults_of_others {
     #[test]
     fn e3_non_cacheable_is_a_type_of_its_own_and_no_attribute_panics() {
         for format in formats() {
+            assert_eq!(page(&format, RW | NC, Used::Accessed) & MEM_ATTR, 0b0101 << 2);
             for attributes in 0..16 {
                 let entry = page(&format, RW, Used::Accessed) & !MEM_ATTR | attributes << 2;
                 let Entry::Leaf(leaf) = format.decode(Level::PAGE, entry) else { panic!("{entry:#x}") };

@@ -1,7 +1,9 @@
 //! The instructions themselves, and the way to the fields of the hypervisor's VMCB.
 #![allow(unsafe_code, reason = "instructions")]
 
-use core::arch::x86_64::{__cpuid, _mm_clflush, _mm_mfence};
+use core::arch::x86_64::{_mm_clflush, _mm_mfence};
+
+use x86::cpuid::native_cpuid::cpuid_count;
 
 use super::{Asid, Capabilities, Executor, Op, Registers, Root};
 
@@ -42,8 +44,9 @@ impl Capabilities {
     /// What this CPU can do. A hypervisor with several takes the [`minimum`](Self::minimum) over all.
     #[must_use]
     pub fn detect() -> Self {
-        let last = __cpuid(0x8000_0000).eax;
-        let (features, sizes, svm) = (__cpuid(0x8000_0001), __cpuid(0x8000_0008), __cpuid(0x8000_000a));
+        let last = cpuid_count(0x8000_0000, 0).eax;
+        let (features, sizes, svm) =
+            (cpuid_count(0x8000_0001, 0), cpuid_count(0x8000_0008, 0), cpuid_count(0x8000_000a, 0));
         // CPUID answers anything beyond the last function, and Intel's CPUs have no such one.
         let there = |function, value| if function <= last { value } else { 0 };
         Self::from_registers(Registers {

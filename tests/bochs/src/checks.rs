@@ -29,6 +29,11 @@ pub const ALL: &[Scenario<Bochs>] = &[
         run: |bochs| shows(bochs, Fault::None),
     },
     Scenario { name: "bochs::a_shootdown_that_is_left_out_is_seen", run: |bochs| shows(bochs, Fault::NotTold) },
+    Scenario { name: "bochs::a_guest_that_spins_loses_what_is_unmapped", run: |bochs| takes_away(bochs, Fault::None) },
+    Scenario {
+        name: "bochs::what_is_unmapped_without_a_shootdown_is_seen",
+        run: |bochs| takes_away(bochs, Fault::NotTold),
+    },
     Scenario { name: "bochs::nothing_goes_before_every_cpu_was_told", run: nothing_goes_before_every_cpu_was_told },
     Scenario { name: "bochs::what_is_accepted_is_never_misconfigured", run: what_is_accepted_is_never_misconfigured },
     Scenario { name: "bochs::a_misconfigured_entry_is_seen", run: a_misconfigured_entry_is_seen },
@@ -72,7 +77,7 @@ fn beside_a_waiting_guest<R: Send>(
     guest: &Guest<'_, Bochs>,
     value: u64,
     work: impl FnOnce(&AtomicBool) -> R + Send,
-) -> Result<R, Stop> {
+) -> Result<(R, Came), Stop> {
     let over = AtomicBool::new(false);
     let first = || {
         comes(|| shooter::is_in(seat(1).cpu));
@@ -86,19 +91,17 @@ fn beside_a_waiting_guest<R: Send>(
         came
     };
     let (done, came) = bochs.both(first, second);
-    match came? {
-        Came::Value(came) if came == value => Ok(done),
-        other => Err(Stop::failed(format_args!("the guest waited for {value}: {other:?}"))),
-    }
+    came.map(|came| (done, came))
 }
 
 /// The guest on this CPU waits for the word at the beginning of its memory, with its faults answered.
-fn waits(guest: &Guest<'_, Bochs>, seat: Seat, word: u64) -> Result<Came, Stop> {
+fn waits(guest: &Guest<'_, Bochs>, seat: Seat, value: u64) -> Result<Came, Stop> {
     loop {
-        match run_here(guest, seat, Errand::WaitFor(RAM, word)) {
+        match run_here(guest, seat, Errand::WaitFor(RAM, value)) {
             Attempt::Done(value) => return Ok(Came::Value(value)),
             Attempt::Fault(fault) => match guest.fault(seat.cpu, fault)? {
                 Outcome::Resolved | Outcome::Retry => {}
+                Outcome::NotMapped => return Ok(Came::NotMapped),
                 outcome => return Err(Stop::failed(format_args!("{fault:x?}: {outcome:?}"))),
             },
             other => return Err(Stop::failed(format_args!("{other:x?}"))),
@@ -106,26 +109,52 @@ fn waits(guest: &Guest<'_, Bochs>, seat: Seat, word: u64) -> Result<Came, Stop> 
     }
 }
 
+/// Whether the guest beside sees what was done, without being helped; then it is.
+fn seen_without_help(over: &AtomicBool) -> Seen {
+    let seen = if comes(|| over.load(Ordering::SeqCst)) { Seen::Fresh } else { Seen::Stale };
+    // Bochs forgets everything at an exit.
+    cpu::interrupt(1);
+    seen
+}
+
+/// A fault in the shootdown, and only that, must show; and the guest ends as it should.
+fn judge(fault: Fault, seen: Seen, came: Came, end: Came) -> Verdict {
+    let expected = if fault == Fault::None { Seen::Fresh } else { Seen::Stale };
+    if (seen, came) != (expected, end) {
+        return Err(Stop::failed(format_args!("{fault:?}: {seen:?}, not {expected:?}; in the end {came:?}")));
+    }
+    Ok(())
+}
+
 /// A page moves under a guest that reads it all the time without an exit: whether it sees what is written afterwards.
 fn shows(bochs: &Bochs, fault: Fault) -> Verdict {
     need_two_cpus(bochs)?;
     let guest = Guest::new(bochs)?;
     guest.map(range(RAM, PAGE), PAGES, RW)?;
-    let seen = beside_a_waiting_guest(bochs, &guest, 2, |over| {
+    let (seen, came) = beside_a_waiting_guest(bochs, &guest, 2, |over| {
         shooter::put_in(fault);
         let moved = guest.relocate(range(RAM, PAGE));
         shooter::put_in(Fault::None);
         let written = guest.write_obj(gpa(RAM), 2_u64);
-        let seen = if comes(|| over.load(Ordering::SeqCst)) { Seen::Fresh } else { Seen::Stale };
-        // Bochs forgets everything at an exit.
-        cpu::interrupt(1);
+        let seen = seen_without_help(over);
         moved.and(written).map(|()| seen)
-    })??;
-    let expected = if fault == Fault::None { Seen::Fresh } else { Seen::Stale };
-    if seen != expected {
-        return Err(Stop::failed(format_args!("{fault:?}: {seen:?}, not {expected:?}")));
-    }
-    Ok(())
+    })?;
+    judge(fault, seen?, came, Came::Value(2))
+}
+
+/// The page is unmapped under it: whether its next look faults.
+fn takes_away(bochs: &Bochs, fault: Fault) -> Verdict {
+    need_two_cpus(bochs)?;
+    let guest = Guest::new(bochs)?;
+    guest.map(range(RAM, PAGE), PAGES, RW)?;
+    let (seen, came) = beside_a_waiting_guest(bochs, &guest, 2, |over| {
+        shooter::put_in(fault);
+        let unmapped = guest.unmap(range(RAM, PAGE));
+        shooter::put_in(Fault::None);
+        let seen = seen_without_help(over);
+        unmapped.map(|()| seen)
+    })?;
+    judge(fault, seen?, came, Came::NotMapped)
 }
 
 /// Where a CPU cannot be told, the error names it, and its frames stay; the next change frees them.
@@ -133,18 +162,19 @@ fn nothing_goes_before_every_cpu_was_told(bochs: &Bochs) -> Verdict {
     need_two_cpus(bochs)?;
     let guest = Guest::new(bochs)?;
     guest.map(range(RAM, 2 * PAGE), PAGES, RW)?;
-    let (refused, kept) = beside_a_waiting_guest(bochs, &guest, 2, |_| {
+    let (done, came) = beside_a_waiting_guest(bochs, &guest, 2, |_| {
         let allocated = bochs.allocated();
         shooter::put_in(Fault::Unreachable);
         let refused = guest.unmap(range(RAM + PAGE, PAGE));
         let kept = bochs.allocated() == allocated;
         shooter::put_in(Fault::None);
         guest.write_obj(gpa(RAM), 2_u64).map(|()| (refused, kept))
-    })??;
+    })?;
+    let (refused, kept) = done?;
     let named = matches!(refused, Err(Error::Invalidation { range: at, cause })
         if at == range(RAM + PAGE, PAGE) && cause.0 == seat(1).cpu);
-    if !named || !kept {
-        return Err(Stop::failed(format_args!("{refused:?}; kept: {kept}")));
+    if !named || !kept || came != Came::Value(2) {
+        return Err(Stop::failed(format_args!("{refused:?}; kept: {kept}; in the end {came:?}")));
     }
     let allocated = bochs.allocated();
     guest.protect(range(RAM, PAGE), READ)?;

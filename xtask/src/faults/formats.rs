@@ -117,7 +117,7 @@ pub const FAULTS: &[Fault] = &[
             text: "capabilities.physical_bits.min(MAX_BITS);",
             instead: "capabilities.physical_bits;",
         }],
-        host: &[unit("the_output_size_is_the_cpus_up_to_48_bits"), unit("e9_the_shareability_field")],
+        host: &[unit("the_output_size_is_the_cpus_up_to_48_bits")],
         emulator: Emulator::Cannot("the board has no memory there"),
     },
     Fault {

@@ -9,7 +9,7 @@ const EXECUTOR: &str = "arch/aarch64/executor.rs";
 /// The heart of every invalidation of a range.
 const BOTH_STAGES: &str = "        stage2();
         self.barrier(domain, Kind::All);
-        self.executor.execute(Op::Tlbi(stage1, 0));
+        self.complete(domain, stage1);
 ";
 
 pub const FAULTS: &[Fault] = &[
@@ -48,7 +48,7 @@ pub const FAULTS: &[Fault] = &[
         edits: &[Edit {
             file: TLB,
             text: BOTH_STAGES,
-            instead: "        let _ = stage2;\n        self.executor.execute(Op::Tlbi(stage1, 0));\n",
+            instead: "        let _ = stage2;\n        self.complete(domain, stage1);\n",
         }],
         host: &[host("cortex_a57::relocating::a_moved_")],
         emulator: Emulator::Shows(A57, &["relocating::a_moved_table_of_the_guests_is_not_walked_where_it_was"]),
@@ -59,9 +59,9 @@ pub const FAULTS: &[Fault] = &[
         edits: &[Edit {
             file: TLB,
             text: BOTH_STAGES,
-            instead: "        self.executor.execute(Op::Tlbi(stage1, 0));
-        self.barrier(domain, Kind::All);
+            instead: "        self.complete(domain, stage1);
         stage2();
+        self.barrier(domain, Kind::All);
 ",
         }],
         host: &[host("cortex_a57::relocating::a_moved_"), unit("of_a_page_is_stage_2_then_stage_1")],
@@ -84,7 +84,7 @@ pub const FAULTS: &[Fault] = &[
         edits: &[Edit {
             file: TLB,
             text: BOTH_STAGES,
-            instead: "        stage2();\n        self.executor.execute(Op::Tlbi(stage1, 0));\n",
+            instead: "        stage2();\n        self.complete(domain, stage1);\n",
         }],
         host: &[host("cortex_a57::relocating::a_moved_"), host("cortex_a57::unmapping::unmapped_memory")],
         emulator: ORDER,
@@ -94,8 +94,8 @@ pub const FAULTS: &[Fault] = &[
         rules: &["T2", "H1"],
         edits: &[Edit {
             file: TLB,
-            text: "behind this one, on all CPUs of the domain.\n        self.barrier(domain, Kind::All);\n",
-            instead: "\n",
+            text: "            self.executor.execute(Op::Tlbi(last, 0));\n            self.barrier(domain, Kind::All);\n",
+            instead: "            self.executor.execute(Op::Tlbi(last, 0));\n",
         }],
         // Where caches are cleaned, their barrier is one for the invalidation too.
         host: &[
@@ -160,7 +160,7 @@ pub const FAULTS: &[Fault] = &[
         rules: &["T5", "H2"],
         edits: &[Edit {
             file: TLB,
-            text: "let foreign = vmid(current) != vmid(root.vttbr);",
+            text: "let foreign = vmid(current) != vmid(root.vttbr) || control != root.vtcr;",
             instead: "let foreign = vmid(current) > 0xffff;",
         }],
         host: &[host("cortex_a57::lifetime::"), unit("another_vmid::")],

@@ -43,6 +43,7 @@ fn is_there(name: &str, sources: &str) -> bool {
     sources.contains(&format!("fn {name}("))
         || sources.contains(&format!("fn {name}<"))
         || sources.contains(&format!("{name}: Sabotage::"))
+        || sources.contains(&format!("{name}: [Kind::"))
         || sources.contains(&format!("\"qemu::{name}\""))
 }
 

@@ -72,7 +72,7 @@ pub const FAULTS: &[Fault] = &[
             text: "(populate == Populate::Now).then_some(Fill::Own(leaf))",
             instead: "Some(Fill::Own(leaf)).filter(|_| populate != Populate::Now || true)",
         }],
-        host: &[toy("of_a_lazy_area_builds_no_table"), host("cortex_a57::faults::a_second_fault")],
+        host: &[toy("of_a_lazy_area_builds_no_table"), host("cortex_a57::faults::a_lazy_area")],
         emulator: Emulator::Shows(A57, &["faults::a_lazy_area_builds_no_tables"]),
     },
     Fault {
@@ -249,8 +249,8 @@ pub const FAULTS: &[Fault] = &[
         rules: &["T4", "H16", "H20"],
         edits: &[Edit {
             file: "src/shootdown.rs",
-            text: "            self.pay(cpu, generation);\n",
-            instead: "            self.cpus.flushed(cpu, generation);\n",
+            text: "            && let Err(unreachable) = self.pay(cpu, generation)\n",
+            instead: "            && let Err(unreachable) = { self.cpus.flushed(cpu, generation); Ok(()) }\n",
         }],
         host: &[toy("shootdown::interrupts_only_cpus_in_the_guest")],
         emulator: BROADCAST,

@@ -148,14 +148,15 @@ mod tests {
 
     #[test]
     fn every_text_stands_once_in_its_file() {
-        for fault in all() {
-            for edit in fault.edits {
-                let contents = fs::read_to_string(root().join(edit.file)).expect(edit.file);
-                let count = contents.matches(edit.text).count();
-                assert_eq!(count, 1, "{}: in {}: {}", fault.name, edit.file, edit.text);
-                assert_ne!(edit.text, edit.instead, "{}", fault.name);
+        let mut stale = Vec::new();
+        for (fault, edit) in all().flat_map(|fault| fault.edits.iter().map(move |edit| (fault, edit))) {
+            let contents = fs::read_to_string(root().join(edit.file)).expect(edit.file);
+            if contents.matches(edit.text).count() != 1 {
+                stale.push(format!("{}: in {}:\n{}", fault.name, edit.file, edit.text));
             }
+            assert_ne!(edit.text, edit.instead, "{}", fault.name);
         }
+        assert!(stale.is_empty(), "{}", stale.join("\n"));
     }
 
     #[test]

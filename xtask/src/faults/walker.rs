@@ -78,8 +78,8 @@ pub const FAULTS: &[Fault] = &[
         rules: &["W9", "H7"],
         edits: &[Edit {
             file: EDIT,
-            text: "            if change == Change::Break {",
-            instead: "            if change == Change::Break && slot.level > crate::Level(9) {",
+            text: "flags)) == Change::Break {",
+            instead: "flags)) == Change::Break && slot.level > crate::Level(9) {",
         }],
         host: &[toy("invalidates_what_it_restricts_and_nothing_else"), host("cortex_a57::protecting::")],
         emulator: NO_CONFLICTS,
@@ -243,7 +243,7 @@ pub const FAULTS: &[Fault] = &[
         rules: &["G6", "H14"],
         edits: &[Edit {
             file: BUILD,
-            text: "        self.synchronize(operations, level, &leaf);\n",
+            text: "        self.synchronize(operations, &leaf, self.geometry.span(level));\n",
             instead: "        let _ = operations;\n",
         }],
         host: &[host("cortex_a57::faults::lazy_memory_is_zero"), host("cortex_a57::mapping::")],
@@ -254,7 +254,7 @@ pub const FAULTS: &[Fault] = &[
         rules: &["G6", "H14"],
         edits: &[Edit {
             file: RELOCATE,
-            text: "        context.synchronize(operations, level, &new_leaf);\n",
+            text: "        context.synchronize(operations, &new_leaf, size);\n",
             instead: "",
         }],
         host: &[host("cortex_a57::relocating::")],

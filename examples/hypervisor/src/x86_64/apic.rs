@@ -43,9 +43,18 @@ const PENDING: u32 = 1 << 12;
 
 /// Where the registers of the older kind are.
 const REGISTERS: usize = 0xfee0_0000;
+/// Where the numbers of the newer kind's begin.
+const X2APIC_REGISTERS: u32 = 0x800;
 const SPURIOUS_AT: usize = 0xf0;
 const COMMAND_AT: usize = 0x300;
 const DESTINATION_AT: usize = 0x310;
+/// Where those are that a CPU sleeps by: they are the same for both kinds.
+const END_OF_INTERRUPT_AT: usize = 0xb0;
+const TIMER_AT: usize = 0x320;
+const COUNT_AT: usize = 0x380;
+const DIVISOR_AT: usize = 0x3e0;
+/// The timer's divisor: one.
+const UNDIVIDED: u32 = 0b1011;
 
 impl Kind {
     fn here() -> Self {
@@ -67,6 +76,31 @@ pub(super) fn prepare() {
                 wrmsr(IA32_APIC_BASE, rdmsr(IA32_APIC_BASE) | ON);
                 register(SPURIOUS_AT).write_volatile(SPURIOUS as u32);
             }
+        }
+    }
+}
+
+/// Sleeps until the timer has counted so far down, and interrupts with `vector`.
+pub(super) fn sleep(ticks: u32, vector: u8) {
+    write(DIVISOR_AT, UNDIVIDED);
+    write(TIMER_AT, vector.into());
+    write(COUNT_AT, ticks);
+    // SAFETY: the interrupt is taken behind HLT, not before; its handler is there.
+    unsafe { asm!("sti", "hlt", "cli", options(nostack)) }
+}
+
+/// The interrupt that is being handled is over.
+pub(super) fn end_of_interrupt() {
+    write(END_OF_INTERRUPT_AT, 0);
+}
+
+/// Writes a register that both kinds have, and have alike.
+fn write(offset: usize, value: u32) {
+    // SAFETY: a register that is about this CPU's own interrupts; 11.12.1.2 for its number.
+    unsafe {
+        match Kind::here() {
+            Kind::X2Apic => wrmsr(X2APIC_REGISTERS + offset as u32 / 16, value.into()),
+            Kind::XApic => register(offset).write_volatile(value),
         }
     }
 }

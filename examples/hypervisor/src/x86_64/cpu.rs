@@ -197,16 +197,29 @@ pub fn on_nmi(handler: fn()) {
     ON_NMI.store(handler as usize, Ordering::SeqCst);
 }
 
-/// An exception in the hypervisor itself: an NMI, or a bug.
+/// Halts this CPU until its local timer has counted `ticks`. Not for a CPU that runs a guest: the timer is the guest's.
+pub fn sleep(ticks: u32) {
+    apic::sleep(ticks, TIMER as u8);
+}
+
+/// The vector of an NMI.
+const NMI: u64 = 2;
+/// The vector of the local timer: one that no exception has.
+const TIMER: u64 = 31;
+
+/// An exception in the hypervisor itself: an NMI, what it sleeps until, or a bug.
 extern "C" fn exception(vector: u64, error: u64, rip: u64, cr2: u64) {
-    /// The vector of an NMI.
-    const NMI: u64 = 2;
-    assert!(vector == NMI, "exception {vector} in the hypervisor: error {error:#x}, RIP {rip:#x}, CR2 {cr2:#x}");
-    let handler = ON_NMI.load(Ordering::SeqCst);
-    if handler != 0 {
-        // SAFETY: `on_nmi` stored a `fn()`.
-        let handler: fn() = unsafe { core::mem::transmute(handler) };
-        handler();
+    match vector {
+        NMI => {
+            let handler = ON_NMI.load(Ordering::SeqCst);
+            if handler != 0 {
+                // SAFETY: `on_nmi` stored a `fn()`.
+                let handler: fn() = unsafe { core::mem::transmute(handler) };
+                handler();
+            }
+        }
+        TIMER => apic::end_of_interrupt(),
+        _ => panic!("exception {vector} in the hypervisor: error {error:#x}, RIP {rip:#x}, CR2 {cr2:#x}"),
     }
 }
 

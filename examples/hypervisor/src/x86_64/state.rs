@@ -58,12 +58,15 @@ pub(super) struct Bitmap([u8; 4096]);
 static NO_MSR_EXITS: Bitmap = Bitmap([0; 4096]);
 
 impl Bitmap {
-    /// The writes of these registers exit, all of them below 0x2000: the third KiB has their bits.
-    pub(super) fn of_writes(registers: &[u32]) -> Box<Self> {
+    /// The accesses to these registers exit, all of them below 0x2000: the first KiB has the bits of their reads, the third
+    /// those of their writes.
+    pub(super) fn of(reads: &[u32], writes: &[u32]) -> Box<Self> {
         let mut bitmap = Box::new(Self([0; 4096]));
-        for &register in registers {
-            assert!(register < 0x2000, "register {register:#x} has no bit among the low ones");
-            bitmap.0[0x800 + register as usize / 8] |= 1 << (register % 8);
+        for (start, registers) in [(0, reads), (0x800, writes)] {
+            for &register in registers {
+                assert!(register < 0x2000, "register {register:#x} has no bit among the low ones");
+                bitmap.0[start + register as usize / 8] |= 1 << (register % 8);
+            }
         }
         bitmap
     }

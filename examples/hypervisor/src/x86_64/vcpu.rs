@@ -244,13 +244,13 @@ impl Vcpu {
         assert!(failed == 0, "INVVPID: error {}", self.read(ro::VM_INSTRUCTION_ERROR));
     }
 
-    /// Has the guest's writes of some model-specific registers exit, all of them below 0x2000.
+    /// Has the guest's reads and writes of some model-specific registers exit, all of them below 0x2000.
     ///
     /// # Panics
     /// A number is too high.
-    pub fn trap_writes(&self, registers: &[u32]) {
+    pub fn trap_registers(&self, reads: &[u32], writes: &[u32]) {
         // The CPU reads it for as long as the VMCS is used.
-        let bitmap: &'static state::Bitmap = Box::leak(state::Bitmap::of_writes(registers));
+        let bitmap: &'static state::Bitmap = Box::leak(state::Bitmap::of(reads, writes));
         self.write(control::MSR_BITMAPS_ADDR_FULL, bitmap.address());
     }
 

@@ -60,8 +60,8 @@ fn fixed() -> Vec<u8> {
     /// I/O ports that nobody answers at: events, control.
     const EVENTS: (u32, u8) = (0xb000, 4);
     const CONTROLS: (u32, u8) = (0xb004, 2);
-    /// WBINVD works; no power button, no sleep button, no clock that wakes.
-    const FLAGS: u32 = 1 << 0 | 1 << 4 | 1 << 5 | 1 << 6;
+    /// WBINVD works; no power button, no sleep button.
+    const FLAGS: u32 = 1 << 0 | 1 << 4 | 1 << 5;
     let mut bytes = [0; LENGTH];
     put_u32(&mut bytes, 36, CONTROL as u32);
     put_u32(&mut bytes, 40, DEFINITIONS as u32);

@@ -1,6 +1,7 @@
 //! The guest's local APICs: the real ones, but for the command register.
 //!
 //! Intel SDM Vol. 3A (edition of December 2024), 11.6.1 and 11.12.9.
+#![allow(unsafe_code, reason = "a model-specific register")]
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -23,14 +24,15 @@ static NMI_COMING: [AtomicBool; cpu::MOST] = [const { AtomicBool::new(false) }; 
 const MODE_NMI: u64 = 0b100;
 const MODE_INIT: u64 = 0b101;
 const MODE_START: u64 = 0b110;
-/// Bits 19:18 name all CPUs, with and without this one: of the PC's, and not of the virtual machine's.
+/// Bits 19:18: the CPU itself, all CPUs, all others; or what the destination says.
 const SHORTHAND: u64 = 0b11 << 18;
+const ITSELF: u64 = 0b01 << 18;
 const ALL: u64 = 0b10 << 18;
 const OTHERS: u64 = 0b11 << 18;
-/// Bit 11: the destination is a set of CPUs.
+/// Bit 11: the destination is a set of CPUs, all of one cluster of 16, and not a CPU's number.
 const LOGICAL: u64 = 1 << 11;
-/// Bits 63:32: the destination.
-const DESTINATION: u64 = 0xffff_ffff << 32;
+/// Bits 63:32.
+const DESTINATION: u32 = 32;
 
 /// Whether another virtual CPU has sent this one an NMI.
 pub fn take_nmi(index: usize) -> bool {
@@ -38,45 +40,50 @@ pub fn take_nmi(index: usize) -> bool {
 }
 
 /// Virtual CPU `index` writes its command register.
+///
+/// Each CPU that is meant gets its own message, by its number: of the PC's CPUs not all are the guest's.
 pub fn command(machine: &'static Machine, index: usize, value: u64) {
-    let everyone = 0..machine.vcpus.len();
-    match value & SHORTHAND {
-        ALL => everyone.for_each(|other| send(machine, other, value)),
-        OTHERS => everyone.filter(|&other| other != index).for_each(|other| send(machine, other, value)),
-        _ if value & LOGICAL == 0 && value & SHORTHAND == 0 => send(machine, (value >> 32) as usize, value),
-        // To itself, or to a set of CPUs: it knows none but its own.
-        _ => write(value),
-    }
+    let destination = value >> DESTINATION;
+    let is_meant = |&cpu: &usize| match value & SHORTHAND {
+        ITSELF => cpu == index,
+        ALL => true,
+        OTHERS => cpu != index,
+        _ if value & LOGICAL == 0 => cpu as u64 == destination,
+        _ => {
+            let name = logical(cpu);
+            name >> 16 == destination >> 16 && name & destination & 0xffff != 0
+        }
+    };
+    (0..machine.vcpus.len()).filter(is_meant).for_each(|cpu| send(machine, cpu, value as u32));
 }
 
-/// Sends to one CPU.
-fn send(machine: &'static Machine, to: usize, value: u64) {
-    match value >> 8 & 0b111 {
+/// Sends to one CPU what the lower half of the register asks for.
+fn send(machine: &'static Machine, to: usize, message: u32) {
+    let message = u64::from(message);
+    match message >> 8 & 0b111 {
         // A CPU that is to start here waits for nothing else.
         MODE_INIT => {}
-        MODE_START => start(machine, to, value as u8),
-        MODE_NMI if to < machine.vcpus.len() => {
+        MODE_START => start(machine, to, message as u8),
+        MODE_NMI => {
             NMI_COMING[to].store(true, Ordering::SeqCst);
             // It exits by this one, and gets its own.
             cpu::interrupt(to as u64);
         }
-        _ => write(value & !(DESTINATION | SHORTHAND | LOGICAL) | (to as u64) << 32),
+        // SAFETY: an interrupt for a CPU of the guest's, which takes it as on a PC.
+        _ => unsafe { wrmsr(IA32_X2APIC_ICR, (to as u64) << DESTINATION | message & !(SHORTHAND | LOGICAL)) },
     }
+}
+
+/// How virtual CPU `index` is named in sets: what the register is derived from the CPU's number as (11.12.10.2); Bochs
+/// has nothing there.
+pub const fn logical(index: usize) -> u64 {
+    (index as u64 / 16) << 16 | 1 << (index % 16)
 }
 
 /// Starts a virtual CPU in real mode, as the first of two messages asks for.
 fn start(machine: &'static Machine, index: usize, page: u8) {
-    if index >= machine.vcpus.len() {
-        return;
-    }
     let mode = Mode::Real { segment: u16::from(page) << 8, ip: 0 };
     if let Err(NotStarted::Refused(error)) = machine.start_vcpu(index, Start { mode, context: 0 }) {
         hypervisor::line!("hv: {error:x?} does not start");
     }
-}
-
-/// Writes the command register.
-fn write(value: u64) {
-    // SAFETY: an interrupt for a CPU of the guest's, as far as it goes through to here.
-    unsafe { wrmsr(IA32_X2APIC_ICR, value) }
 }

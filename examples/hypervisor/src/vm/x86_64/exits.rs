@@ -8,7 +8,10 @@ use stage2::{
     CpuId, Fault, Outcome,
     x86_64::ept::{Decoded, decode},
 };
-use x86::{msr::IA32_X2APIC_ICR, vmx::vmcs::guest};
+use x86::{
+    msr::{IA32_X2APIC_ICR, IA32_X2APIC_LDR},
+    vmx::vmcs::guest,
+};
 
 use super::{apic, cpuid};
 use crate::machine::Machine;
@@ -17,6 +20,11 @@ use crate::machine::Machine;
 const GENERAL_PROTECTION: Event = Event { information: 1 << 31 | 1 << 11 | 3 << 8 | 13, error: 0, length: 0 };
 /// The exception of an instruction that does not exist.
 const UNDEFINED: Event = Event { information: 1 << 31 | 3 << 8 | 6, error: 0, length: 0 };
+
+/// The model-specific registers that are read here.
+pub const READS: [u32; 1] = [IA32_X2APIC_LDR];
+/// Those that are written here.
+pub const WRITES: [u32; 1] = [IA32_X2APIC_ICR];
 
 /// Handles one exit; afterwards the guest goes on.
 pub fn handle(machine: &'static Machine, index: usize, vcpu: &mut Vcpu, exit: &Exit) {
@@ -39,6 +47,10 @@ fn other(machine: &'static Machine, index: usize, vcpu: &mut Vcpu, exit: &Exit, 
             let (high, low) = (vcpu.registers.rdx, vcpu.registers.rax);
             vcpu.skip(exit);
             apic::command(machine, index, high << 32 | low & 0xffff_ffff);
+        }
+        reason::RDMSR if vcpu.registers.rcx as u32 == IA32_X2APIC_LDR => {
+            vcpu.skip(exit);
+            [vcpu.registers.rdx, vcpu.registers.rax] = [0, apic::logical(index)];
         }
         reason::RDMSR | reason::WRMSR => vcpu.inject(GENERAL_PROTECTION),
         reason::VMCALL => vcpu.inject(UNDEFINED),

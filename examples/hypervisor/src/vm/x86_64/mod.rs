@@ -15,7 +15,7 @@ mod tables;
 pub mod tiny;
 
 use alloc::{format, string::String, vec::Vec};
-use core::{arch::x86_64::_rdtsc, ffi::CStr, sync::atomic::Ordering};
+use core::{ffi::CStr, sync::atomic::Ordering};
 
 use hypervisor::{
     cpu,
@@ -27,7 +27,7 @@ use stage2::{
     x86_64::ept::{Depth, LargeLeaves},
 };
 pub use tables::{TABLE_LEVELS, root_table, table_below};
-use x86::{msr::IA32_X2APIC_ICR, vmx::vmcs::guest};
+use x86::vmx::vmcs::guest;
 
 use crate::machine::{Board, Machine};
 
@@ -71,7 +71,7 @@ pub fn run(machine: &'static Machine, index: usize, start: Start) -> ! {
     vcpu::prepare();
     shootdown::prepare(machine);
     let mut vcpu = Vcpu::new(Setup { mode: start.mode, vpid: index as u16 + 1, exceptions: 0 });
-    vcpu.trap_writes(&[IA32_X2APIC_ICR]);
+    vcpu.trap_registers(&exits::READS, &exits::WRITES);
     vcpu.registers.rsi = start.context;
     machine.space.activate();
     loop {
@@ -103,14 +103,7 @@ fn run_once(machine: &Machine, index: usize, vcpu: &mut Vcpu) -> Exit {
     exit
 }
 
-/// Lets the guest run for a while.
+/// Lets the guest run for a while, as its clock has it a millisecond: under Bochs each of a CPU's instructions is a tick.
 pub fn pause() {
-    /// Under Bochs each instruction is a tick.
-    const TICKS: u64 = 50_000;
-    // SAFETY: every CPU with VMX has the counter.
-    let now = || unsafe { _rdtsc() };
-    let end = now() + TICKS;
-    while now() < end {
-        core::hint::spin_loop();
-    }
+    cpu::sleep(50_000);
 }
