@@ -125,9 +125,11 @@ fn emulate(options: &Options, demo: &Demo) -> Result<Finished> {
     match options.arch {
         Arch::Aarch64 => watch_console(options, qemu::demo(demo, &bare_metal_program(AARCH64, "hypervisor"))),
         Arch::X86_64 => {
-            let ready = bochs::demo(demo)?;
-            watch_console(options, ready.command)
-                .with_context(|| format!("what Bochs says itself is in {}", ready.log.display()))
+            let bochs::Ready { command, log, turns } = bochs::demo(demo)?;
+            let finished = watch_console(options, command)
+                .with_context(|| format!("what Bochs says itself is in {}", log.display()))?;
+            drop(turns);
+            Ok(finished)
         }
     }
 }
@@ -155,7 +157,8 @@ fn prepare(options: &Options) -> Result<Prepared> {
     };
     let (cpus, leaf) = (usize::from(options.smp), options.leaf.name());
     let moved = if options.torture { ", its pages moved all the time" } else { "" };
-    let what = format!("the {name} guest: {cpus} CPU(s), {leaf} leaves{moved}");
+    let arch = options.arch.target().split('-').next().unwrap_or_default();
+    let what = format!("the {name} guest on {arch}: {cpus} CPU(s), {leaf} leaves{moved}");
     Ok(Prepared { demo: Demo { guest, cpus, leaf, torture }, expected: Expected { torture, sums }, name, what })
 }
 

@@ -31,10 +31,10 @@ pub fn build(cpus: usize) -> Vec<u8> {
     let mut memory = alloc::vec![0; SIZE];
     let mut put = |at: usize, bytes: &[u8]| memory[at - POINTER..][..bytes.len()].copy_from_slice(bytes);
     put(POINTER, &pointer());
-    put(LIST, &table(b"XSDT", 1, &[FIXED as u64, PROCESSORS as u64].map(u64::to_le_bytes).concat()));
+    put(LIST, &table(*b"XSDT", 1, &[FIXED as u64, PROCESSORS as u64].map(u64::to_le_bytes).concat()));
     put(FIXED, &fixed());
     put(PROCESSORS, &processors(cpus));
-    put(DEFINITIONS, &table(b"DSDT", 2, &[]));
+    put(DEFINITIONS, &table(*b"DSDT", 2, &[]));
     put(CONTROL, &control());
     memory
 }
@@ -71,7 +71,7 @@ fn fixed() -> Vec<u8> {
     bytes[88] = EVENTS.1;
     bytes[89] = CONTROLS.1;
     put_u32(&mut bytes, 112, FLAGS);
-    table(b"FACP", 4, &bytes[HEADER..])
+    table(*b"FACP", 4, &bytes[HEADER..])
 }
 
 /// The processors (5.2.12), numbered as their local APICs are.
@@ -84,7 +84,7 @@ fn processors(cpus: usize) -> Vec<u8> {
         // A local APIC of 8 bytes, enabled.
         bytes.extend([0, 8, cpu, cpu, 1, 0, 0, 0]);
     }
-    table(b"APIC", 4, &bytes)
+    table(*b"APIC", 4, &bytes)
 }
 
 /// What firmware and system share (5.2.10).
@@ -97,7 +97,7 @@ fn control() -> [u8; 64] {
 }
 
 /// A table with its header (5.2.6).
-fn table(signature: &[u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
+fn table(signature: [u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
     let length = (HEADER + body.len()) as u32;
     let mut bytes = Vec::with_capacity(HEADER + body.len());
     bytes.extend(signature);

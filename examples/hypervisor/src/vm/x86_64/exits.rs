@@ -16,10 +16,10 @@ use x86::{
 use super::{apic, cpuid};
 use crate::machine::Machine;
 
-/// A hardware exception with an error code of 0: general protection (Intel SDM Vol. 3C, 25.8.3).
-const GENERAL_PROTECTION: Event = Event { information: 1 << 31 | 1 << 11 | 3 << 8 | 13, error: 0, length: 0 };
-/// The exception of an instruction that does not exist.
-const UNDEFINED: Event = Event { information: 1 << 31 | 3 << 8 | 6, error: 0, length: 0 };
+/// The hardware exception of general protection, with an error code of 0 (Intel SDM Vol. 3C, 25.8.3).
+const GENERAL_PROTECTION: Event = Event { information: 1 << 31 | 1 << 11 | 3 << 8 | 0xd, error: 0, length: 0 };
+/// That of an instruction that does not exist.
+const UNDEFINED: Event = Event { information: 1 << 31 | 3 << 8 | 0x6, error: 0, length: 0 };
 
 /// The model-specific registers that are read here.
 pub const READS: [u32; 1] = [IA32_X2APIC_LDR];

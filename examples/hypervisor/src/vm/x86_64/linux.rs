@@ -6,10 +6,7 @@ use core::ops::Range;
 use hypervisor::vcpu::Mode;
 use memory_addr::PAGE_SIZE_4K;
 
-use super::{
-    Start, acpi, layout,
-    tables::{to_block, to_table},
-};
+use super::{Start, acpi, layout, tables::first_gib};
 use crate::{
     guest::{board_memory, write},
     machine::Machine,
@@ -63,7 +60,7 @@ pub fn load(machine: &Machine) -> Result<Start, String> {
     write(machine, layout::GUEST_COMMAND_LINE, format!("{OPTIONS}{}\0", arguments.rest).as_bytes())?;
     write(machine, layout::FIRMWARE, &acpi::build(arguments.cpus))?;
     write(machine, layout::SEED, &seed())?;
-    write(machine, layout::TABLES, &tables())?;
+    write(machine, layout::TABLES, &first_gib(layout::TABLES))?;
     let mode = Mode::Long { cr3: layout::TABLES as u64, rip: (layout::KERNEL + ENTRY) as u64 };
     Ok(Start { mode, context: layout::PARAMETERS as u64 })
 }
@@ -102,17 +99,6 @@ fn seed() -> Vec<u8> {
     put(&mut bytes, 12, &LENGTH.to_le_bytes());
     bytes.extend([0x1d4b_02c7_95a1_e36f_u64; LENGTH as usize / 8].map(u64::to_le_bytes).concat());
     bytes
-}
-
-/// The first GiB where it stands, in blocks of 2 MiB: three tables, one behind the other.
-fn tables() -> Vec<u8> {
-    let mut entries = [0; 3 * 512];
-    entries[0] = to_table(layout::TABLES + PAGE_SIZE_4K);
-    entries[512] = to_table(layout::TABLES + 2 * PAGE_SIZE_4K);
-    for (index, entry) in entries[1024..].iter_mut().enumerate() {
-        *entry = to_block(index << 21);
-    }
-    entries.map(u64::to_le_bytes).concat()
 }
 
 fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
