@@ -33,6 +33,14 @@ pub unsafe trait Frames: Clone + Send + Sync + 'static {
     /// Where the hypervisor sees a physical address.
     fn pointer(&self, at: PhysAddr) -> NonNull<u8>;
 
+    /// A number for the allocator: two values of one type that answer the same one free each other's frames.
+    ///
+    /// A page of a region that nobody else shares any more is then taken by its last guest, instead of copied. Where
+    /// nothing is known of the allocator, the default, every frame goes back where it came from.
+    fn pool(&self) -> Option<usize> {
+        None
+    }
+
     /// What newly allocated memory contains.
     fn contents(&self) -> Contents {
         Contents::Unknown
@@ -114,6 +122,11 @@ unsafe impl<H: PagingHandler + 'static, const PIECEWISE: bool> Frames for Handle
 
     fn pieces(&self) -> Pieces {
         if PIECEWISE { Pieces::Any } else { Pieces::Whole }
+    }
+
+    fn pool(&self) -> Option<usize> {
+        // A handler has no value: each is the same.
+        Some(0)
     }
 }
 

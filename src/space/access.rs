@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 use super::{GuestSpace, Platform, State};
 use crate::{
     Access, Cause, Content, Error, Fault, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, LockFamily, MappingFlags,
-    Origin, Plain, SpaceLock, Word,
+    MemoryArea, Origin, Plain, SpaceLock, Word,
     backend::Backend,
     plain::{self, sealed::Cell},
     table::{Found, Installed},
@@ -187,12 +187,17 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                     let page = super::page_of(self.builder.geometry(), range.start);
                     let pointer = self.builder.frames().pointer(leaf.at + (range.start - span.start));
                     let len = range.end.min(page.end) - range.start;
-                    return Ok(Some(Window { pointer, len, content: Content::of(flags) }));
+                    return Ok(Some(Window { pointer, len, content: content_of(area, access) }));
                 }
-                (Found::Changing, _) => return Ok(None),
+                (Found::Changing | Found::Busy, _) => return Ok(None),
                 (Found::Nothing(level), Backend::Private(policy)) => {
                     let level = self.largest(area.va_range(), range.start, *policy, level);
                     self.populate_here(state, range, access, super::fault::Missing { level, flags })?;
+                }
+                (Found::Nothing(_), Backend::Shared(view)) => {
+                    if self.map_page(state, area, range.start).map_err(|error| rest_of(error, range))?.is_none() {
+                        self.populate_page(view, range.start).map_err(|error| rest_of(error, range))?;
+                    }
                 }
                 (Found::Nothing(_), Backend::Linear(_)) => return Err(Error::NotMapped(range)),
             }
@@ -213,5 +218,21 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let installed = state.table.install(range.start, level, &leaf, frames).map_err(|_| Error::NoMemory(range))?;
         self.shootdown.operations().publish();
         Ok(installed)
+    }
+}
+
+/// What an access needs of the caches: whoever else maps what is written may do so uncached, or fetch from it.
+fn content_of(area: &MemoryArea<Backend>, access: Access) -> Content {
+    match area.backend() {
+        Backend::Shared(_) if access == Access::Write => Content::Uncached,
+        _ => Content::of(area.flags()),
+    }
+}
+
+/// An error about a page, to somebody to whom the part of the range that is left means more.
+fn rest_of(error: Error, range: GuestPhysRange) -> Error {
+    match error {
+        Error::NoMemory(_) => Error::NoMemory(range),
+        other => other,
     }
 }

@@ -70,10 +70,10 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// What stands at `gpa`.
     fn next_to_move(&self, gpa: GuestPhysAddr) -> Next {
         match self.state.shared(super::anybody()).table.find(gpa) {
-            Found::Leaf { leaf: Leaf { owner: Owner::Foreign, .. }, span, .. } => Next::Skip(span.end),
-            Found::Leaf { level, span, .. } => Next::Leaf { level, end: span.end },
+            Found::Leaf { leaf: Leaf { owner: Owner::Space, .. }, level, span } => Next::Leaf { level, end: span.end },
+            Found::Leaf { span, .. } => Next::Skip(span.end),
             Found::Nothing(level) => Next::Skip(self.builder.geometry().entry_range(level, gpa).end),
-            Found::Changing => Next::Unsettled,
+            Found::Changing | Found::Busy => Next::Unsettled,
         }
     }
 

@@ -24,6 +24,7 @@ pub mod out_of_memory;
 pub mod protecting;
 pub mod refusals;
 pub mod relocating;
+pub mod shared;
 pub mod two_cpus;
 pub mod unmapping;
 

@@ -80,6 +80,17 @@ macro_rules! for_each_scenario {
                 a_count_goes_on_while_its_page_moves,
                 memory_comes_and_goes_under_a_running_guest,
             }
+            shared {
+                what_one_guest_writes_the_other_reads,
+                the_last_one_out_frees_it,
+                a_mapping_keeps_it_without_a_handle,
+                a_window_may_be_writable_in_part,
+                shared_code_is_executed_as_written,
+                a_region_is_frozen_for_good,
+                what_a_region_does_not_have_is_refused,
+                it_is_shown_and_stays_where_it_is,
+                two_guests_populate_the_same_pages,
+            }
             addresses {
                 every_width_reaches_its_first_and_last_page,
                 a_range_may_span_the_whole_root,
