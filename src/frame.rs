@@ -191,7 +191,7 @@ impl<F: Frames> Drop for Owned<F> {
 }
 
 /// Fills allocated pages with zeros.
-fn zero(frames: &impl Frames, at: PhysAddr, pages: usize) {
+pub(crate) fn zero(frames: &impl Frames, at: PhysAddr, pages: usize) {
     for page in 0..pages {
         let pointer = frames.pointer(at + page * PAGE_SIZE_4K);
         // SAFETY: the caller owns the pages and nobody else has seen them; each page is valid from its pointer on.

@@ -26,6 +26,14 @@ pub enum Mapping {
         /// The offset in the region, in bytes, of the range's first byte; a multiple of the page size.
         offset: usize,
     },
+    /// A frozen region's memory until it is written: the first write to a page gives this guest its own copy, and only
+    /// then costs memory.
+    CopyOnWrite {
+        /// Whose memory.
+        region: SharedRegion,
+        /// The offset in the region, in bytes, of the range's first byte; a multiple of the page size.
+        offset: usize,
+    },
 }
 
 /// When private memory gets its frames.
@@ -56,6 +64,8 @@ pub(crate) enum Backend {
     Private(LeafPolicy),
     /// A region's memory.
     Shared(View),
+    /// A frozen region's memory, or the space's own copies of it: a leaf says which.
+    CopyOnWrite(View),
 }
 
 /// From a guest-physical to a host-physical address. Either may be the larger one: the difference wraps.

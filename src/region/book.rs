@@ -1,5 +1,4 @@
 //! What is known of a region's pages, behind its lock: their frames, and who shares them. Touches no memory of theirs.
-#![allow(dead_code, reason = "copy-on-write, which comes next, asks who shares a page")]
 
 use alloc::vec::Vec;
 

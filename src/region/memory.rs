@@ -1,13 +1,12 @@
 //! A region's frames: where they come from, and what is done for them.
 #![allow(unsafe_code, reason = "owns frames")]
-#![allow(dead_code, reason = "copy-on-write, which comes next, asks who shares a page")]
 
 use core::{any::TypeId, ptr::NonNull};
 
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 use spin::rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Book, book::Given};
+use super::{Book, Given};
 use crate::{Content, Frames, Invalidate, Platform, frame::Owned, table::Exhausted};
 
 /// A region, whatever allocator and caches it was made for.
@@ -58,11 +57,6 @@ impl dyn Region {
     pub(super) fn writing(&self) -> RwLockWriteGuard<'_, Book> {
         // `write()` starves while readers come and go.
         self.book().upgradeable_read().upgrade()
-    }
-
-    /// The number of pages.
-    pub(super) fn pages(&self) -> usize {
-        self.size() / PAGE_SIZE_4K
     }
 
     /// A mapping whose frames are freed by `pool` wants a page of its own.

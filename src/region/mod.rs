@@ -12,8 +12,8 @@ use memory_addr::PAGE_SIZE_4K;
 
 use self::memory::Memory;
 pub(crate) use self::{
-    book::Book,
-    memory::Region,
+    book::{Book, Given},
+    memory::{Pool, Region},
     view::{Lease, View, Window},
 };
 use crate::{Platform, counted::Counted};

@@ -5,8 +5,8 @@ use super::{
     shared::{self, Gone},
 };
 use crate::{
-    Error, Format, GuestPhysRange, Inexpressible, Level, LockFamily, Mapping, MappingFlags, MemoryArea, PhysAddr,
-    Populate, SpaceLock,
+    Error, Format, GuestPhysRange, Inexpressible, Level, LockFamily, Mapping, MappingFlags, MemoryArea, Owner,
+    PhysAddr, Populate, RegionError, SharedRegion, SpaceLock,
     backend::{Backend, Offset},
     region::Lease,
     table::{Edit, Fill, Fit},
@@ -30,7 +30,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
     /// - [`Error::BadTarget`] for a linear mapping's host addresses;
     /// - [`Error::Flags`] for flags that the format cannot express, or a device as private memory;
-    /// - [`Error::Region`] for a region that is too small, or frozen and would be written;
+    /// - [`Error::Region`] for a region that is too small, or frozen and would be written, or is to be copied on write
+    ///   and not frozen;
     /// - [`Error::Overlap`] with the first area in the way;
     /// - [`Error::NoMemory`];
     /// - [`Error::Invalidation`] if an earlier operation's invalidation still fails.
@@ -179,11 +180,30 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 check_private(range, flags)?;
                 Ok((Backend::Shared(self.view(range, &region, offset)?), None))
             }
+            Mapping::CopyOnWrite { region, offset } => {
+                self.check_inherited(range, &region, flags)?;
+                Ok((Backend::CopyOnWrite(self.view(range, &region, offset)?), None))
+            }
             Mapping::Private { populate, leaf } => {
                 check_private(range, flags)?;
                 Ok((Backend::Private(leaf), (populate == Populate::Now).then_some(Fill::Own(leaf))))
             }
         }
+    }
+
+    /// Refuses to copy on write what may still change, or what no entry expresses without the writing.
+    pub(super) fn check_inherited(
+        &self,
+        range: GuestPhysRange,
+        region: &SharedRegion,
+        flags: MappingFlags,
+    ) -> Result<(), Error> {
+        check_private(range, flags)?;
+        self.check_flags(range, Owner::Frozen.limit(flags))?;
+        if region.region().reading().is_frozen() {
+            return Ok(());
+        }
+        Err(Error::Region { range, cause: RegionError::NotFrozen })
     }
 
     /// Refuses host addresses that no entry holds.
@@ -199,7 +219,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 fn check_kind(area: &MemoryArea<Backend>, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
     let was_device = area.flags().contains(MappingFlags::DEVICE);
     match area.backend() {
-        Backend::Private(_) | Backend::Shared(_) => check_private(range, flags),
+        Backend::Private(_) | Backend::Shared(_) | Backend::CopyOnWrite(_) => check_private(range, flags),
         Backend::Linear(_) if was_device && !flags.contains(MappingFlags::DEVICE) => {
             Err(Error::NotMemory(area.va_range()))
         }

@@ -3,7 +3,7 @@
 use super::{GuestSpace, Platform};
 use crate::{
     Access, Cause, CpuId, Denials, Error, Fault, Format, GuestPhysRange, Invalidate, Leaf, LeafPolicy, Level,
-    LockFamily, MappingFlags, MemoryArea, Origin, Outcome, SpaceLock, Used,
+    LockFamily, MappingFlags, MemoryArea, Origin, Outcome, Owner, SpaceLock, Used,
     backend::Backend,
     frame::Owned,
     region::View,
@@ -21,6 +21,10 @@ enum Verdict {
     Missing(Missing),
     /// A page of a region that nobody touched yet.
     Unpopulated(View),
+    /// A page that is written for the first time, and not the guest's own.
+    Inherited,
+    /// The same, within a block.
+    InheritedBlock,
     /// A leaf that is too large to allow it must make way for smaller ones.
     TooLarge,
     /// An earlier operation must be finished first.
@@ -63,6 +67,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                     _ => Ok(Outcome::Retry),
                 }
             }
+            Verdict::Inherited => self.copy(cpu, &fault),
+            Verdict::InheritedBlock => self.cut_out(fault.gpa).map(|()| Outcome::Retry),
             Verdict::TooLarge => self.split(&fault),
             Verdict::Unsettled => {
                 self.state.exclusive().settle(&self.shootdown)?;
@@ -79,14 +85,22 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             return Ok(Verdict::Answer(refusal));
         }
         match (state.table.find(fault.gpa), area.backend()) {
+            (Found::Leaf { leaf, level, .. }, Backend::CopyOnWrite(_))
+                if leaf.owner == Owner::Frozen && is_write(fault) =>
+            {
+                Ok(if level == Level::PAGE { Verdict::Inherited } else { Verdict::InheritedBlock })
+            }
             (Found::Leaf { level, .. }, _) if !self.fits(level, area.flags(), fault.access) => Ok(Verdict::TooLarge),
             (Found::Leaf { leaf, .. }, _) => Ok(Verdict::Answer(self.present(&state, fault, &leaf, area.flags()))),
             (Found::Changing, _) => Ok(Verdict::Unsettled),
             (Found::Busy, _) => Ok(Verdict::Answer(Outcome::Retry)),
-            (Found::Nothing(_), Backend::Shared(view)) => Ok(match self.map_page(&state, area, fault.gpa)? {
-                Some(installed) => Verdict::Answer(outcome_of(installed)),
-                None => Verdict::Unpopulated(view.clone()),
-            }),
+            (Found::Nothing(_), Backend::CopyOnWrite(_)) if is_write(fault) => Ok(Verdict::Inherited),
+            (Found::Nothing(_), Backend::Shared(view) | Backend::CopyOnWrite(view)) => {
+                Ok(match self.map_page(&state, area, fault.gpa)? {
+                    Some(installed) => Verdict::Answer(outcome_of(installed)),
+                    None => Verdict::Unpopulated(view.clone()),
+                })
+            }
             (Found::Nothing(level), Backend::Private(policy)) => {
                 let largest = self.largest(area.va_range(), fault.gpa, *policy, level);
                 let level = if self.fits(largest, area.flags(), fault.access) { largest } else { Level::PAGE };
@@ -107,10 +121,15 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             outcome_of(state.table.raise(fault.gpa, leaf.owner.limit(flags), fault.access))
         };
         self.shootdown.operations().publish();
+        self.forget_denial(fault);
+        outcome
+    }
+
+    /// Wipes what this CPU may remember of the entry that denied an access (H3).
+    pub(super) fn forget_denial(&self, fault: &Fault) {
         if fault.cause == Cause::Permission && self.builder.format().denials() == Denials::Cached {
             self.shootdown.invalidate_denial(fault.gpa);
         }
-        outcome
     }
 
     /// Whether a leaf of `level` allows the access where `flags` do.
@@ -197,6 +216,11 @@ fn outcome_of(installed: Installed) -> Outcome {
         Installed::Done => Outcome::Resolved,
         Installed::Lost => Outcome::Retry,
     }
+}
+
+/// Whether the guest wrote.
+fn is_write(fault: &Fault) -> bool {
+    fault.access == Access::Write
 }
 
 /// The answer to a fault where no area is.

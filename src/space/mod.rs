@@ -1,12 +1,14 @@
 //! One guest's memory, behind its lock.
 
 mod access;
+mod copy;
 mod edit;
 mod fault;
 mod query;
 mod relocate;
 mod shared;
 mod show;
+mod window;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

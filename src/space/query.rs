@@ -36,6 +36,8 @@ pub enum AreaKind {
     Private,
     /// A region's memory, from this offset in bytes on.
     Shared(usize),
+    /// A frozen region's memory, from this offset in bytes on, and copies of what was written.
+    CopyOnWrite(usize),
 }
 
 /// How much of what a space has, and what happened in it.
@@ -162,6 +164,7 @@ impl From<&MemoryArea<Backend>> for Area {
             Backend::Linear(offset) => AreaKind::Linear(offset.apply(area.start())),
             Backend::Private(_) => AreaKind::Private,
             Backend::Shared(view) => AreaKind::Shared(view.offset(area.start())),
+            Backend::CopyOnWrite(view) => AreaKind::CopyOnWrite(view.offset(area.start())),
         };
         Self { range: area.va_range(), flags: area.flags(), kind }
     }

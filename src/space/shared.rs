@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::{GuestSpace, Platform, State};
 use crate::{
-    Content, Error, Format, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, Leaf, Level, LockFamily, MappingFlags,
+    Content, Error, Format, GuestPhysAddr, GuestPhysRange, Invalidate, Leaf, Level, LockFamily, MappingFlags,
     MemoryArea, Owner, PhysAddr, Plan, RegionError, SharedRegion, Used,
     backend::Backend,
     region::{Lease, View, Window},
@@ -56,11 +56,18 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         area: &MemoryArea<Backend>,
         gpa: GuestPhysAddr,
     ) -> Result<Option<Installed>, Error> {
-        let (Backend::Shared(view), owner) = (area.backend(), Owner::Shared) else { return Ok(None) };
+        let (view, owner) = match area.backend() {
+            Backend::Shared(view) => (view, Owner::Shared),
+            Backend::CopyOnWrite(view) => (view, Owner::Frozen),
+            _ => return Ok(None),
+        };
         let Some(at) = view.region().reading().frame(view.page(gpa)) else { return Ok(None) };
         let leaf = Leaf { at, flags: owner.limit(area.flags()), owner, used: Used::Accessed };
         self.check_frame(gpa, at)?;
-        self.synchronize_page(&leaf);
+        if Content::of(leaf.flags) != Content::Data {
+            // For loads and stores its caches are in step (H14).
+            self.builder.synchronize_page(self.shootdown.operations(), &leaf);
+        }
         let installed = state.table.install_borrowed(gpa, Level::PAGE, &leaf);
         self.shootdown.operations().publish();
         installed.map(Some).map_err(|_| Error::NoMemory(super::page_of(self.builder.geometry(), gpa)))
@@ -77,15 +84,6 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let bits = self.builder.format().output_bits();
         let range = super::page_of(self.builder.geometry(), gpa);
         if to.as_usize() >> bits == 0 { Ok(()) } else { Err(Error::BadTarget { range, to, bits }) }
-    }
-
-    /// Brings the caches in step for a region's page that is about to be mapped (H14). For loads and stores it is.
-    fn synchronize_page(&self, leaf: &Leaf) {
-        let content = Content::of(leaf.flags);
-        if content != Content::Data {
-            let page = self.builder.frames().pointer(leaf.at);
-            self.shootdown.operations().synchronize(page, self.builder.geometry().page_size(), content);
-        }
     }
 }
 

@@ -30,6 +30,7 @@ impl fmt::Display for Area {
         match self.kind {
             AreaKind::Linear(to) => write!(f, " linear to {:#x}", to.as_usize()),
             AreaKind::Private => write!(f, " private"),
+            AreaKind::CopyOnWrite(offset) => write!(f, " copy-on-write from {offset:#x}"),
             AreaKind::Shared(offset) => write!(f, " shared from {offset:#x}"),
         }
     }

@@ -85,8 +85,8 @@ impl<F: Format, M: Frames> Table<F, M> {
                     Step::Next
                 }
                 // A block that a range's end cuts, and that has the flags already, has no cut.
-                (Entry::Leaf(leaf), Edit::Protect(flags)) if leaf.flags != flags => {
-                    context.protect(&slot, &leaf, flags, operations, &mut progress);
+                (Entry::Leaf(leaf), Edit::Protect(flags)) if edit.changes(&leaf) => {
+                    context.protect(&slot, &leaf, leaf.owner.limit(flags), operations, &mut progress);
                     Step::Next
                 }
                 _ => Step::Next,

@@ -16,6 +16,7 @@ mod prelude;
 mod stale;
 
 pub mod addresses;
+pub mod copying;
 pub mod faults;
 pub mod guest_memory;
 pub mod lifetime;

@@ -91,6 +91,18 @@ macro_rules! for_each_scenario {
                 it_is_shown_and_stays_where_it_is,
                 two_guests_populate_the_same_pages,
             }
+            copying {
+                reads_share_and_a_write_copies_one_page,
+                the_other_cpu_reads_the_copy,
+                a_copied_table_of_the_guests_is_walked_where_it_is,
+                the_last_sharer_takes_the_page,
+                both_cpus_write_first,
+                two_guests_part_with_the_same_pages,
+                the_hypervisor_copies_too,
+                permissions_never_reach_the_region,
+                inherited_code_is_executed_and_replaced,
+                it_is_refused_shown_and_moved_as_what_it_is,
+            }
             addresses {
                 every_width_reaches_its_first_and_last_page,
                 a_range_may_span_the_whole_root,
