@@ -43,7 +43,7 @@ pub use invalidate::{Changed, Content, Invalidate, Reach, Scope, Unreachable};
 pub use lock::{LockFamily, SpaceLock, Spin, Striped};
 pub use page_table_multiarch::MappingFlags;
 pub use plain::{Plain, Word};
-pub use region::{RegionError, RegionWriter, SharedRegion};
+pub use region::{RegionError, RegionWriter, SharedRegion, Snapshot};
 pub use set::{
     AreaError, Backing, MappingBackend, MappingChange, MappingError, MappingResult, MemoryArea, MemorySet, Plan,
 };

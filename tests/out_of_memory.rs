@@ -396,6 +396,14 @@ fn cases<F: Format>() -> Vec<Case<F>> {
             Keeps::Contents,
         ),
         case("copy an untouched page", |s| inherit(s).expect("memory"), |s| s.store(RAM.into(), 1_u8), Keeps::Contents),
+        case("snapshot", three_pages, |s| s.snapshot().map(drop), Keeps::Everything),
+        case("snapshot blocks", two_blocks, |s| s.snapshot().map(drop), Keeps::Everything),
+        case(
+            "snapshot of a fork",
+            |s| inherit(s).and_then(|()| s.write_obj(RAM.into(), 7_u64)).expect("memory"),
+            |s| s.snapshot().map(drop),
+            Keeps::Everything,
+        ),
         case("list areas", crowd, |s| s.areas().map(drop), Keeps::Everything),
     ]
 }

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 
-use super::RegionError;
+use super::{RegionError, View};
 
 /// How many pages share one allocation of records.
 const CHUNK: usize = 512;
@@ -14,6 +14,8 @@ const CHUNK: usize = 512;
 pub(crate) struct Book {
     /// A chunk is empty until one of its pages is populated.
     chunks: Vec<Vec<Record>>,
+    /// What other regions stand behind, where a page has no frame of its own; in order.
+    bases: Vec<Base>,
     state: State,
     /// Handles: who has one maps the region where and when it likes.
     pub(super) handles: usize,
@@ -25,6 +27,18 @@ pub(crate) struct Book {
     live: usize,
     /// Mappings that ever were.
     ever: usize,
+}
+
+/// Some pages that are another region's until this one has its own.
+pub(super) struct Base {
+    /// The first page.
+    pub first: usize,
+    /// How many there are.
+    pub count: usize,
+    /// The other region, which keeps them: this mapping of it leaves none.
+    pub view: View,
+    /// The page there of the first page here.
+    pub from: usize,
 }
 
 /// Whether a region can be written.
@@ -93,10 +107,30 @@ impl Book {
 
     /// The frame of a page.
     pub(crate) fn frame(&self, page: usize) -> Option<PhysAddr> {
-        self.chunks.get(page / CHUNK)?.get(page % CHUNK)?.frame()
+        let own =
+            self.chunks.get(page / CHUNK).and_then(|chunk| chunk.get(page % CHUNK)).and_then(|record| record.frame());
+        own.or_else(|| self.inherited(page))
     }
 
-    /// All frames.
+    /// The frame of a page that is another region's.
+    fn inherited(&self, page: usize) -> Option<PhysAddr> {
+        let base = self.bases.get(self.bases.partition_point(|base| base.first + base.count <= page))?;
+        let index = page.checked_sub(base.first)?;
+        base.view.region().reading().frame(base.from + index)
+    }
+
+    /// Makes room for so many bases.
+    pub(super) fn reserve_bases(&mut self, count: usize) -> Option<()> {
+        self.bases.try_reserve_exact(count).ok()
+    }
+
+    /// Adds a base behind the others. Its room is reserved.
+    pub(super) fn push_base(&mut self, base: Base) {
+        debug_assert!(self.bases.len() < self.bases.capacity(), "the room was reserved");
+        self.bases.push(base);
+    }
+
+    /// All frames of its own.
     pub(super) fn frames(&self) -> impl Iterator<Item = PhysAddr> {
         self.chunks.iter().flatten().filter_map(|record| record.frame())
     }
@@ -157,7 +191,9 @@ impl Book {
     pub(super) fn give(&mut self, page: usize) -> Given {
         let alone = self.handles == 0 && self.live == 1;
         let (handles, ever) = (self.handles, self.ever);
-        let Some(record) = self.record(page) else { return Given::Nothing };
+        let inherited = self.inherited(page);
+        let record = self.record(page).filter(|record| record.frame().is_some());
+        let Some(record) = record else { return inherited.map_or(Given::Nothing, Given::Copy) };
         let Some(at) = record.frame() else { return Given::Nothing };
         let last = handles == 0 && record.copies().is_some_and(|copies| copies + 1 == ever);
         if alone || last {

@@ -4,6 +4,7 @@
 mod access;
 mod book;
 mod memory;
+mod snapshot;
 mod view;
 
 use core::fmt;
@@ -11,9 +12,11 @@ use core::fmt;
 use memory_addr::PAGE_SIZE_4K;
 
 use self::memory::Memory;
+pub use self::snapshot::Snapshot;
 pub(crate) use self::{
     book::{Book, Given},
     memory::{Pool, Region},
+    snapshot::{Part, offset_of},
     view::{Lease, View, Window},
 };
 use crate::{Platform, counted::Counted};

@@ -151,7 +151,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Refuses flags that the format cannot express.
-    fn check_flags(&self, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
+    pub(super) fn check_flags(&self, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
         self.builder.format().check(flags).map_err(|flags| Error::Flags { range, flags })
     }
 

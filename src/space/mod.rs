@@ -8,6 +8,7 @@ mod query;
 mod relocate;
 mod shared;
 mod show;
+mod snapshot;
 mod window;
 
 use core::sync::atomic::{AtomicU64, Ordering};

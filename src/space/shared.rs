@@ -36,9 +36,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     pub(super) fn view(&self, range: GuestPhysRange, region: &SharedRegion, offset: usize) -> Result<View, Error> {
         let failed = |cause| Err(Error::Region { range, cause });
         let (page_size, size) = (self.builder.geometry().page_size(), range.size());
-        if page_size != memory_addr::PAGE_SIZE_4K {
-            return failed(RegionError::PageSize { page_size });
-        }
+        self.check_page_size(range)?;
         if !offset.is_multiple_of(page_size) {
             return failed(RegionError::Unaligned { offset, align: page_size });
         }

@@ -9,6 +9,7 @@ mod claim;
 mod cut;
 mod edit;
 mod flush;
+mod freeze;
 mod node;
 mod query;
 mod relocate;

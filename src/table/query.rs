@@ -70,7 +70,7 @@ impl<F: Format, M: Frames> Table<F, M> {
     }
 
     /// Shows every entry that translates part of `range` to `each`.
-    fn visit<S>(
+    pub(super) fn visit<S>(
         &self,
         range: GuestPhysRange,
         mut each: impl FnMut(&Slot<'_>, &Entry) -> Result<(), S>,

@@ -3,6 +3,8 @@
 
 #[path = "threads/guests.rs"]
 mod guests;
+#[path = "threads/regions.rs"]
+mod regions;
 
 use std::{
     collections::BTreeSet,
@@ -119,6 +121,10 @@ unsafe impl Frames for Meeting {
 
     fn pieces(&self) -> Pieces {
         self.pool.pieces()
+    }
+
+    fn pool(&self) -> Option<usize> {
+        self.pool.pool()
     }
 }
 

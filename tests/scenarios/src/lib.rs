@@ -26,6 +26,7 @@ pub mod protecting;
 pub mod refusals;
 pub mod relocating;
 pub mod shared;
+pub mod snapshots;
 pub mod two_cpus;
 pub mod unmapping;
 

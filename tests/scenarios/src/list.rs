@@ -103,6 +103,15 @@ macro_rules! for_each_scenario {
                 inherited_code_is_executed_and_replaced,
                 it_is_refused_shown_and_moved_as_what_it_is,
             }
+            snapshots {
+                a_fork_has_what_was_written_before,
+                the_other_cpu_loses_its_leave_to_write,
+                a_snapshot_holds_where_the_cpu_notes_writes,
+                a_fork_is_forked,
+                a_guest_goes_back_to_its_snapshot,
+                nothing_is_no_snapshot,
+                a_guest_runs_on_while_it_is_frozen,
+            }
             addresses {
                 every_width_reaches_its_first_and_last_page,
                 a_range_may_span_the_whole_root,
