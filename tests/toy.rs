@@ -6,6 +6,8 @@
 mod board;
 #[path = "toy/format.rs"]
 mod format;
+#[path = "toy/regions.rs"]
+mod regions;
 
 use std::sync::{
     Arc,

@@ -1,6 +1,7 @@
 use std::vec::Vec;
 
 use super::*;
+use crate::Owner;
 use crate::aarch64::Errata;
 
 const EXTRAS: [Features; 4] = [
@@ -52,7 +53,7 @@ fn expressible(format: &Stage2) -> Vec<MappingFlags> {
 fn leaves(level: Level, flags: MappingFlags) -> Vec<Leaf> {
     let at = PhysAddr::from_usize(1 << 43 | 1 << (12 + 9 * level.0));
     let mut leaves = Vec::new();
-    for owner in [Owner::Space, Owner::Foreign] {
+    for owner in [Owner::Space, Owner::Foreign, Owner::Shared, Owner::Frozen] {
         for used in [Used::Not, Used::Accessed, Used::Dirty] {
             leaves.push(Leaf { at, flags, owner, used });
         }
@@ -150,7 +151,8 @@ mod every_flag_set {
             | leaf.at.as_usize() as u64
             | bit(writes && hardware, 51)
             | bit(!leaf.flags.contains(X), 54)
-            | bit(leaf.owner == Owner::Space, 55)
+            | bit(matches!(leaf.owner, Owner::Space | Owner::Frozen), 55)
+            | bit(matches!(leaf.owner, Owner::Shared | Owner::Frozen), 58)
             | bit(dirty && !(writes && hardware), 56)
     }
 
@@ -172,7 +174,7 @@ mod every_flag_set {
             }
         }
         // 7 accesses of 2 types of memory, 3 of 2 types of devices.
-        assert_eq!(words, 12 * 3 * (7 * 2 + 3 * 2) * 6);
+        assert_eq!(words, 12 * 3 * (7 * 2 + 3 * 2) * 12);
     }
 
     #[test]

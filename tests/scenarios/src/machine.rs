@@ -11,7 +11,7 @@ use crate::Stop;
 /// Calls come from the scenario, which runs on CPU 0 unless [`on`](Self::on) or [`both`](Self::both) says otherwise.
 pub trait Machine: Sync + Sized + 'static {
     /// Its tables, its frames, its way to make CPUs forget.
-    type Platform: Platform;
+    type Platform: Platform<Invalidate: Clone>;
 
     /// The levels of the guest's own tables, from their root down; each takes nine bits of the address above a page's.
     const GUEST_LEVELS: usize;

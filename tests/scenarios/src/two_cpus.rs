@@ -205,7 +205,7 @@ pub fn memory_comes_and_goes_under_a_running_guest<M: Machine>(machine: &M) -> V
     let host = || {
         let result = (|| -> Verdict {
             for round in 0..machine.rounds(ROUNDS) {
-                let mapping = [LAZY, LAZY_BLOCKS, PAGES][round as usize % 3];
+                let mapping = [LAZY, LAZY_BLOCKS, PAGES][round as usize % 3].clone();
                 guest.map(range(RAM, BLOCK), mapping, RW)?;
                 guest.write_obj(gpa(RAM + PAGE), round)?;
                 guest.protect(range(RAM, 8 * PAGE), READ)?;
