@@ -4,7 +4,7 @@ use super::table::{
     A57, A57_PAIR, BROADCAST, EVERY_SWITCH_FLUSHES, Edit, Emulator, Fault, NO_DENIALS, ONLY_COST, host, parts, toy,
 };
 
-const ACCESS: &str = "src/space/access.rs";
+const ACCESS: &str = "src/space/window.rs";
 const EDIT: &str = "src/space/edit.rs";
 const FAULT: &str = "src/space/fault.rs";
 const SPACE: &str = "src/space/mod.rs";
@@ -52,13 +52,8 @@ pub const FAULTS: &[Fault] = &[
             },
             Edit {
                 file: "src/table/shared.rs",
-                text: "        match slot.replace(self.context.format.absent(), raw) {",
-                instead: "        match slot.replace(slot.load(), raw) {",
-            },
-            Edit {
-                file: "src/table/shared.rs",
-                text: "Entry::Table(_) | Entry::Absent if slot.level == level",
-                instead: "Entry::Table(_) | Entry::Absent | Entry::Leaf(_) if slot.level == level",
+                text: "let replaced = slot.replace(self.context.format.absent(), raw);",
+                instead: "let replaced = slot.replace(slot.load(), raw);",
             },
         ],
         host: &[host("cortex_a57::faults::a_second_fault"), toy("on_a_present_page_keep_its_frame")],

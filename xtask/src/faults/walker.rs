@@ -265,13 +265,8 @@ pub const FAULTS: &[Fault] = &[
         rules: &["F1", "H25"],
         edits: &[Edit {
             file: "src/table/shared.rs",
-            text: "        match slot.replace(self.context.format.absent(), raw) {",
-            instead: "        match slot.replace(slot.load(), raw) {",
-        },
-        Edit {
-            file: "src/table/shared.rs",
-            text: "Entry::Table(_) | Entry::Absent if slot.level == level",
-            instead: "Entry::Table(_) | Entry::Absent | Entry::Leaf(_) if slot.level == level",
+            text: "let replaced = slot.replace(self.context.format.absent(), raw);",
+            instead: "let replaced = slot.replace(slot.load(), raw);",
         }],
         host: &[toy("leave_a_frame_that_came_meanwhile")],
         emulator: Emulator::Shows(A57_PAIR, &["two_cpus::both_cpus_populate_the_same_pages"]),
