@@ -1,6 +1,7 @@
 //! The architectures: one folder each, the same file names in each.
 
 pub mod aarch64;
+mod owner;
 pub mod x86_64;
 
 /// The parts of the target that is compiled for.

@@ -5,7 +5,10 @@ use std::{boxed::Box, vec};
 use memory_addr::{MemoryAddr, PhysAddr, VirtAddr};
 use page_table_multiarch::{GenericPTE, MappingFlags, PageSize, PageTable64, PagingHandler, PagingMetaData};
 
-use super::{aarch64::Stage2Entry, x86_64::ept::EptEntry};
+use super::{
+    aarch64::Stage2Entry,
+    x86_64::{ept::EptEntry, npt::NptEntry},
+};
 use crate::GuestPhysAddr;
 
 /// Four levels, and nothing to invalidate: nothing walks these.
@@ -74,4 +77,9 @@ fn page_table_64_over_stage_2_finds_what_it_mapped() {
 #[test]
 fn page_table_64_over_ept_finds_what_it_mapped() {
     finds_what_it_mapped::<EptEntry>();
+}
+
+#[test]
+fn page_table_64_over_npt_finds_what_it_mapped() {
+    finds_what_it_mapped::<NptEntry>();
 }

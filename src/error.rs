@@ -3,7 +3,7 @@
 use memory_addr::PhysAddr;
 use page_table_multiarch::MappingFlags;
 
-use crate::{CpuId, GuestPhysRange, Inexpressible, Unreachable};
+use crate::{CpuId, GuestPhysRange, Inexpressible, RegionError, Unreachable};
 
 /// Why an operation on a space did nothing.
 ///
@@ -72,6 +72,14 @@ pub enum Error {
         range: GuestPhysRange,
         /// Which flags.
         flags: Inexpressible,
+    },
+    /// The region cannot be mapped there like that.
+    #[error("{range:#x?}: {cause}")]
+    Region {
+        /// The range that was asked for.
+        range: GuestPhysRange,
+        /// What the region says.
+        cause: RegionError,
     },
     /// An atomic access is not aligned to its size.
     #[error("{0:#x?} is not aligned to its size")]

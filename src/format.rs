@@ -127,6 +127,18 @@ pub enum Owner {
     Space,
     /// Somebody else's: a device, memory that is passed through.
     Foreign,
+    /// A region's, which other guests may map too: it stays when it is unmapped.
+    Shared,
+    /// A frozen region's, to be copied before it is written: such a leaf never allows that.
+    Frozen,
+}
+
+impl Owner {
+    /// What of `flags` a leaf of this owner's memory may allow.
+    #[must_use]
+    pub fn limit(self, flags: MappingFlags) -> MappingFlags {
+        if self == Self::Frozen { flags - MappingFlags::WRITE } else { flags }
+    }
 }
 
 /// What the hardware, or the hypervisor in its place, noted of a leaf's use.

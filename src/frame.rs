@@ -33,6 +33,14 @@ pub unsafe trait Frames: Clone + Send + Sync + 'static {
     /// Where the hypervisor sees a physical address.
     fn pointer(&self, at: PhysAddr) -> NonNull<u8>;
 
+    /// A number for the allocator: two values of one type that answer the same one free each other's frames.
+    ///
+    /// A page of a region that nobody else shares any more is then taken by its last guest, instead of copied. Where
+    /// nothing is known of the allocator, the default, every frame goes back where it came from.
+    fn pool(&self) -> Option<usize> {
+        None
+    }
+
     /// What newly allocated memory contains.
     fn contents(&self) -> Contents {
         Contents::Unknown
@@ -115,6 +123,11 @@ unsafe impl<H: PagingHandler + 'static, const PIECEWISE: bool> Frames for Handle
     fn pieces(&self) -> Pieces {
         if PIECEWISE { Pieces::Any } else { Pieces::Whole }
     }
+
+    fn pool(&self) -> Option<usize> {
+        // A handler has no value: each is the same.
+        Some(0)
+    }
 }
 
 /// Frames that somebody owns: dropping frees them, [`into_raw`](Owned::into_raw) hands them to an entry.
@@ -178,7 +191,7 @@ impl<F: Frames> Drop for Owned<F> {
 }
 
 /// Fills allocated pages with zeros.
-fn zero(frames: &impl Frames, at: PhysAddr, pages: usize) {
+pub(crate) fn zero(frames: &impl Frames, at: PhysAddr, pages: usize) {
     for page in 0..pages {
         let pointer = frames.pointer(at + page * PAGE_SIZE_4K);
         // SAFETY: the caller owns the pages and nobody else has seen them; each page is valid from its pointer on.

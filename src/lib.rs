@@ -14,6 +14,7 @@ mod arch;
 
 mod addr;
 mod backend;
+mod counted;
 mod cpus;
 mod error;
 mod fault;
@@ -23,6 +24,7 @@ mod geometry;
 mod invalidate;
 mod lock;
 mod plain;
+mod region;
 mod set;
 mod shootdown;
 mod space;
@@ -41,6 +43,7 @@ pub use invalidate::{Changed, Content, Invalidate, Reach, Scope, Unreachable};
 pub use lock::{LockFamily, SpaceLock, Spin, Striped};
 pub use page_table_multiarch::MappingFlags;
 pub use plain::{Plain, Word};
+pub use region::{RegionError, RegionWriter, SharedRegion, Snapshot};
 pub use set::{
     AreaError, Backing, MappingBackend, MappingChange, MappingError, MappingResult, MemoryArea, MemorySet, Plan,
 };

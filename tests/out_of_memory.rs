@@ -15,9 +15,12 @@ use memory_addr::PAGE_SIZE_4K as PAGE;
 use stage2::{
     Access, Area, Cause, Config, Content, CpuId, Error, Fault, Format, Frames, GuestPhysAddr, GuestPhysRange,
     GuestSpace, Invalidate, LeafPolicy, Mapping, MappingFlags, Origin, Outcome, PhysAddr, Pieces, Platform, Populate,
-    Reach, Scope, Translation, Unreachable,
+    Reach, Scope, SharedRegion, Translation, Unreachable,
     aarch64::{Stage2, Vmid},
-    x86_64::ept::{self, Depth, Ept},
+    x86_64::{
+        ept::{self, Depth, Ept},
+        npt::{self, Asid, Npt},
+    },
 };
 use stage2_model::{Memory, Pool};
 
@@ -138,9 +141,14 @@ unsafe impl Frames for Frail {
     fn pieces(&self) -> Pieces {
         self.0.pieces()
     }
+
+    fn pool(&self) -> Option<usize> {
+        self.0.pool()
+    }
 }
 
 /// No guest runs: there is nothing to invalidate.
+#[derive(Clone)]
 struct NoGuest;
 
 impl<R> Invalidate<R> for NoGuest {
@@ -314,6 +322,30 @@ fn three_pages<F: Format>(space: &Space<F>) {
     }
 }
 
+fn region<F: Format>(space: &Space<F>) -> Result<SharedRegion, Error> {
+    space.region(4 * PAGE).map_err(|_| Error::NoMemory(range(RAM, 4 * PAGE)))
+}
+
+/// Four pages of a region, unless it was mapped by an earlier try that then failed.
+fn share<F: Format>(space: &Space<F>) -> Result<(), Error> {
+    space.map(range(RAM, 4 * PAGE), Mapping::Shared { region: region(space)?, offset: 0 }, RW)
+}
+
+/// One of them.
+fn share_at<F: Format>(space: &Space<F>, at: usize) -> Result<(), Error> {
+    space.map(range(at, PAGE), Mapping::Shared { region: region(space)?, offset: PAGE }, RW)
+}
+
+/// Four pages of a frozen region, the first of which was written.
+fn inherit<F: Format>(space: &Space<F>) -> Result<(), Error> {
+    let region = region(space)?;
+    let writer = region.writer().expect("it is fresh");
+    writer.write_obj(0, 5_u64).map_err(|_| Error::NoMemory(range(RAM, PAGE)))?;
+    drop(writer);
+    region.freeze().expect("nobody writes it");
+    space.map(range(RAM, 4 * PAGE), Mapping::CopyOnWrite { region, offset: 0 }, RW)
+}
+
 /// All operations that allocate.
 fn cases<F: Format>() -> Vec<Case<F>> {
     let case = |name, prepare, operation, keeps| Case { name, prepare, operation, keeps };
@@ -347,6 +379,34 @@ fn cases<F: Format>() -> Vec<Case<F>> {
         case("relocate a page", three_pages, |s| s.relocate(range(RAM, PAGE)).map(drop), Keeps::Everything),
         case("relocate pages", three_pages, |s| s.relocate(range(RAM, 3 * PAGE)).map(drop), Keeps::Contents),
         case("relocate blocks", two_blocks, |s| s.relocate(range(RAM, 2 * BLOCK)).map(drop), Keeps::Contents),
+        case("make a region", nothing, |s| region(s).map(drop), Keeps::Everything),
+        case("map a region", nothing, |s| share(s), Keeps::Everything),
+        case("map a region into a crowd", crowd, |s| share_at(s, PAGE), Keeps::Everything),
+        case("fault on a region", |s| share(s).expect("memory"), |s| fault(s, RAM, Access::Read), Keeps::Contents),
+        case("write a region", |s| share(s).expect("memory"), |s| s.write_obj(RAM.into(), 1_u64), Keeps::Contents),
+        case(
+            "protect a region",
+            |s| share(s).expect("memory"),
+            |s| s.protect(range(RAM + PAGE, PAGE), READ),
+            Keeps::Contents,
+        ),
+        case("unmap a region", |s| share(s).expect("memory"), |s| s.unmap(range(RAM + PAGE, PAGE)), Keeps::Everything),
+        case("map copy-on-write", nothing, |s| inherit(s), Keeps::Everything),
+        case(
+            "fault on a page to copy",
+            |s| inherit(s).and_then(|()| fault(s, RAM, Access::Read)).expect("memory"),
+            |s| fault(s, RAM, Access::Write),
+            Keeps::Contents,
+        ),
+        case("copy an untouched page", |s| inherit(s).expect("memory"), |s| s.store(RAM.into(), 1_u8), Keeps::Contents),
+        case("snapshot", three_pages, |s| s.snapshot().map(drop), Keeps::Everything),
+        case("snapshot blocks", two_blocks, |s| s.snapshot().map(drop), Keeps::Everything),
+        case(
+            "snapshot of a fork",
+            |s| inherit(s).and_then(|()| s.write_obj(RAM.into(), 7_u64)).expect("memory"),
+            |s| s.snapshot().map(drop),
+            Keeps::Everything,
+        ),
         case("list areas", crowd, |s| s.areas().map(drop), Keeps::Everything),
     ]
 }
@@ -362,6 +422,12 @@ fn intel() -> Ept {
     Ept::new(&ept::Capabilities::from_registers(registers), Depth::Four).expect("four levels")
 }
 
+fn amd() -> Npt {
+    let capabilities =
+        npt::Capabilities { physical_bits: 48, guest_physical_bits: 48, asids: 0x8000, features: npt::Features::all() };
+    Npt::new(&capabilities, Asid(1)).expect("a guest's ASID")
+}
+
 #[test]
 fn every_operation_on_arms_tables_happens_or_does_not() {
     for case in &cases() {
@@ -373,6 +439,13 @@ fn every_operation_on_arms_tables_happens_or_does_not() {
 fn every_operation_on_intels_tables_happens_or_does_not() {
     for case in &cases() {
         starve(&intel(), case);
+    }
+}
+
+#[test]
+fn every_operation_on_amds_tables_happens_or_does_not() {
+    for case in &cases() {
+        starve(&amd(), case);
     }
 }
 

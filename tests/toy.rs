@@ -6,6 +6,8 @@
 mod board;
 #[path = "toy/format.rs"]
 mod format;
+#[path = "toy/regions.rs"]
+mod regions;
 
 use std::sync::{
     Arc,
@@ -440,6 +442,76 @@ mod faults {
         assert_eq!(space.stats().leaves, [2, 1, 0, 0, 0]);
     }
 
+    /// The frame is had before the lock is taken: what another CPU does meanwhile counts (F1).
+    #[test]
+    fn leave_a_frame_that_came_meanwhile() {
+        let board = Board::new();
+        let space = Arc::new(board.space());
+        space.map(range(0, PAGE), LAZY, RW).unwrap();
+        let other = space.clone();
+        board.on_allocation(move || {
+            assert_eq!(fault(&other, 0, Access::Write), Outcome::Resolved);
+            other.write(gpa(8), b"kept").unwrap();
+        });
+        let before = board.allocated();
+        assert_eq!(fault(&space, 0, Access::Write), Outcome::Retry);
+        assert_eq!(space.read_obj::<[u8; 4]>(gpa(8)).unwrap(), *b"kept");
+        // The first one's frame, and the tables that lead to it.
+        assert_eq!(board.allocated(), before + 1 + 3);
+    }
+
+    /// An area that was found under the lock is worth nothing once the lock is free (L4).
+    #[test]
+    fn map_nothing_where_the_area_went_meanwhile() {
+        let board = Board::new();
+        let space = Arc::new(board.space());
+        let empty = board.allocated();
+        for change in [None, Some(READ)] {
+            space.map(range(0, PAGE), LAZY, RW).unwrap();
+            let other = space.clone();
+            board.on_allocation(move || match change {
+                None => other.unmap(range(0, PAGE)).unwrap(),
+                Some(flags) => other.protect(range(0, PAGE), flags).unwrap(),
+            });
+            assert_eq!(fault(&space, 0, Access::Write), Outcome::Retry);
+            assert_eq!(space.translate(gpa(0)), None);
+            assert_eq!(board.allocated(), empty);
+            let expected = change.map_or(Outcome::NotMapped, |flags| Outcome::Denied { flags });
+            assert_eq!(fault(&space, 0, Access::Write), expected);
+        }
+    }
+
+    /// Faults of several CPUs go on side by side (F3).
+    #[test]
+    fn do_not_wait_for_each_other() {
+        let space = Arc::new(Board::new().space());
+        space.map(range(0, PAGE), PAGES, RW).unwrap();
+        space.map(range(PAGE, PAGE), LAZY, RW).unwrap();
+        let (sender, answer) = std::sync::mpsc::channel();
+        let other = space.clone();
+        let mut started = Some(move || {
+            std::thread::spawn(move || sender.send(fault(&other, PAGE, Access::Write)));
+        });
+        let mut came = None;
+        // A walk holds the lock as a fault does.
+        space
+            .walk(range(0, PAGE), |_| {
+                started.take().expect("one leaf")();
+                came = answer.recv_timeout(std::time::Duration::from_secs(10)).ok();
+            })
+            .unwrap();
+        assert_eq!(came, Some(Outcome::Resolved));
+    }
+
+    /// A touch costs no more than a block of the level above pages (L3).
+    #[test]
+    fn populate_a_small_block_where_a_large_one_fits() {
+        let space = Board::new().space();
+        space.map(range(LARGE, LARGE), LAZY_BLOCKS, RW).unwrap();
+        assert_eq!(fault(&space, LARGE + PAGE, Access::Write), Outcome::Resolved);
+        assert_eq!(space.stats().leaves, [0, 1, 0, 0, 0]);
+    }
+
     #[test]
     fn fall_back_to_a_page_when_no_block_can_be_had() {
         let board = Board::with(Reach::Everywhere, Pieces::Any);
@@ -683,6 +755,27 @@ mod relocate {
         assert_eq!(board.allocated(), allocated);
         assert_eq!(space.read_obj::<[u8; 4]>(gpa(3 * PAGE + 5)).unwrap(), *b"page");
         assert_eq!(space.read_obj::<[u8; 6]>(gpa(2 * BLOCK - 2)).unwrap(), *b"blocks");
+    }
+
+    /// Until a CPU was told, it may write the old frame: the copy is made afterwards (H9).
+    #[test]
+    fn keeps_what_another_cpu_writes_until_it_is_told() {
+        let board = Board::with(Reach::ThisCpu, Pieces::Any);
+        let space = Arc::new(board.space());
+        space.map(range(0, PAGE), PAGES, RW).unwrap();
+        space.write(gpa(0), b"first").unwrap();
+        let old = board.pointer(space.translate(gpa(0)).unwrap().hpa);
+        let (address, other) = (old.expose_provenance(), space.clone());
+        board.on_interrupt(Arc::new(move |cpu| {
+            let old = std::ptr::with_exposed_provenance_mut::<u8>(address.get());
+            // SAFETY: the frame is the space's until the move is over, and only this test's thread uses it.
+            unsafe { old.copy_from_nonoverlapping(b"later".as_ptr(), 5) };
+            assert_eq!(other.flush(cpu), Ok(()));
+        }));
+        space.enter(CpuId(1), VcpuId(0)).unwrap();
+        assert_eq!(space.relocate(range(0, PAGE)), Ok(1));
+        assert_eq!(space.read_obj::<[u8; 5]>(gpa(0)).unwrap(), *b"later");
+        space.leave(CpuId(1)).unwrap();
     }
 
     #[test]

@@ -28,12 +28,14 @@ pub(super) const EXECUTE_NEVER_ALL: u64 = 0b10 << 53;
 
 // Bits 58:55 are the software's (D8.3).
 
-/// The frame is the space's own.
+/// The frame is the space's own; with [`REGION`], a frozen region's.
 pub(super) const OWNED: u64 = 1 << 55;
 /// It was written, as far as the hardware's dirty state does not say so.
 pub(super) const DIRTY: u64 = 1 << 56;
 /// In an invalid entry: somebody is changing a leaf.
 pub(super) const BUSY: u64 = 1 << 57;
+/// The frame is a region's.
+pub(super) const REGION: u64 = 1 << 58;
 
 /// Device-nGnRE: a write may be acknowledged before it arrives.
 pub(super) const DEVICE: u64 = 0b0001 << 2;
@@ -52,7 +54,7 @@ const _: () = {
     #[rustfmt::skip]
     let fields = [
         VALID, TABLE_OR_PAGE, MEM_ATTR, READ, WRITE, INNER_SHAREABLE, ACCESSED, ADDRESS, DBM, EXECUTE_NEVER, OWNED,
-        DIRTY, BUSY,
+        DIRTY, BUSY, REGION,
     ];
     let mut seen = 0;
     let mut index = 0;

@@ -7,10 +7,11 @@ use super::{
     Capabilities, Features, Root, Tracking, Vmid,
     bits::{
         ACCESSED, ADDRESS, BUSY, DBM, DEVICE, DIRTY, EXECUTE_NEVER, EXECUTE_NEVER_ALL, FORCED_WRITE_BACK,
-        INNER_SHAREABLE, MEM_ATTR, NON_CACHEABLE, OWNED, READ, STRICT_DEVICE, TABLE_OR_PAGE, VALID, WRITE, WRITE_BACK,
+        INNER_SHAREABLE, MEM_ATTR, NON_CACHEABLE, OWNED, READ, REGION, STRICT_DEVICE, TABLE_OR_PAGE, VALID, WRITE,
+        WRITE_BACK,
     },
 };
-use crate::{Access, Change, Denials, Entry, Format, Geometry, Inexpressible, Leaf, Level, Marked, Owner, Used};
+use crate::{Access, Change, Denials, Entry, Format, Geometry, Inexpressible, Leaf, Level, Marked, Used, arch::owner};
 
 /// `AArch64` stage 2: descriptors of 4 KiB, 2 MiB and 1 GiB.
 ///
@@ -71,7 +72,6 @@ impl Format for Stage2 {
     #[inline]
     fn leaf(&self, level: Level, leaf: &Leaf) -> u64 {
         let kind = if level == Level::PAGE { TABLE_OR_PAGE } else { 0 };
-        let owned = if leaf.owner == Owner::Space { OWNED } else { 0 };
         // A CPU that does not set the access flag would fault, and to nobody's use.
         let fresh = leaf.used == Used::Not && self.tracking >= Tracking::AccessFlag;
         let accessed = if fresh { 0 } else { ACCESSED };
@@ -81,7 +81,7 @@ impl Format for Stage2 {
             | kind
             | INNER_SHAREABLE
             | accessed
-            | owned
+            | owner::encode(leaf.owner, OWNED, REGION)
             | self.encode_flags(leaf.flags)
             | self.encode_written(leaf.flags, written)
     }
@@ -146,7 +146,7 @@ impl Format for Stage2 {
     #[inline]
     fn change(&self, _level: Level, old: u64, new: u64) -> Change {
         // D8.16, "Using break-before-make when updating translation table entries".
-        const IN_PLACE: u64 = READ | WRITE | ACCESSED | DBM | EXECUTE_NEVER | OWNED | DIRTY;
+        const IN_PLACE: u64 = READ | WRITE | ACCESSED | DBM | EXECUTE_NEVER | OWNED | REGION | DIRTY;
         if (old ^ new) & !IN_PLACE != 0 {
             Change::Break
         } else if self.allowances(old) & !self.allowances(new) != 0 {
@@ -226,8 +226,12 @@ impl Stage2 {
             (false, true) => Used::Accessed,
             (false, false) => Used::Not,
         };
-        let owner = if entry & OWNED != 0 { Owner::Space } else { Owner::Foreign };
-        Leaf { at: decode_address(entry), flags: self.decode_flags(entry), owner, used }
+        Leaf {
+            at: decode_address(entry),
+            flags: self.decode_flags(entry),
+            owner: owner::decode(entry, OWNED, REGION),
+            used,
+        }
     }
 
     #[inline]

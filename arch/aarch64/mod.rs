@@ -3,6 +3,29 @@
 //! [`Capabilities`] say what the CPUs can do; [`Stage2`] is the format of one space, and [`Tlb`] its invalidations;
 //! [`decode`] reads a guest's fault. All of it is pure and built on every host, but for `Instructions`, which carries
 //! the operations out on the target.
+//!
+//! # How a hypervisor wires it
+//! - **At start**, on each CPU at EL2: `Capabilities::detect`, of which all CPUs' [`minimum`](Capabilities::minimum)
+//!   makes every format and [`Tlb`].
+//! - **Entering a guest**: `activate` on the CPU that does not have the space's [`Root`] yet (it writes `VTCR_EL2`,
+//!   `VTTBR_EL2` and [`HCR_BITS`] of `HCR_EL2`; the other bits are the hypervisor's), `enter` with interrupts off, `ERET`.
+//!   `HCR_EL2.FB` is set where virtual CPUs migrate: the guest's own local invalidations must follow them.
+//! - **Exceptions to EL2**: `leave`, before anything else is called; then [`decode_distrusting`] on `ESR_EL2`, `FAR_EL2`
+//!   and `HPFAR_EL2`, and `fault`. What it [resolves](crate::Outcome) is tried again by `ERET`. `NeedsTranslation` goes
+//!   through `Instructions::resolve` on the same CPU first.
+//! - **Other CPUs** are reached by the hardware's broadcasts: nothing is to be done.
+//!
+//! ```
+//! use stage2::aarch64::{Capabilities, IdRegisters, Stage2, Vmid};
+//!
+//! // On hardware: `Capabilities::detect()`.
+//! let neoverse_n1 = IdRegisters { mmfr0: 0x0010_1125, mmfr1: 0x1021_2122, mmfr2: 0x1011, ..IdRegisters::default() };
+//! let capabilities = Capabilities::from_registers(neoverse_n1);
+//! let format = Stage2::new(&capabilities, 40, Vmid(1))?;
+//! // `format` and a `Tlb` of the same capabilities go into a `Config`.
+//! # let _ = format;
+//! # Ok::<(), stage2::aarch64::ConfigError>(())
+//! ```
 
 mod bits;
 mod capabilities;

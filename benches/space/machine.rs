@@ -32,6 +32,7 @@ thread_local! {
 }
 
 /// Counts what a CPU would do, on the thread that stands for it.
+#[derive(Clone)]
 pub struct Counting;
 
 impl Executor for Counting {

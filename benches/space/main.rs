@@ -13,6 +13,7 @@ mod access;
 mod areas;
 mod faults;
 mod floor;
+mod forks;
 mod instructions;
 mod machine;
 mod peer;
@@ -29,6 +30,7 @@ fn main() {
         let mut suite = suite::Suite::new();
         tables::bench(&mut suite);
         faults::bench(&mut suite);
+        forks::bench(&mut suite);
         access::bench(&mut suite);
         areas::bench(&mut suite);
         suite.finish();

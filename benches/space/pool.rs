@@ -103,6 +103,10 @@ unsafe impl Frames for Pool {
     fn pointer(&self, at: PhysAddr) -> NonNull<u8> {
         NonNull::new(std::ptr::with_exposed_provenance_mut(at.as_usize())).expect("no page is at 0")
     }
+
+    fn pool(&self) -> Option<usize> {
+        Some(0)
+    }
 }
 
 impl PagingHandler for Pool {

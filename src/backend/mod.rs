@@ -2,10 +2,10 @@
 
 use memory_addr::PhysAddr;
 
-use crate::GuestPhysAddr;
+use crate::{GuestPhysAddr, SharedRegion, region::View};
 
 /// What to map.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mapping {
     /// Foreign memory, in one piece: a device's registers, RAM that is passed through. The space never frees it.
     Linear {
@@ -18,6 +18,21 @@ pub enum Mapping {
         populate: Populate,
         /// How large its leaves may be.
         leaf: LeafPolicy,
+    },
+    /// Memory that others map too, or the hypervisor uses. It is populated once for all, on the first touch of a page.
+    Shared {
+        /// Whose memory.
+        region: SharedRegion,
+        /// The offset in the region, in bytes, of the range's first byte; a multiple of the page size.
+        offset: usize,
+    },
+    /// A frozen region's memory until it is written: the first write to a page gives this guest its own copy, and only
+    /// then costs memory.
+    CopyOnWrite {
+        /// Whose memory.
+        region: SharedRegion,
+        /// The offset in the region, in bytes, of the range's first byte; a multiple of the page size.
+        offset: usize,
     },
 }
 
@@ -41,12 +56,16 @@ pub enum LeafPolicy {
 }
 
 /// What stands behind an area: never adjusted when the area is split.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Backend {
     /// Linear memory.
     Linear(Offset),
     /// Private memory.
     Private(LeafPolicy),
+    /// A region's memory.
+    Shared(View),
+    /// A frozen region's memory, or the space's own copies of it: a leaf says which.
+    CopyOnWrite(View),
 }
 
 /// From a guest-physical to a host-physical address. Either may be the larger one: the difference wraps.

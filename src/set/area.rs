@@ -68,6 +68,11 @@ impl<B: Backing> MemoryArea<B> {
         &self.backend
     }
 
+    /// What stands behind the area.
+    pub(super) const fn backend_mut(&mut self) -> &mut B {
+        &mut self.backend
+    }
+
     /// Replaces the flags.
     pub(super) const fn set_flags(&mut self, flags: B::Flags) {
         self.flags = flags;

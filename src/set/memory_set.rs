@@ -92,6 +92,18 @@ impl<B: Backing> MemorySet<B> {
         Plan::new(&mut self.areas, range)
     }
 
+    /// Removes the areas in `range`, none of which its ends cut.
+    pub(crate) fn remove_whole(&mut self, range: AddrRange<B::Addr>) {
+        self.areas.carve(range, drop);
+    }
+
+    /// Shows every area's backend to `each`, which may replace it.
+    pub(crate) fn each_backend(&mut self, mut each: impl FnMut(AddrRange<B::Addr>, &mut B)) {
+        if let Some(span) = self.areas.span() {
+            self.areas.change(span, |area| each(area.va_range(), area.backend_mut()));
+        }
+    }
+
     /// Records an area where nothing is.
     ///
     /// # Errors

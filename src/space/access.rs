@@ -2,21 +2,11 @@
 
 use core::ptr::NonNull;
 
-use super::{GuestSpace, Platform, State};
+use super::{GuestSpace, Platform};
 use crate::{
-    Access, Cause, Content, Error, Fault, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, LockFamily, MappingFlags,
-    Origin, Plain, SpaceLock, Word,
-    backend::Backend,
+    Access, Error, GuestPhysAddr, GuestPhysRange, LockFamily, Plain, Word,
     plain::{self, sealed::Cell},
-    table::{Found, Installed},
 };
-
-/// Guest memory within one page, for as long as the space's lock is held.
-struct Window {
-    pointer: NonNull<u8>,
-    len: usize,
-    content: Content,
-}
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Reads guest memory from `gpa` on, across pages, populating lazy memory as the guest's own read would.
@@ -137,81 +127,5 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             return Err(Error::BeyondInput { range, bits: geometry.input_bits() });
         }
         Ok(range)
-    }
-
-    /// Runs `each` on the first page's part of `range`, with the space's lock held shared.
-    fn with_window<R>(
-        &self,
-        range: GuestPhysRange,
-        access: Access,
-        each: impl FnOnce(Window) -> R,
-    ) -> Result<R, Error> {
-        let cpu = super::anybody();
-        loop {
-            let state = self.state.shared(cpu);
-            if let Some(window) = self.window(&state, range, access)? {
-                let (pointer, len, content) = (window.pointer, window.len, window.content);
-                let operations = self.shootdown.operations();
-                let whole = len == self.builder.geometry().page_size();
-                if access == Access::Read || !whole {
-                    // The guest may have written it past the cache, or the rest of a line of which a part is written
-                    // here; what is read is not fetched.
-                    let content = if content == Content::Code { Content::Data } else { content };
-                    operations.synchronize(pointer, len, content);
-                }
-                let result = each(window);
-                if access == Access::Write {
-                    state.table.touch(range.start, Access::Write);
-                    operations.synchronize(pointer, len, content);
-                }
-                return Ok(result);
-            }
-            drop(state);
-            self.state.exclusive().settle(&self.shootdown)?;
-        }
-    }
-
-    /// The first page's part of `range`; `None` if an earlier operation must be finished first.
-    fn window(&self, state: &State<P>, range: GuestPhysRange, access: Access) -> Result<Option<Window>, Error> {
-        let area = state.areas.find(range.start).ok_or(Error::NotMapped(range))?;
-        let flags = area.flags();
-        if flags.contains(MappingFlags::DEVICE) {
-            return Err(Error::NotMemory(range));
-        }
-        if !flags.contains(access.flag()) {
-            return Err(Error::Denied { range, flags });
-        }
-        loop {
-            match (state.table.find(range.start), area.backend()) {
-                (Found::Leaf { leaf, span, .. }, _) => {
-                    let page = super::page_of(self.builder.geometry(), range.start);
-                    let pointer = self.builder.frames().pointer(leaf.at + (range.start - span.start));
-                    let len = range.end.min(page.end) - range.start;
-                    return Ok(Some(Window { pointer, len, content: Content::of(flags) }));
-                }
-                (Found::Changing, _) => return Ok(None),
-                (Found::Nothing(level), Backend::Private(policy)) => {
-                    let level = self.largest(area.va_range(), range.start, *policy, level);
-                    self.populate_here(state, range, access, super::fault::Missing { level, flags })?;
-                }
-                (Found::Nothing(_), Backend::Linear(_)) => return Err(Error::NotMapped(range)),
-            }
-        }
-    }
-
-    /// Populates the leaf over the start of `range` with the lock that is held.
-    fn populate_here(
-        &self,
-        state: &State<P>,
-        range: GuestPhysRange,
-        access: Access,
-        missing: super::fault::Missing,
-    ) -> Result<Installed, Error> {
-        let fault = Fault { gpa: range.start, access, cause: Cause::Translation, origin: Origin::Instruction };
-        // To whoever asked, the page means nothing: the part of the range that is left does.
-        let (frames, level, leaf) = self.own_leaf(&fault, missing).map_err(|_| Error::NoMemory(range))?;
-        let installed = state.table.install(range.start, level, &leaf, frames).map_err(|_| Error::NoMemory(range))?;
-        self.shootdown.operations().publish();
-        Ok(installed)
     }
 }

@@ -1,10 +1,14 @@
 //! Changing the map: every call excludes all others while the tables change and the CPUs forget.
 
-use super::{DetachedOf, GuestSpace, Platform, ShootdownOf, State};
+use super::{
+    DetachedOf, GuestSpace, Platform, ShootdownOf, State,
+    shared::{self, Gone},
+};
 use crate::{
-    Error, Format, GuestPhysRange, Inexpressible, Level, LockFamily, Mapping, MappingFlags, MemoryArea, PhysAddr,
-    Populate, SpaceLock,
+    Error, Format, GuestPhysRange, Inexpressible, Level, LockFamily, Mapping, MappingFlags, MemoryArea, Owner,
+    PhysAddr, Populate, RegionError, SharedRegion, SpaceLock,
     backend::{Backend, Offset},
+    region::Lease,
     table::{Edit, Fill, Fit},
 };
 
@@ -26,6 +30,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
     /// - [`Error::BadTarget`] for a linear mapping's host addresses;
     /// - [`Error::Flags`] for flags that the format cannot express, or a device as private memory;
+    /// - [`Error::Region`] for a region that is too small, or frozen and would be written, or is to be copied on write
+    ///   and not frozen;
     /// - [`Error::Overlap`] with the first area in the way;
     /// - [`Error::NoMemory`];
     /// - [`Error::Invalidation`] if an earlier operation's invalidation still fails.
@@ -33,14 +39,20 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.check(range)?;
         self.check_flags(range, flags)?;
         let (backend, fill) = self.backend(range, mapping, flags)?;
+        let lease = match &backend {
+            Backend::Shared(view) if shared::writes(flags) => Some(Lease::grant(view.region(), range.size())),
+            _ => None,
+        };
+        let lease = lease.transpose().map_err(|cause| Error::Region { range, cause })?;
         loop {
             let level = self.check_free(range)?;
             let detached = fill
                 .map(|fill| self.builder.build(self.shootdown.operations(), (range, level), fill, flags))
                 .transpose()
                 .map_err(|_| Error::NoMemory(range))?;
-            let area = MemoryArea::new(range.start, range.size(), flags, backend);
+            let area = MemoryArea::new(range.start, range.size(), flags, backend.clone());
             if let Placed::Done = self.place(area, detached)? {
+                lease.into_iter().for_each(Lease::keep);
                 return Ok(());
             }
         }
@@ -75,20 +87,22 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::Invalidation`]: see there.
     pub fn unmap(&self, range: GuestPhysRange) -> Result<(), Error> {
         self.check(range)?;
-        let gone = {
+        let _gone = {
             let mut guard = self.state.exclusive();
             guard.settle(&self.shootdown)?;
-            let State { areas, table } = &mut *guard;
+            let State { areas, table, gone } = &mut *guard;
             let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
             if plan.pieces().next().is_none() {
                 return Err(Error::NotMapped(range));
             }
-            let flush = table.edit(range, Edit::Unmap, &self.shootdown).map_err(|_| Error::NoMemory(range))?;
-            let gone = plan.carve();
+            let leases = shared::lost_leases(&plan, MappingFlags::empty())?;
+            let Ok(flush) = table.edit(range, Edit::Unmap, &self.shootdown) else {
+                return Err(shared::keep(leases, Error::NoMemory(range)));
+            };
+            *gone = Gone { leases, areas: plan.carve() };
             flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
-            gone
+            core::mem::take(gone)
         };
-        drop(gone);
         Ok(())
     }
 
@@ -101,6 +115,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
     /// - [`Error::Flags`] for flags that the format cannot express, or a device as private memory;
     /// - [`Error::NotMemory`] for a linear area that is a device and would become memory (H18);
+    /// - [`Error::Region`] for a frozen region that would be written;
     /// - [`Error::NotMapped`] with the first hole;
     /// - [`Error::NoMemory`] for the tables that split blocks;
     /// - [`Error::Invalidation`]: see there.
@@ -109,7 +124,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.check_flags(range, flags)?;
         let mut guard = self.state.exclusive();
         guard.settle(&self.shootdown)?;
-        let State { areas, table } = &mut *guard;
+        let State { areas, table, gone } = &mut *guard;
         let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
         let mut covered = range.start;
         for (area, part) in plan.pieces() {
@@ -123,13 +138,20 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             let end = plan.pieces().map(|(_, part)| part.start).find(|&start| start > covered).unwrap_or(range.end);
             return Err(Error::NotMapped(GuestPhysRange { start: covered, end }));
         }
-        let flush = table.edit(range, Edit::Protect(flags), &self.shootdown).map_err(|_| Error::NoMemory(range))?;
+        let (new, leases) = (shared::new_leases(&plan, flags)?, shared::lost_leases(&plan, flags)?);
+        let Ok(flush) = table.edit(range, Edit::Protect(flags), &self.shootdown) else {
+            return Err(shared::keep(leases, Error::NoMemory(range)));
+        };
         plan.replace(|_| flags);
-        flush.finish().map_err(|cause| Error::Invalidation { range, cause })
+        new.into_iter().for_each(Lease::keep);
+        gone.leases = leases;
+        flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
+        gone.leases.clear();
+        Ok(())
     }
 
     /// Refuses flags that the format cannot express.
-    fn check_flags(&self, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
+    pub(super) fn check_flags(&self, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
         self.builder.format().check(flags).map_err(|flags| Error::Flags { range, flags })
     }
 
@@ -154,11 +176,34 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 self.check_target(range, to)?;
                 Ok((Backend::Linear(Offset::new(range.start, to)), Some(Fill::Linear(to))))
             }
+            Mapping::Shared { region, offset } => {
+                check_private(range, flags)?;
+                Ok((Backend::Shared(self.view(range, &region, offset)?), None))
+            }
+            Mapping::CopyOnWrite { region, offset } => {
+                self.check_inherited(range, &region, flags)?;
+                Ok((Backend::CopyOnWrite(self.view(range, &region, offset)?), None))
+            }
             Mapping::Private { populate, leaf } => {
                 check_private(range, flags)?;
                 Ok((Backend::Private(leaf), (populate == Populate::Now).then_some(Fill::Own(leaf))))
             }
         }
+    }
+
+    /// Refuses to copy on write what may still change, or what no entry expresses without the writing.
+    pub(super) fn check_inherited(
+        &self,
+        range: GuestPhysRange,
+        region: &SharedRegion,
+        flags: MappingFlags,
+    ) -> Result<(), Error> {
+        check_private(range, flags)?;
+        self.check_flags(range, Owner::Frozen.limit(flags))?;
+        if region.region().reading().is_frozen() {
+            return Ok(());
+        }
+        Err(Error::Region { range, cause: RegionError::NotFrozen })
     }
 
     /// Refuses host addresses that no entry holds.
@@ -174,7 +219,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 fn check_kind(area: &MemoryArea<Backend>, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
     let was_device = area.flags().contains(MappingFlags::DEVICE);
     match area.backend() {
-        Backend::Private(_) => check_private(range, flags),
+        Backend::Private(_) | Backend::Shared(_) | Backend::CopyOnWrite(_) => check_private(range, flags),
         Backend::Linear(_) if was_device && !flags.contains(MappingFlags::DEVICE) => {
             Err(Error::NotMemory(area.va_range()))
         }
@@ -196,6 +241,7 @@ impl<P: Platform> State<P> {
         if let Some(flush) = self.table.unfinished(shootdown) {
             let range = flush.range();
             flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
+            self.gone = Gone::default();
         }
         Ok(())
     }

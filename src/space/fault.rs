@@ -3,9 +3,10 @@
 use super::{GuestSpace, Platform};
 use crate::{
     Access, Cause, CpuId, Denials, Error, Fault, Format, GuestPhysRange, Invalidate, Leaf, LeafPolicy, Level,
-    LockFamily, MappingFlags, MemoryArea, Origin, Outcome, SpaceLock, Used,
+    LockFamily, MappingFlags, MemoryArea, Origin, Outcome, Owner, SpaceLock, Used,
     backend::Backend,
     frame::Owned,
+    region::View,
     table::{Edit, Found, Installed},
 };
 
@@ -18,6 +19,12 @@ enum Verdict {
     Answer(Outcome),
     /// Memory of the space's own is missing here.
     Missing(Missing),
+    /// A page of a region that nobody touched yet.
+    Unpopulated(View),
+    /// A page that is written for the first time, and not the guest's own.
+    Inherited,
+    /// The same, within a block.
+    InheritedBlock,
     /// A leaf that is too large to allow it must make way for smaller ones.
     TooLarge,
     /// An earlier operation must be finished first.
@@ -52,6 +59,16 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         match self.judge(cpu, &fault)? {
             Verdict::Answer(outcome) => Ok(outcome),
             Verdict::Missing(missing) => self.populate(cpu, &fault, missing),
+            Verdict::Unpopulated(view) => {
+                self.populate_page(&view, fault.gpa)?;
+                match self.judge(cpu, &fault)? {
+                    Verdict::Answer(outcome) => Ok(outcome),
+                    // The map changed meanwhile.
+                    _ => Ok(Outcome::Retry),
+                }
+            }
+            Verdict::Inherited => self.copy(cpu, &fault),
+            Verdict::InheritedBlock => self.cut_out(fault.gpa).map(|()| Outcome::Retry),
             Verdict::TooLarge => self.split(&fault),
             Verdict::Unsettled => {
                 self.state.exclusive().settle(&self.shootdown)?;
@@ -68,9 +85,22 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             return Ok(Verdict::Answer(refusal));
         }
         match (state.table.find(fault.gpa), area.backend()) {
+            (Found::Leaf { leaf, level, .. }, Backend::CopyOnWrite(_))
+                if leaf.owner == Owner::Frozen && is_write(fault) =>
+            {
+                Ok(if level == Level::PAGE { Verdict::Inherited } else { Verdict::InheritedBlock })
+            }
             (Found::Leaf { level, .. }, _) if !self.fits(level, area.flags(), fault.access) => Ok(Verdict::TooLarge),
             (Found::Leaf { leaf, .. }, _) => Ok(Verdict::Answer(self.present(&state, fault, &leaf, area.flags()))),
             (Found::Changing, _) => Ok(Verdict::Unsettled),
+            (Found::Busy, _) => Ok(Verdict::Answer(Outcome::Retry)),
+            (Found::Nothing(_), Backend::CopyOnWrite(_)) if is_write(fault) => Ok(Verdict::Inherited),
+            (Found::Nothing(_), Backend::Shared(view) | Backend::CopyOnWrite(view)) => {
+                Ok(match self.map_page(&state, area, fault.gpa)? {
+                    Some(installed) => Verdict::Answer(outcome_of(installed)),
+                    None => Verdict::Unpopulated(view.clone()),
+                })
+            }
             (Found::Nothing(level), Backend::Private(policy)) => {
                 let largest = self.largest(area.va_range(), fault.gpa, *policy, level);
                 let level = if self.fits(largest, area.flags(), fault.access) { largest } else { Level::PAGE };
@@ -88,16 +118,18 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let outcome = if allowed && fault.cause != Cause::AccessFlag {
             Outcome::Retry
         } else {
-            match state.table.raise(fault.gpa, flags, fault.access) {
-                Installed::Done => Outcome::Resolved,
-                Installed::Lost => Outcome::Retry,
-            }
+            outcome_of(state.table.raise(fault.gpa, leaf.owner.limit(flags), fault.access))
         };
         self.shootdown.operations().publish();
+        self.forget_denial(fault);
+        outcome
+    }
+
+    /// Wipes what this CPU may remember of the entry that denied an access (H3).
+    pub(super) fn forget_denial(&self, fault: &Fault) {
         if fault.cause == Cause::Permission && self.builder.format().denials() == Denials::Cached {
             self.shootdown.invalidate_denial(fault.gpa);
         }
-        outcome
     }
 
     /// Whether a leaf of `level` allows the access where `flags` do.
@@ -110,7 +142,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let page = super::page_of(self.builder.geometry(), fault.gpa);
         let mut guard = self.state.exclusive();
         guard.settle(&self.shootdown)?;
-        let super::State { areas, table } = &mut *guard;
+        let super::State { areas, table, .. } = &mut *guard;
         // The map may have changed meanwhile.
         let Some(area) = areas.find(fault.gpa).filter(|area| area.flags().contains(fault.access.flag())) else {
             return Ok(Outcome::Retry);
@@ -138,10 +170,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             .install(fault.gpa, level, &leaf, frames)
             .map_err(|_| Error::NoMemory(super::page_of(self.builder.geometry(), fault.gpa)))?;
         self.shootdown.operations().publish();
-        Ok(match installed {
-            Installed::Done => Outcome::Resolved,
-            Installed::Lost => Outcome::Retry,
-        })
+        Ok(outcome_of(installed))
     }
 
     /// Frames for the missing memory: the largest leaf that the allocator has.
@@ -179,6 +208,19 @@ impl Missing {
     fn policy(self) -> LeafPolicy {
         if self.level == Level::PAGE { LeafPolicy::Pages } else { LeafPolicy::Largest }
     }
+}
+
+/// The answer to a fault that was met with a new or a better leaf.
+fn outcome_of(installed: Installed) -> Outcome {
+    match installed {
+        Installed::Done => Outcome::Resolved,
+        Installed::Lost => Outcome::Retry,
+    }
+}
+
+/// Whether the guest wrote.
+fn is_write(fault: &Fault) -> bool {
+    fault.access == Access::Write
 }
 
 /// The answer to a fault where no area is.

@@ -1,15 +1,20 @@
 //! One guest's memory, behind its lock.
 
 mod access;
+mod copy;
 mod edit;
 mod fault;
 mod query;
 mod relocate;
+mod shared;
 mod show;
+mod snapshot;
+mod window;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 pub use self::query::{Area, AreaKind, Stats};
+use self::shared::Gone;
 use crate::{
     CpuId, Error, Format, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, LockFamily, SpaceLock, Spin, VcpuId,
     backend::Backend,
@@ -58,7 +63,7 @@ pub struct Config<P: Platform> {
 /// # Locks
 /// [`leave`](Self::leave) comes before every other call, [`enter`](Self::enter) after all of them have returned:
 /// nothing may be called on a CPU that is in the guest but [`flush`](Self::flush). The order is then the space's lock,
-/// the allocator's. [`Frames`] and [`Invalidate`] are called with the space's lock held and must not call back.
+/// a region's, the allocator's. [`Frames`] and [`Invalidate`] are called with the space's lock held and must not call back.
 pub struct GuestSpace<P: Platform, L: LockFamily = Spin<16>> {
     builder: BuilderOf<P>,
     shootdown: ShootdownOf<P>,
@@ -70,6 +75,8 @@ pub struct GuestSpace<P: Platform, L: LockFamily = Spin<16>> {
 struct State<P: Platform> {
     areas: MemorySet<Backend>,
     table: TableOf<P>,
+    /// What the table's unfinished operation took away, if its invalidation failed.
+    gone: Gone,
 }
 
 /// One of the places where faults are counted, on cache lines of its own.
@@ -96,7 +103,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Ok(Self {
             builder: table.builder(),
             shootdown: Shootdown::new(config.invalidate, root, cpus),
-            state: L::Lock::new(State { areas: MemorySet::new(), table }),
+            state: L::Lock::new(State { areas: MemorySet::new(), table, gone: Gone::default() }),
             faults: Default::default(),
         })
     }
@@ -188,11 +195,11 @@ impl<P: Platform, L: LockFamily> Drop for GuestSpace<P, L> {
     fn drop(&mut self) {
         if let Some(cpu) = self.shootdown.inside() {
             log::error!("a space is dropped while {cpu} runs its guest: its memory is lost");
-            return;
+            return self.state.get_mut().leak();
         }
         if let Err(unreachable) = self.shootdown.invalidate_all() {
             log::error!("a space is dropped: {unreachable}; its memory is lost");
-            return;
+            return self.state.get_mut().leak();
         }
         // SAFETY: no CPU is in the guest, all were made to forget, and a CPU that enters needs `&self`. Nobody looks at
         // the table after this.
@@ -200,5 +207,7 @@ impl<P: Platform, L: LockFamily> Drop for GuestSpace<P, L> {
         unsafe {
             self.state.get_mut().table.free(self.shootdown.operations());
         }
+        // The regions behind its areas go with the areas, which are dropped after this.
+        self.state.get_mut().end_leases();
     }
 }

@@ -34,6 +34,10 @@ pub enum AreaKind {
     Linear(PhysAddr),
     /// The space's own memory.
     Private,
+    /// A region's memory, from this offset in bytes on.
+    Shared(usize),
+    /// A frozen region's memory, from this offset in bytes on, and copies of what was written.
+    CopyOnWrite(usize),
 }
 
 /// How much of what a space has, and what happened in it.
@@ -47,6 +51,8 @@ pub struct Stats {
     pub table_frames: usize,
     /// Frames of 4 KiB that the space owns and the guest can reach.
     pub owned_frames: usize,
+    /// Frames of 4 KiB that are regions' and the guest can reach.
+    pub shared_frames: usize,
     /// Faults that were answered.
     pub faults: u64,
     /// Invalidations by kind.
@@ -140,6 +146,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             leaves: census.leaves,
             table_frames: census.table_frames,
             owned_frames: census.owned_frames,
+            shared_frames: census.shared_frames,
             faults: self.faults.iter().map(|counter| counter.0.load(Ordering::Relaxed)).sum(),
             invalidations: self.shootdown.counts(),
         }
@@ -156,6 +163,8 @@ impl From<&MemoryArea<Backend>> for Area {
         let kind = match area.backend() {
             Backend::Linear(offset) => AreaKind::Linear(offset.apply(area.start())),
             Backend::Private(_) => AreaKind::Private,
+            Backend::Shared(view) => AreaKind::Shared(view.offset(area.start())),
+            Backend::CopyOnWrite(view) => AreaKind::CopyOnWrite(view.offset(area.start())),
         };
         Self { range: area.va_range(), flags: area.flags(), kind }
     }

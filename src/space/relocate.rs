@@ -23,12 +23,14 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// 4 KiB pages moved.
     ///
     /// Each leaf is broken, invalidated everywhere, copied, and made again; guest and hypervisor wait for no more than
-    /// one leaf. A block that the range's ends cut moves whole. What is not populated yet stays so. The old frames are
+    /// one leaf. A block that the range's ends cut moves whole. What is not populated yet stays so, and what is not
+    /// copied yet stays the region's. The old frames are
     /// free when it returns.
     ///
     /// # Errors
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
-    /// - [`Error::NotMapped`] with the first hole, [`Error::NotMemory`] for a linear area: nothing moved;
+    /// - [`Error::NotMapped`] with the first hole, [`Error::NotMemory`] for a linear or a shared area: nothing
+    ///   moved;
     /// - [`Error::NoMemory`], [`Error::Invalidation`]: what is below their range moved, the rest is as it was.
     pub fn relocate(&self, range: GuestPhysRange) -> Result<usize, Error> {
         self.check(range)?;
@@ -52,14 +54,14 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Ok(pages)
     }
 
-    /// Refuses a range that is not private memory from end to end.
+    /// Refuses a range that is not private or copy-on-write memory from end to end.
     fn check_private_range(&self, range: GuestPhysRange) -> Result<(), Error> {
         let state = self.state.shared(super::anybody());
         let mut gpa = range.start;
         while gpa < range.end {
             let rest = GuestPhysRange { start: gpa, end: range.end };
             let area = state.areas.find(gpa).ok_or(Error::NotMapped(rest))?;
-            if !matches!(area.backend(), Backend::Private(_)) {
+            if !matches!(area.backend(), Backend::Private(_) | Backend::CopyOnWrite(_)) {
                 return Err(Error::NotMemory(area.va_range()));
             }
             gpa = area.end();
@@ -70,10 +72,10 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// What stands at `gpa`.
     fn next_to_move(&self, gpa: GuestPhysAddr) -> Next {
         match self.state.shared(super::anybody()).table.find(gpa) {
-            Found::Leaf { leaf: Leaf { owner: Owner::Foreign, .. }, span, .. } => Next::Skip(span.end),
-            Found::Leaf { level, span, .. } => Next::Leaf { level, end: span.end },
+            Found::Leaf { leaf: Leaf { owner: Owner::Space, .. }, level, span } => Next::Leaf { level, end: span.end },
+            Found::Leaf { span, .. } => Next::Skip(span.end),
             Found::Nothing(level) => Next::Skip(self.builder.geometry().entry_range(level, gpa).end),
-            Found::Changing => Next::Unsettled,
+            Found::Changing | Found::Busy => Next::Unsettled,
         }
     }
 

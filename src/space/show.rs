@@ -30,6 +30,8 @@ impl fmt::Display for Area {
         match self.kind {
             AreaKind::Linear(to) => write!(f, " linear to {:#x}", to.as_usize()),
             AreaKind::Private => write!(f, " private"),
+            AreaKind::CopyOnWrite(offset) => write!(f, " copy-on-write from {offset:#x}"),
+            AreaKind::Shared(offset) => write!(f, " shared from {offset:#x}"),
         }
     }
 }
@@ -70,7 +72,12 @@ impl Runs {
     fn flush(&mut self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(run) = self.pending.take() else { return Ok(()) };
         let count = run.range.size() / run.leaf_size;
-        let owner = if run.owner == Owner::Space { "own" } else { "foreign" };
+        let owner = match run.owner {
+            Owner::Space => "own",
+            Owner::Foreign => "foreign",
+            Owner::Shared => "shared",
+            Owner::Frozen => "frozen",
+        };
         writeln!(f, "  {} {} {count} × {} {owner}", Span(run.range), Letters(run.flags), Bytes(run.leaf_size))
     }
 }

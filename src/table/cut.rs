@@ -82,7 +82,10 @@ impl<F: Format, M: Frames> Context<F, M> {
         } else if part.contains_range(slot.span) && self.format.maps(slot.level) {
             match edit {
                 Edit::Unmap => self.format.absent(),
-                Edit::Protect(flags) => self.format.leaf(slot.level, &Leaf { flags, ..piece }),
+                Edit::Protect(flags) => {
+                    let flags = piece.owner.limit(flags);
+                    self.format.leaf(slot.level, &Leaf { flags, ..piece })
+                }
             }
         } else {
             let table = self.new_table(slot.level.below()).ok_or(Exhausted)?.into_raw();
@@ -110,10 +113,10 @@ impl<F: Format, M: Frames> Context<F, M> {
 
 impl Edit {
     /// Whether the edit does anything to a leaf.
-    fn changes(self, leaf: &Leaf) -> bool {
+    pub(super) fn changes(self, leaf: &Leaf) -> bool {
         match self {
             Self::Unmap => true,
-            Self::Protect(flags) => leaf.flags != flags,
+            Self::Protect(flags) => leaf.flags != leaf.owner.limit(flags),
         }
     }
 }

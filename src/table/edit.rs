@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// What a commit changed, so far.
-struct Progress {
+pub(super) struct Progress {
     /// Everything that must be invalidated: the range, and the spans of tables and blocks that it did not wholly cover.
     range: GuestPhysRange,
     /// Which entries; `None` while nothing can be cached that must not.
@@ -68,7 +68,7 @@ impl<F: Format, M: Frames> Table<F, M> {
         operations: &I,
     ) -> Progress {
         let context = &self.context;
-        let mut progress = Progress { range, changed: None, marks: Marks::None };
+        let mut progress = Progress::new(range);
         let Ok(()) = context.walk(self.root(), range, &mut |slot: Slot<'_>| {
             let step = match (context.decode(&slot), edit) {
                 (Entry::Table(table), Edit::Unmap) if context.goes(&slot, table) => {
@@ -85,8 +85,8 @@ impl<F: Format, M: Frames> Table<F, M> {
                     Step::Next
                 }
                 // A block that a range's end cuts, and that has the flags already, has no cut.
-                (Entry::Leaf(leaf), Edit::Protect(flags)) if leaf.flags != flags => {
-                    context.protect(&slot, &leaf, flags, operations, &mut progress);
+                (Entry::Leaf(leaf), Edit::Protect(flags)) if edit.changes(&leaf) => {
+                    context.protect(&slot, &leaf, leaf.owner.limit(flags), operations, &mut progress);
                     Step::Next
                 }
                 _ => Step::Next,
@@ -180,8 +180,20 @@ impl<F: Format, M: Frames> Context<F, M> {
 }
 
 impl Progress {
+    /// Nothing changed yet.
+    pub(super) fn new(range: GuestPhysRange) -> Self {
+        Self { range, changed: None, marks: Marks::None }
+    }
+
+    /// The invalidation that is left to be made, where no entry is marked.
+    pub(super) fn into_pending<F: Format, M: Frames>(self) -> Option<Pending<F, M>> {
+        debug_assert_eq!(self.marks, Marks::None);
+        let nothing = Edit::Protect(MappingFlags::empty());
+        self.changed.map(|changed| Pending::new(self.range, changed, Marks::None, nothing, Cuts::new()))
+    }
+
     /// `span` has changed.
-    fn add(&mut self, span: GuestPhysRange, changed: Changed) {
+    pub(super) fn add(&mut self, span: GuestPhysRange, changed: Changed) {
         self.range = GuestPhysRange { start: self.range.start.min(span.start), end: self.range.end.max(span.end) };
         self.changed = Some(self.changed.map_or(changed, |before| before.and(changed)));
     }

@@ -138,6 +138,7 @@ impl<F: Format, M: Frames> Context<F, M> {
         if let Some(cut) = pending.cuts.iter_mut().find(|cut| cut.span == slot.span) {
             let (at, len) = cut.middle(leaf);
             if let Edit::Protect(flags) = pending.edit {
+                let flags = leaf.owner.limit(flags);
                 self.resynchronize(operations, &Leaf { at, ..*leaf }, len, flags);
             }
             slot.store(cut.link(leaf));
@@ -150,6 +151,7 @@ impl<F: Format, M: Frames> Context<F, M> {
         match pending.edit {
             Edit::Unmap => self.discard(slot, operations),
             Edit::Protect(flags) => {
+                let flags = leaf.owner.limit(flags);
                 self.resynchronize(operations, leaf, self.geometry.span(slot.level), flags);
                 slot.store(self.format.leaf(slot.level, &Leaf { flags, ..*leaf }));
             }

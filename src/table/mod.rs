@@ -5,9 +5,11 @@
 //! on many CPUs at once. That is why a table that was read from an entry stays while a walk goes on.
 
 mod build;
+mod claim;
 mod cut;
 mod edit;
 mod flush;
+mod freeze;
 mod node;
 mod query;
 mod relocate;

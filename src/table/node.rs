@@ -114,9 +114,9 @@ impl<F: Format, M: Frames> Context<F, M> {
         self.geometry.table_pages(level) * (self.geometry.page_size() / PAGE_SIZE_4K)
     }
 
-    /// Brings the caches in step for `len` bytes from the start of a leaf that the space owns (H14).
+    /// Brings the caches in step for `len` bytes from the start of a leaf of memory that is not foreign (H14).
     pub(super) fn synchronize<I: Invalidate<F::Root>>(&self, operations: &I, leaf: &Leaf, len: usize) {
-        if leaf.owner == Owner::Space {
+        if leaf.owner != Owner::Foreign {
             operations.synchronize(self.frames.pointer(leaf.at), len, Content::of(leaf.flags));
         }
     }

@@ -8,7 +8,7 @@ use super::{
     Table,
     walk::{Slot, Step},
 };
-use crate::{Entry, Format, Frames, GuestPhysRange, Leaf};
+use crate::{Entry, Format, Frames, GuestPhysRange, Leaf, Owner};
 
 /// How many levels a tree has at most, all architectures considered.
 pub(crate) const LEVELS: usize = 5;
@@ -22,6 +22,8 @@ pub(crate) struct Census {
     pub leaves: [usize; LEVELS],
     /// Frames of 4 KiB that the leaves own.
     pub owned_frames: usize,
+    /// Frames of 4 KiB that are regions'.
+    pub shared_frames: usize,
 }
 
 /// A leaf, and what it translates.
@@ -45,8 +47,10 @@ impl<F: Format, M: Frames> Table<F, M> {
                 Entry::Table(_) => census.table_frames += frames(slot.level.below()),
                 Entry::Leaf(leaf) => {
                     census.leaves[usize::from(slot.level.0)] += 1;
-                    if leaf.owner == crate::Owner::Space {
-                        census.owned_frames += self.context.leaf_pages(slot.level);
+                    match leaf.owner {
+                        Owner::Space => census.owned_frames += self.context.leaf_pages(slot.level),
+                        Owner::Shared | Owner::Frozen => census.shared_frames += self.context.leaf_pages(slot.level),
+                        Owner::Foreign => {}
                     }
                 }
                 _ => {}
@@ -66,7 +70,7 @@ impl<F: Format, M: Frames> Table<F, M> {
     }
 
     /// Shows every entry that translates part of `range` to `each`.
-    fn visit<S>(
+    pub(super) fn visit<S>(
         &self,
         range: GuestPhysRange,
         mut each: impl FnMut(&Slot<'_>, &Entry) -> Result<(), S>,

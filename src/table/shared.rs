@@ -21,8 +21,10 @@ pub(crate) enum Found {
     },
     /// Nothing, in an entry of this level.
     Nothing(Level),
-    /// Something that somebody is changing.
+    /// Something that an operation took away and has still to finish.
     Changing,
+    /// A leaf that another CPU is changing right now, and will finish (H26).
+    Busy,
 }
 
 /// What came of installing a leaf.
@@ -41,11 +43,13 @@ impl<F: Format, M: Frames> Table<F, M> {
         match entry {
             Entry::Leaf(leaf) => Found::Leaf { leaf, level: slot.level, span: slot.span },
             Entry::Absent => Found::Nothing(slot.level),
+            Entry::Busy => Found::Busy,
             _ => Found::Changing,
         }
     }
 
-    /// Puts a leaf of `level` over `gpa` where nothing is, and the tables that lead to it. The caller publishes.
+    /// Puts a leaf of `level`, with frames of the space's own, over `gpa` where nothing is, and the tables that lead to
+    /// it. Whoever comes second loses, and frees. The caller publishes.
     ///
     /// # Errors
     /// [`Exhausted`] if a table could not be had; those that could stay, they are part of the path.
@@ -56,34 +60,47 @@ impl<F: Format, M: Frames> Table<F, M> {
         leaf: &Leaf,
         frames: Owned<M>,
     ) -> Result<Installed, Exhausted> {
+        let installed = self.install_borrowed(gpa, level, leaf)?;
+        if installed == Installed::Done {
+            frames.into_raw();
+        }
+        Ok(installed)
+    }
+
+    /// The same for a leaf of somebody else's frames.
+    ///
+    /// # Errors
+    /// As for [`install`](Self::install).
+    pub(crate) fn install_borrowed(
+        &self,
+        gpa: GuestPhysAddr,
+        level: Level,
+        leaf: &Leaf,
+    ) -> Result<Installed, Exhausted> {
+        let Some(slot) = self.path(gpa, level)? else { return Ok(Installed::Lost) };
+        let raw = self.context.format.leaf(slot.level, leaf);
+        // Release (in `replace`): the zeros are in the frame before a walker can reach it.
+        let replaced = slot.replace(self.context.format.absent(), raw);
+        Ok(if replaced.is_ok() { Installed::Done } else { Installed::Lost })
+    }
+
+    /// The entry of `level` over `gpa`, with the tables that lead to it; nothing if something else is in the way.
+    pub(super) fn path(&self, gpa: GuestPhysAddr, level: Level) -> Result<Option<Slot<'_>>, Exhausted> {
         let mut node = self.root();
         loop {
             let (slot, entry) = self.context.slot(node, gpa);
+            if slot.level == level {
+                return Ok(Some(slot));
+            }
             let table = match entry {
-                Entry::Table(_) | Entry::Absent if slot.level == level => {
-                    return Ok(self.install_at(&slot, leaf, frames));
-                }
                 Entry::Table(table) => table,
                 Entry::Absent => match self.link(&slot)? {
                     Some(table) => table,
                     None => continue,
                 },
-                _ => return Ok(Installed::Lost),
+                _ => return Ok(None),
             };
             node = self.context.below(&slot, table);
-        }
-    }
-
-    /// Puts a leaf into an absent entry; whoever comes second loses, and frees.
-    fn install_at(&self, slot: &Slot<'_>, leaf: &Leaf, frames: Owned<M>) -> Installed {
-        let raw = self.context.format.leaf(slot.level, leaf);
-        // Release (in `replace`): the zeros are in the frame before a walker can reach it.
-        match slot.replace(self.context.format.absent(), raw) {
-            Ok(()) => {
-                frames.into_raw();
-                Installed::Done
-            }
-            Err(_) => Installed::Lost,
         }
     }
 

@@ -196,10 +196,12 @@ impl Model {
             Step::Execute(at) => self.access(cpu, at, Access::Execute).map(|word| word >> 5 & 0xffff),
             Step::CountTo(at, target) => loop {
                 let value = self.access(cpu, at, Access::Read)?;
-                if value >= target {
+                let copy = self.access(cpu, at + stage2_model::PAGE as usize, Access::Read)?;
+                if value < copy || value >= target {
                     return Ok(value);
                 }
                 self.access(cpu, at, Access::Write(value + 1))?;
+                self.access(cpu, at + stage2_model::PAGE as usize, Access::Write(value + 1))?;
             },
             Step::Forget => {
                 self.hardware.guest_flush(cpu);

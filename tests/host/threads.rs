@@ -3,6 +3,8 @@
 
 #[path = "threads/guests.rs"]
 mod guests;
+#[path = "threads/regions.rs"]
+mod regions;
 
 use std::{
     collections::BTreeSet,
@@ -119,6 +121,10 @@ unsafe impl Frames for Meeting {
 
     fn pieces(&self) -> Pieces {
         self.pool.pieces()
+    }
+
+    fn pool(&self) -> Option<usize> {
+        self.pool.pool()
     }
 }
 
@@ -256,10 +262,10 @@ fn one_of_all_faults_on_a_page_resolves_it() {
 fn whoever_comes_second_frees_what_it_brought() {
     for (mapping, pages) in [(LAZY, 1), (LAZY_BLOCKS, 512)] {
         let board = Board::<Spin<16>>::new();
-        board.space.map(range(RAM, 6 * BLOCK), mapping, RW).expect("a lazy area");
+        board.space.map(range(RAM, 6 * BLOCK), mapping.clone(), RW).expect("a lazy area");
         // Beside a page that is there already, in a fresh table, and with tables of two levels missing.
         let far = RAM + (2 << 30);
-        board.space.map(range(far, BLOCK), mapping, RW).expect("a lazy area");
+        board.space.map(range(far, BLOCK), mapping.clone(), RW).expect("a lazy area");
         board.space.write_obj(gpa(RAM), 1_u64).expect("memory");
         let places = [RAM + BLOCK - PAGE, RAM + BLOCK, RAM + 3 * BLOCK, RAM + 3 * BLOCK + PAGE, far];
         let fresh: usize = if mapping == LAZY { 5 } else { 3 };

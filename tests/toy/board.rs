@@ -187,6 +187,10 @@ unsafe impl Frames for Board {
     fn pieces(&self) -> Pieces {
         self.0.pieces
     }
+
+    fn pool(&self) -> Option<usize> {
+        Some(Arc::as_ptr(&self.0).addr())
+    }
 }
 
 impl Invalidate<u64> for Board {

@@ -39,8 +39,13 @@ fn unrotate(level: Level, raw: u64) -> u64 {
 }
 
 fn encode(leaf: &Leaf) -> u64 {
-    let owner = u64::from(leaf.owner == Owner::Space);
-    leaf.flags.bits() as u64 | owner << 6 | (leaf.used as u64) << 7 | page(leaf.at)
+    let owner = match leaf.owner {
+        Owner::Foreign => 0,
+        Owner::Space => 1 << 6,
+        Owner::Shared => 1 << 9,
+        Owner::Frozen => 1 << 6 | 1 << 9,
+    };
+    leaf.flags.bits() as u64 | owner | (leaf.used as u64) << 7 | page(leaf.at)
 }
 
 fn page(at: PhysAddr) -> u64 {
@@ -55,7 +60,12 @@ fn leaf_of(bits: u64) -> Leaf {
     Leaf {
         at: address(bits),
         flags: MappingFlags::from_bits_truncate(bits as usize & 0x3f),
-        owner: if bits >> 6 & 1 == 1 { Owner::Space } else { Owner::Foreign },
+        owner: match (bits >> 6 & 1, bits >> 9 & 1) {
+            (0, 0) => Owner::Foreign,
+            (_, 0) => Owner::Space,
+            (0, _) => Owner::Shared,
+            _ => Owner::Frozen,
+        },
         used: [Used::Not, Used::Accessed, Used::Dirty, Used::Dirty][(bits >> 7) as usize & 3],
     }
 }

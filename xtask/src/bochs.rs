@@ -77,15 +77,11 @@ impl Machine<'_> {
         let folder = target().join("bochs").join(self.name);
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let mut turns = vec![take_turn(&folder.join("lock"))?];
-        let rom = flat(&bare_metal_program(X86_64, "boot-rom"), ROM_AT)?;
-        if rom.len() != ROM_SIZE {
-            bail!("the ROM has {} bytes, not {ROM_SIZE}", rom.len());
-        }
         // One file: each of several would be put over the one before (the ROM says why).
         let mut memory = flat(&bare_metal_program(X86_64, self.program), PROGRAM_AT)?;
         self.data.iter().for_each(|(at, bytes)| put(&mut memory, (at - PROGRAM_AT) as usize, bytes));
         let files = [
-            ("rom.bin", rom),
+            ("rom.bin", rom()?),
             ("program.bin", memory),
             ("bochsrc", self.configuration(&setup::vga_rom()?).into_bytes()),
             // Bochs as Debian builds it starts in its debugger.
@@ -155,6 +151,18 @@ fn take_turn(path: &Path) -> Result<File> {
     let file = file.with_context(|| format!("cannot open {}", path.display()))?;
     flock(&file, FlockOperation::LockExclusive).with_context(|| format!("cannot lock {}", path.display()))?;
     Ok(file)
+}
+
+/// The ROM of a PC without a BIOS, which was built.
+///
+/// # Errors
+/// It was not, or has another size.
+pub fn rom() -> Result<Vec<u8>> {
+    let rom = flat(&bare_metal_program(X86_64, "boot-rom"), ROM_AT)?;
+    if rom.len() != ROM_SIZE {
+        bail!("the ROM has {} bytes, not {ROM_SIZE}", rom.len());
+    }
+    Ok(rom)
 }
 
 /// What a linked program's memory holds, from `start` on; what is zero at its end is left out.

@@ -38,7 +38,7 @@ pub struct Options {
     /// A Linux kernel of your own (an uncompressed arm64 Image, or a bzImage)
     #[arg(long, value_name = "FILE", requires = "initrd")]
     pub kernel: Option<PathBuf>,
-    /// Its initramfs, whose init ends with the line "guest: workload ok" and powers off (on a PC: resets)
+    /// Its initramfs, whose init ends with the line "guest: workload ok" and powers off (a PC resets)
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub initrd: Option<PathBuf>,
     /// Show the whole console, the guest's kernel included

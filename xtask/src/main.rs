@@ -5,9 +5,11 @@ mod apt;
 mod board;
 mod bochs;
 mod demo;
+mod faults;
 mod guest;
 mod house;
 mod initramfs;
+mod pc;
 mod process;
 mod qemu;
 mod setup;
@@ -31,6 +33,8 @@ struct Arguments {
 enum Task {
     /// Boot a guest under the example hypervisor in an emulator and judge it by its own words
     Demo(demo::Options),
+    /// Put faults into the sources, one at a time, and see each caught by a test
+    Faults(faults::Options),
     /// Run every check, or those that are named; the last line counts them
     Test(test::Options),
 }
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
     }
     let verdict = match arguments.command {
         Task::Demo(options) => demo::run(&options),
+        Task::Faults(options) => faults::run(&options),
         Task::Test(options) => test::run(&options),
     };
     match verdict {

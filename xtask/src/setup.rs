@@ -23,6 +23,8 @@ pub struct Tool {
 
 pub const QEMU_AARCH64: Tool = Tool { program: "qemu-system-aarch64", package: "qemu-system-arm" };
 
+pub const QEMU_X86_64: Tool = Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" };
+
 pub const BOCHS: Tool = Tool { program: "bochs-bin", package: "bochs" };
 
 /// The ROMs of a screen that Bochs wants to see, whether it is used or not, and the package that has the first.

@@ -9,7 +9,7 @@ use crate::board::Arch;
 use crate::demo::{self, Kind, Leaf};
 use crate::process::{self, End, Heard, Job, quietly};
 use crate::workspace::{AARCH64, RISCV64, X86_64, bare_metal_program, build_bare_metal, cargo, root};
-use crate::{bochs, house, qemu, setup, verdict};
+use crate::{bochs, house, pc, qemu, setup, verdict};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const BUILDING: Duration = Duration::from_secs(600);
@@ -22,6 +22,8 @@ const CPU_MODELS: [&str; 3] = ["cortex-a57", "neoverse-n1", "max"];
 const CPU_COUNTS: [usize; 2] = [1, 2];
 /// With everything that the crate uses; without 1 GiB leaves, accessed and dirty; a newer one.
 const PC_MODELS: [&str; 3] = ["corei7_skylake_x", "corei7_sandy_bridge_2600k", "tigerlake"];
+/// Those with SVM: with everything that QEMU has; AMD's; one without leaves of 1 GiB.
+const SVM_MODELS: [&str; 3] = ["max", "EPYC", "qemu64"];
 /// The memory of a PC, in MiB.
 const PC_MEMORY: usize = 512;
 
@@ -60,8 +62,8 @@ pub fn lints() -> Result<Outcome> {
         clippy(&format!("lints-{target}"), &["--package", "stage2", "--lib", "--target", target])?;
     }
     clippy("lints-bare-metal", &["--package", "hypervisor", "--package", "stage2-qemu", "--target", AARCH64])?;
-    let programs = ["--package", "boot-rom", "--package", "hypervisor", "--package", "stage2-bochs"];
-    clippy("lints-pc", &[&programs[..], &["--target", X86_64]].concat())?;
+    let programs = ["boot-rom", "hypervisor", "stage2-bochs", "stage2-svm"].map(|program| ["--package", program]);
+    clippy("lints-pc", &[programs.as_flattened(), &["--target", X86_64]].concat())?;
     Ok(passed())
 }
 
@@ -144,8 +146,7 @@ pub fn bochs() -> Result<Outcome> {
         for cpus in CPU_COUNTS {
             let name = format!("{model}-{cpus}");
             let program = "stage2-bochs";
-            let memory = PC_MEMORY;
-            let machine = bochs::Machine { name: &name, model, cpus, memory, program, data: Vec::new() };
+            let machine = bochs::Machine { name: &name, model, cpus, memory: PC_MEMORY, program, data: Vec::new() };
             let bochs::Ready { command, log, turns } = machine.prepare()?;
             total += run_suite("bochs", model, cpus, command, EMULATING)
                 .with_context(|| format!("what Bochs says itself is in {}", log.display()))?;
@@ -153,6 +154,20 @@ pub fn bochs() -> Result<Outcome> {
         }
     }
     Ok(Outcome::Passed(format!("{total} tests on {} PCs", PC_MODELS.len() * CPU_COUNTS.len())))
+}
+
+pub fn npt() -> Result<Outcome> {
+    setup::tools(&[setup::QEMU_X86_64])?;
+    setup::rust_targets(&[X86_64])?;
+    quietly("npt-build", build_bare_metal(X86_64, &["boot-rom", "stage2-svm"]), BUILDING)?;
+    let (rom, program) = (pc::write_rom()?, bare_metal_program(X86_64, "stage2-svm"));
+    let mut total = 0;
+    for model in SVM_MODELS {
+        for cpus in CPU_COUNTS {
+            total += run_suite("npt", model, cpus, pc::suite(model, cpus, PC_MEMORY, &rom, &program), EMULATING)?;
+        }
+    }
+    Ok(Outcome::Passed(format!("{total} tests on {} PCs", SVM_MODELS.len() * CPU_COUNTS.len())))
 }
 
 /// Runs a suite's program under an emulator, and believes its closing line.

@@ -37,6 +37,8 @@ pub enum Step {
     Qemu,
     /// The scenarios under VMX, on each model of CPU
     Bochs,
+    /// The scenarios under SVM, on each model of CPU
+    Npt,
     /// A guest boots while its pages move
     Demo,
 }
@@ -58,6 +60,7 @@ impl Step {
             Self::Package => steps::package(),
             Self::Qemu => steps::qemu(),
             Self::Bochs => steps::bochs(),
+            Self::Npt => steps::npt(),
             Self::Demo => steps::demo(),
         }
     }
@@ -122,7 +125,7 @@ mod tests {
 
     #[test]
     fn without_a_choice_every_step_runs() {
-        assert_eq!(selected(&[]).len(), 11);
+        assert_eq!(selected(&[]).len(), 12);
     }
 
     #[test]

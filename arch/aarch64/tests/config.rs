@@ -139,6 +139,8 @@ fn vttbr_of_every_width_names_the_highest_root() {
 fn the_output_size_is_the_cpus_up_to_48_bits() {
     for (bits, field) in [(32, 0), (36, 1), (40, 2), (42, 3), (44, 4), (48, 5), (52, 5)] {
         assert_eq!(vtcr(&plain(bits), 32) >> 16 & 0b111, field, "{bits} bits");
+        // What an entry holds is no wider (E9).
+        assert_eq!(Stage2::new(&plain(bits), 32, Vmid(1)).unwrap().output_bits(), bits.min(48));
     }
 }
 

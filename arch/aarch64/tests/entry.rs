@@ -1,6 +1,7 @@
 use std::vec::Vec;
 
 use super::*;
+use crate::Owner;
 use crate::aarch64::Errata;
 
 const EXTRAS: [Features; 4] = [
@@ -52,7 +53,7 @@ fn expressible(format: &Stage2) -> Vec<MappingFlags> {
 fn leaves(level: Level, flags: MappingFlags) -> Vec<Leaf> {
     let at = PhysAddr::from_usize(1 << 43 | 1 << (12 + 9 * level.0));
     let mut leaves = Vec::new();
-    for owner in [Owner::Space, Owner::Foreign] {
+    for owner in [Owner::Space, Owner::Foreign, Owner::Shared, Owner::Frozen] {
         for used in [Used::Not, Used::Accessed, Used::Dirty] {
             leaves.push(Leaf { at, flags, owner, used });
         }
@@ -150,7 +151,8 @@ mod every_flag_set {
             | leaf.at.as_usize() as u64
             | bit(writes && hardware, 51)
             | bit(!leaf.flags.contains(X), 54)
-            | bit(leaf.owner == Owner::Space, 55)
+            | bit(matches!(leaf.owner, Owner::Space | Owner::Frozen), 55)
+            | bit(matches!(leaf.owner, Owner::Shared | Owner::Frozen), 58)
             | bit(dirty && !(writes && hardware), 56)
     }
 
@@ -172,7 +174,7 @@ mod every_flag_set {
             }
         }
         // 7 accesses of 2 types of memory, 3 of 2 types of devices.
-        assert_eq!(words, 12 * 3 * (7 * 2 + 3 * 2) * 6);
+        assert_eq!(words, 12 * 3 * (7 * 2 + 3 * 2) * 12);
     }
 
     #[test]
@@ -264,6 +266,7 @@ mod faults_of_others {
     #[test]
     fn e3_non_cacheable_is_a_type_of_its_own_and_no_attribute_panics() {
         for format in formats() {
+            assert_eq!(page(&format, RW | NC, Used::Accessed) & MEM_ATTR, 0b0101 << 2);
             for attributes in 0..16 {
                 let entry = page(&format, RW, Used::Accessed) & !MEM_ATTR | attributes << 2;
                 let Entry::Leaf(leaf) = format.decode(Level::PAGE, entry) else { panic!("{entry:#x}") };

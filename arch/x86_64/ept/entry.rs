@@ -7,7 +7,7 @@ use memory_addr::PhysAddr;
 use page_table_multiarch::MappingFlags;
 
 use super::{Capabilities, Exceptions, Features, LargeLeaves, Root, Tracking};
-use crate::{Access, Change, Denials, Entry, Format, Geometry, Inexpressible, Leaf, Level, Marked, Owner, Used};
+use crate::{Access, Change, Denials, Entry, Format, Geometry, Inexpressible, Leaf, Level, Marked, Used, arch::owner};
 
 /// Bit 0: reads are allowed. An entry without any of bits 2:0 is not present, and its other bits are ignored.
 const READ: u64 = 1 << 0;
@@ -34,10 +34,12 @@ const SUPPRESS_EXCEPTION: u64 = 1 << 63;
 
 // Bits 56:52 and 59 are ignored, and ours.
 
-/// The frame is the space's own.
+/// The frame is the space's own; with [`REGION`], a frozen region's.
 const OWNED: u64 = 1 << 52;
 /// In an entry that is not present: somebody is changing a leaf.
 const BUSY: u64 = 1 << 53;
+/// The frame is a region's.
+const REGION: u64 = 1 << 54;
 /// In an entry that is not present: where bits 2:0 are kept. Other bits than in a present one, where some of these
 /// have a meaning.
 const KEPT_ACCESS_SHIFT: u32 = 60;
@@ -125,7 +127,7 @@ impl Format for Ept {
 
     fn leaf(&self, level: Level, leaf: &Leaf) -> u64 {
         let large = if level == Level::PAGE { 0 } else { LARGE };
-        let owned = if leaf.owner == Owner::Space { OWNED } else { 0 };
+        let owned = owner::encode(leaf.owner, OWNED, REGION);
         let used = match leaf.used {
             Used::Not => 0,
             Used::Accessed => ACCESSED,
@@ -259,8 +261,7 @@ fn decode_leaf(entry: u64) -> Leaf {
         (false, true) => Used::Accessed,
         (false, false) => Used::Not,
     };
-    let owner = if entry & OWNED != 0 { Owner::Space } else { Owner::Foreign };
-    Leaf { at: decode_address(entry), flags: decode_flags(entry), owner, used }
+    Leaf { at: decode_address(entry), flags: decode_flags(entry), owner: owner::decode(entry, OWNED, REGION), used }
 }
 
 const fn encode_address(at: PhysAddr) -> u64 {
@@ -276,7 +277,7 @@ const _: () = {
     #[rustfmt::skip]
     let fields = [
         READ, WRITE, EXECUTE, MEMORY_TYPE, IGNORE_PAT, LARGE, ACCESSED, DIRTY, ADDRESS, OWNED, BUSY,
-        ACCESS << KEPT_ACCESS_SHIFT, SUPPRESS_EXCEPTION,
+        REGION, ACCESS << KEPT_ACCESS_SHIFT, SUPPRESS_EXCEPTION,
     ];
     let mut seen = 0;
     let mut index = 0;

@@ -53,6 +53,7 @@ mod tlb;
 #[cfg(target_arch = "x86_64")]
 mod executor;
 
+pub use super::interrupt::Interrupt;
 pub use capabilities::{Capabilities, Errata, Features, Registers};
 pub use config::{ConfigError, Depth, Exceptions, LargeLeaves, Root, Tracking};
 pub use entry::Ept;
@@ -61,4 +62,4 @@ pub use executor::Instructions;
 pub use fault::{Decoded, Exit, decode};
 pub use op::{Executor, Invept, Op, VmFail};
 pub use pte::EptEntry;
-pub use tlb::{Interrupt, Tlb, forget_everything};
+pub use tlb::{Tlb, forget_everything};

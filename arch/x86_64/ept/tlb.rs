@@ -6,34 +6,8 @@
 
 use core::ptr::NonNull;
 
-use super::{Capabilities, Executor, Invept, Op, Root, VmFail};
-use crate::{Content, CpuId, GuestPhysAddr, Invalidate, Reach, Scope, Unreachable};
-
-/// The bytes of a cache line on every CPU that has EPT.
-const LINE: u64 = 64;
-
-/// The hypervisor's way to interrupt its other CPUs.
-///
-/// A closure will do: `|cpus: &mut dyn Iterator<Item = CpuId>| -> Result<(), Unreachable> { … }`.
-pub trait Interrupt: Send + Sync + 'static {
-    /// Has every CPU of `cpus` leave the guest soon, and run [`GuestSpace::flush`](crate::GuestSpace::flush) of the
-    /// space that it runs before it enters again: by an NMI or an interrupt that exits. Need not wait.
-    ///
-    /// Called with the space's lock held: it must not call into the space, but for `flush`.
-    ///
-    /// # Errors
-    /// [`Unreachable`] with the CPU that cannot be told; nothing is freed then.
-    fn interrupt(&self, cpus: &mut dyn Iterator<Item = CpuId>) -> Result<(), Unreachable>;
-}
-
-impl<F> Interrupt for F
-where
-    F: Fn(&mut dyn Iterator<Item = CpuId>) -> Result<(), Unreachable> + Send + Sync + 'static,
-{
-    fn interrupt(&self, cpus: &mut dyn Iterator<Item = CpuId>) -> Result<(), Unreachable> {
-        self(cpus)
-    }
-}
+use super::{Capabilities, Executor, Interrupt, Invept, Op, Root, VmFail};
+use crate::{Content, CpuId, GuestPhysAddr, Invalidate, Reach, Scope, Unreachable, x86_64::lines::lines};
 
 /// Invalidates the translations of EPT tables: on this CPU by INVEPT, on others by interrupting them.
 ///
@@ -127,10 +101,8 @@ impl<E: Executor, H: Interrupt> Invalidate<Root> for Tlb<E, H> {
         if content != Content::Uncached {
             return;
         }
-        let start = bytes.as_ptr().addr() as u64;
-        let lines = (start & !(LINE - 1)..start + len as u64).step_by(LINE as usize).map(Op::Clflush);
         // The lines are in memory before whatever follows: CLFLUSH is ordered by MFENCE alone.
-        for operation in lines.chain([Op::Mfence]) {
+        for operation in lines(bytes, len).map(Op::Clflush).chain([Op::Mfence]) {
             if let Err(failure) = self.executor.execute(operation) {
                 log::error!("{operation:x?}: {failure}");
             }

@@ -6,8 +6,8 @@
 //! [`cpu::start`] starts another CPU, which calls [`vcpu::prepare`] before it runs a guest as the first CPU does;
 //! [`power::off`] ends the program; a panic prints and powers off.
 //!
-//! `aarch64/` is for EL2 of QEMU's `virt` board, `x86_64/` for VMX root operation on a PC without a BIOS (the ROM
-//! beside this crate), which is Bochs.
+//! `aarch64/` is for EL2 of QEMU's `virt` board, `x86_64/` for a PC without a BIOS (the ROM beside this crate): VMX root
+//! operation in Bochs, SVM in QEMU.
 #![no_std]
 #![cfg(target_os = "none")]
 

@@ -7,6 +7,10 @@ extern crate alloc;
 
 pub mod board;
 pub mod cpus;
+#[cfg(target_arch = "x86_64")]
+pub mod pc;
+#[cfg(target_arch = "x86_64")]
+pub mod real_mode;
 mod suite;
 
 pub use suite::run;

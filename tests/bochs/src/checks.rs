@@ -9,13 +9,13 @@ use core::{
 use hypervisor::cpu;
 use memory_addr::PAGE_SIZE_4K as PAGE;
 use stage2::{Error, LeafPolicy, Mapping, MappingFlags, Outcome, PhysAddr, Populate, x86_64::ept::LargeLeaves};
+use stage2_bare::pc::Errand;
 use stage2_scenarios::{
     Attempt, Came, Guest, Machine, Marks, Scenario, Seat, Seen, Setting, Step, Stop, Verdict, gpa, guest_memory,
     mapping, protecting, range, relocating,
 };
 
 use crate::{
-    guest::Errand,
     machine::{Bochs, run_here, seat},
     real_mode::a_guest_in_real_mode_runs_on_lazy_memory,
     shooter::{self, Fault},

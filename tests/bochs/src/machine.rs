@@ -19,11 +19,12 @@ use stage2::{
 use stage2_bare::{
     board::{self, Board},
     cpus,
+    pc::{self, Errand},
 };
 use stage2_scenarios::{Attempt, Device, Facts, FrameZero, Machine, Marks, Seat, Setting, Step, Stop, View, range};
 
 use crate::{
-    guest::{self, Errand},
+    guest,
     shooter::{self, Shooter},
     tables::{ACCESSED, DIRTY, Entry},
 };
@@ -71,7 +72,7 @@ const ROM: Device = Device { at: PhysAddr::from_usize(0xffff_f000), offset: 0xff
 impl Bochs {
     /// Starts the other CPU and takes all memory.
     pub fn start() -> Self {
-        guest::write_tables();
+        pc::write_tables();
         cpu::on_nmi(shooter::on_nmi);
         Self {
             board: Board::new(POOL_START..FOREIGN),
@@ -120,13 +121,9 @@ impl Bochs {
             cpus: self.cpus,
         })?;
         let linear = |to| Mapping::Linear { to };
-        let tables = range(guest::tables_place(), guest::TABLE_PAGES * PAGE_SIZE_4K);
-        space.map(
-            range(guest::program_place(), PAGE_SIZE_4K),
-            linear(guest::program()),
-            READ | MappingFlags::EXECUTE,
-        )?;
-        space.map(tables, linear(guest::tables()), READ | MappingFlags::WRITE)?;
+        let tables = range(pc::tables_place(), pc::TABLE_PAGES * PAGE_SIZE_4K);
+        space.map(range(pc::program_place(), PAGE_SIZE_4K), linear(pc::program()), READ | MappingFlags::EXECUTE)?;
+        space.map(tables, linear(pc::tables()), READ | MappingFlags::WRITE)?;
         Ok(space)
     }
 }
@@ -263,15 +260,15 @@ impl Machine for Bochs {
     }
 
     fn guest_table(&self, at: GuestPhysAddr) -> u64 {
-        at.as_usize() as u64 | guest::TABLE
+        at.as_usize() as u64 | pc::TABLE
     }
 
     fn guest_page(&self, at: GuestPhysAddr) -> u64 {
-        at.as_usize() as u64 | guest::PAGE
+        at.as_usize() as u64 | pc::PAGE
     }
 
     fn guest_root(&self) -> Option<(usize, u64)> {
-        Some((guest::HIGH_INDEX, guest::high_entry()))
+        Some((pc::HIGH_INDEX, pc::high_entry()))
     }
 }
 

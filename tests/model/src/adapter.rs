@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use stage2::{
     aarch64::{Capabilities, Errata, Executor, Features, Op, Stage1},
-    x86_64::ept as crates,
+    x86_64::{ept as crates, npt},
 };
 
 use crate::{
@@ -85,5 +85,46 @@ impl crates::Executor for EptExecutor {
             crates::Op::SetEptp(_) | crates::Op::Clflush(_) | crates::Op::Mfence => {}
         }
         Ok(())
+    }
+}
+
+/// The same for NPT: what is to be forgotten waits for the next [`vmrun`](Self::vmrun) on the CPU that owes it.
+#[derive(Clone)]
+pub struct NptExecutor {
+    /// Where it executes.
+    pub machine: Arc<ept::Machine>,
+    owed: Arc<[npt::Owed]>,
+    capabilities: npt::Capabilities,
+}
+
+impl NptExecutor {
+    /// For all of a machine's CPUs, and all of its spaces.
+    #[must_use]
+    pub fn new(machine: &Arc<ept::Machine>, cpus: usize, capabilities: npt::Capabilities) -> Self {
+        let owed = (0..cpus).map(|_| npt::Owed::everything()).collect();
+        Self { machine: machine.clone(), owed, capabilities }
+    }
+
+    /// What `VMRUN` does first on a CPU, by `TLB_CONTROL` (AMD64 APM Vol. 2, 15.16.1).
+    ///
+    /// # Panics
+    /// There is no such control.
+    pub fn vmrun(&self, cpu: usize, root: npt::Root) {
+        match self.owed[cpu].take(root.asid, &self.capabilities) as u8 {
+            0 => {}
+            1 => self.machine.invept_all(cpu),
+            3 => self.machine.invept(cpu, ept::nested_pointer(root.ncr3, root.asid.0)),
+            reserved => panic!("TLB_CONTROL {reserved}"),
+        }
+    }
+}
+
+impl npt::Executor for NptExecutor {
+    fn execute(&self, operation: npt::Op) {
+        match operation {
+            npt::Op::Flush(asid) => self.owed[self.machine.current()].add(asid),
+            // The root is given at VMRUN; the model's caches are coherent.
+            npt::Op::SetRoot(_) | npt::Op::Clflush(_) | npt::Op::Mfence => {}
+        }
     }
 }

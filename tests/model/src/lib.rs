@@ -8,7 +8,7 @@
 //! - [`arm::Machine`] is some CPUs with stage 2 under a guest's stage 1. They cache whatever the architecture lets
 //!   them, for as long as it lets them, and refill speculatively between any two operations.
 //! - [`ModelExecutor`] carries the crate's operations out on it; [`Sabotaged`] gets one of them wrong.
-//! - [`ept::Machine`] is the smaller counterpart for Intel's EPT.
+//! - [`ept::Machine`] is the smaller counterpart for Intel's EPT and AMD's nested page tables.
 //!
 //! A test makes a machine, has the crate build and load a space, lets the guest reach addresses, and ends with
 //! [`check`](arm::Machine::check):
@@ -53,7 +53,7 @@ mod pool;
 mod sabotage;
 mod story;
 
-pub use adapter::{EptExecutor, ModelExecutor, capabilities};
+pub use adapter::{EptExecutor, ModelExecutor, NptExecutor, capabilities};
 pub use failure::Failure;
 pub use memory::{Memory, PAGE, Watch};
 pub use pool::Pool;

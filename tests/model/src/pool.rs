@@ -62,6 +62,10 @@ unsafe impl Frames for Pool {
         self.memory.pointer(at.as_usize() as u64)
     }
 
+    fn pool(&self) -> Option<usize> {
+        Some(Arc::as_ptr(&self.memory).addr())
+    }
+
     fn contents(&self) -> Contents {
         self.contents
     }

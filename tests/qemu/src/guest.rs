@@ -165,11 +165,16 @@ guest_program:
     blr x1
     hvc #0
     .org guest_program + 0x860
+    add x4, x1, #0x1000
 1:  ldr x0, [x1]
+    ldr x3, [x4]
+    cmp x0, x3
+    b.lo 2f
     cmp x0, x2
     b.hs 2f
     add x0, x0, #1
     str x0, [x1]
+    str x0, [x4]
     b   1b
 2:  hvc #0
     .org guest_program + 0x8a0

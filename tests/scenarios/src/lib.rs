@@ -16,6 +16,7 @@ mod prelude;
 mod stale;
 
 pub mod addresses;
+pub mod copying;
 pub mod faults;
 pub mod guest_memory;
 pub mod lifetime;
@@ -24,6 +25,8 @@ pub mod out_of_memory;
 pub mod protecting;
 pub mod refusals;
 pub mod relocating;
+pub mod shared;
+pub mod snapshots;
 pub mod two_cpus;
 pub mod unmapping;
 

@@ -74,7 +74,7 @@ pub fn a_dropped_space_gives_everything_back<M: Machine>(machine: &M) -> Verdict
     let before = machine.allocated();
     for mapping in [LAZY, LAZY_BLOCKS, PAGES, BLOCKS] {
         let guest = Guest::new(machine)?;
-        guest.map(range(RAM - 3 * PAGE, BLOCK + 7 * PAGE), mapping, RW).or_else(|_| {
+        guest.map(range(RAM - 3 * PAGE, BLOCK + 7 * PAGE), mapping.clone(), RW).or_else(|_| {
             // What the machine needs itself lies below.
             guest.map(range(RAM, BLOCK + 7 * PAGE), mapping, RW)
         })?;

@@ -78,7 +78,40 @@ macro_rules! for_each_scenario {
                 the_other_cpu_follows_permissions_down_and_up,
                 both_cpus_populate_the_same_pages,
                 a_count_goes_on_while_its_page_moves,
+                a_guest_writes_until_its_memory_goes,
                 memory_comes_and_goes_under_a_running_guest,
+            }
+            shared {
+                what_one_guest_writes_the_other_reads,
+                the_last_one_out_frees_it,
+                a_mapping_keeps_it_without_a_handle,
+                a_window_may_be_writable_in_part,
+                shared_code_is_executed_as_written,
+                a_region_is_frozen_for_good,
+                what_a_region_does_not_have_is_refused,
+                it_is_shown_and_stays_where_it_is,
+                two_guests_populate_the_same_pages,
+            }
+            copying {
+                reads_share_and_a_write_copies_one_page,
+                the_other_cpu_reads_the_copy,
+                a_copied_table_of_the_guests_is_walked_where_it_is,
+                the_last_sharer_takes_the_page,
+                both_cpus_write_first,
+                two_guests_part_with_the_same_pages,
+                the_hypervisor_copies_too,
+                permissions_never_reach_the_region,
+                inherited_code_is_executed_and_replaced,
+                it_is_refused_shown_and_moved_as_what_it_is,
+            }
+            snapshots {
+                a_fork_has_what_was_written_before,
+                the_other_cpu_loses_its_leave_to_write,
+                a_snapshot_holds_where_the_cpu_notes_writes,
+                a_fork_is_forked,
+                a_guest_goes_back_to_its_snapshot,
+                nothing_is_no_snapshot,
+                a_guest_runs_on_while_it_is_frozen,
             }
             addresses {
                 every_width_reaches_its_first_and_last_page,

@@ -11,7 +11,7 @@ use crate::Stop;
 /// Calls come from the scenario, which runs on CPU 0 unless [`on`](Self::on) or [`both`](Self::both) says otherwise.
 pub trait Machine: Sync + Sized + 'static {
     /// Its tables, its frames, its way to make CPUs forget.
-    type Platform: Platform;
+    type Platform: Platform<Invalidate: Clone>;
 
     /// The levels of the guest's own tables, from their root down; each takes nine bits of the address above a page's.
     const GUEST_LEVELS: usize;
@@ -179,8 +179,9 @@ pub enum Step {
     Write(usize, u64),
     /// Calls what is at the address.
     Execute(usize),
-    /// Loads the word at the address, adds one and stores it, until it is the value or more. Tried again after a
-    /// fault, it goes on where it was.
+    /// Loads the word at the address, adds one and stores it, until it is the value or more; a copy goes to the page
+    /// behind. Tried again after a fault, it goes on where it was. It ends early where the word is less than its copy:
+    /// what was stored is lost.
     CountTo(usize, u64),
     /// Forgets its own translations on this CPU.
     Forget,

@@ -2,7 +2,8 @@
 
 pub(crate) use memory_addr::PAGE_SIZE_4K as PAGE;
 pub(crate) use stage2::{
-    Access, Cause, CpuId, Error, Fault, LeafPolicy, Mapping, MappingFlags, Origin, Outcome, PhysAddr, Populate, Used,
+    Access, AreaKind, Cause, CpuId, Error, Fault, LeafPolicy, Mapping, MappingFlags, Origin, Outcome, PhysAddr,
+    Populate, RegionError, SharedRegion, Used,
 };
 
 pub(crate) use crate::{

@@ -117,6 +117,14 @@ pub fn a_range_may_span_areas_and_holes<M: Machine>(machine: &M) -> Verdict {
     ensure_eq!(guest.loads(RAM + BLOCK)?, NotMapped);
     ensure_eq!(guest.loads(RAM + BLOCK + PAGE)?, Value(0));
     ensure_eq!(guest.areas()?.iter().filter(|area| area.range.start >= gpa(RAM)).count(), 1);
+    // In a table that stays.
+    for page in [0, 4] {
+        guest.map(range(RAM + page * PAGE, PAGE), PAGES, RW)?;
+        ensure_eq!(guest.stores(RAM + page * PAGE, 1)?, Value(1));
+    }
+    guest.unmap(range(RAM + 2 * PAGE, 3 * PAGE))?;
+    ensure_eq!(guest.loads(RAM + 4 * PAGE)?, NotMapped);
+    ensure_eq!(guest.loads(RAM)?, Value(1));
     guest.unmap(range(RAM, 2 * BLOCK))?;
     ensure_eq!(machine.allocated(), before);
     Ok(())

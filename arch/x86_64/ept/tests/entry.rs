@@ -1,6 +1,7 @@
 use std::vec::Vec;
 
 use super::*;
+use crate::Owner;
 use crate::x86_64::ept::{Depth, Errata};
 
 const LEVELS: [Level; 3] = [Level(0), Level(1), Level(2)];
@@ -44,7 +45,7 @@ fn expressible(format: &Ept) -> Vec<MappingFlags> {
 fn leaves(level: Level, flags: MappingFlags) -> Vec<Leaf> {
     let at = PhysAddr::from_usize(1 << 45 | 1 << (12 + 9 * level.0));
     let mut leaves = Vec::new();
-    for owner in [Owner::Space, Owner::Foreign] {
+    for owner in [Owner::Space, Owner::Foreign, Owner::Shared, Owner::Frozen] {
         for used in [Used::Not, Used::Accessed, Used::Dirty] {
             leaves.push(Leaf { at, flags, owner, used });
         }
@@ -120,7 +121,8 @@ mod every_flag_set {
             | bit(leaf.used != Used::Not, 8)
             | bit(leaf.used == Used::Dirty, 9)
             | leaf.at.as_usize() as u64
-            | bit(leaf.owner == Owner::Space, 52)
+            | bit(matches!(leaf.owner, Owner::Space | Owner::Frozen), 52)
+            | bit(matches!(leaf.owner, Owner::Shared | Owner::Frozen), 54)
             | bit(format.exceptions == Exceptions::Suppressed, 63)
     }
 
@@ -142,7 +144,7 @@ mod every_flag_set {
             }
         }
         // R, RW, RX, RWX, and where the CPU has it X, of 2 types of memory; R, RW of 2 types of devices.
-        assert_eq!(words, 4 * 3 * (5 * 2 + 2 * 2 + 4 * 2 + 2 * 2) * 6);
+        assert_eq!(words, 4 * 3 * (5 * 2 + 2 * 2 + 4 * 2 + 2 * 2) * 12);
     }
 
     #[test]

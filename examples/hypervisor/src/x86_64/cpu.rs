@@ -114,6 +114,13 @@ pub fn affinity() -> u64 {
     u64::from(core::arch::x86_64::__cpuid(1).ebx >> 24)
 }
 
+/// The time-stamp counter.
+#[must_use]
+pub fn ticks() -> u64 {
+    // SAFETY: reading it changes nothing.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
 /// The address of this CPU's task state.
 pub(super) fn task() -> u64 {
     SEGMENTS[affinity() as usize].task()

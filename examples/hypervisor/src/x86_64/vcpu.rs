@@ -7,7 +7,7 @@
 use alloc::boxed::Box;
 use core::arch::{asm, global_asm};
 
-use stage2::x86_64::ept;
+use stage2::x86_64::{Extension, ept};
 use x86::{
     bits64::vmx as instructions,
     vmx::vmcs::{control, guest, ro},
@@ -15,7 +15,7 @@ use x86::{
 
 pub use super::state::Mode;
 use super::{
-    cpu, state,
+    cpu, state, svm,
     vmx::{self, Region},
 };
 
@@ -156,11 +156,14 @@ enum Launch {
     Again = 1,
 }
 
-/// What a fresh CPU must do before it has virtual ones: VMX root operation, and nothing of former guests in its TLB.
+/// What a fresh CPU must do before it has virtual ones: it becomes a host, with nothing of former guests in its TLB.
 ///
 /// # Panics
-/// The CPU has no VMX or no EPT.
+/// The CPU has neither SVM nor VMX with EPT.
 pub fn prepare() {
+    if Extension::detect() == Some(Extension::Svm) {
+        return svm::prepare();
+    }
     vmx::enter();
     let capabilities = ept::Capabilities::detect();
     // SAFETY: this CPU is in VMX root operation now, and nothing else in this program makes EPT tables but the crate.

@@ -3,7 +3,9 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{
-    entry::{ACCESSED, DIRTY, EXECUTE, Entry, Features, READ, WRITE, decode, ep4ta, shift},
+    entry::{
+        ACCESSED, DIRTY, EXECUTE, Entry, Features, READ, WRITE, decode, ep4ta, kind, marks, rights as allowed, shift,
+    },
     guest::{Combined, Guest, Structure},
 };
 use crate::{Memory, memory::PAGE};
@@ -184,11 +186,13 @@ pub fn walk(
         let at = table + (gpa >> shift(level) & 0x1ff) * 8;
         let raw = memory.read(at).ok_or(Stop::Misconfigured("a table where there is no memory"))?;
         let entry = decode(raw, level, &features);
+        let here = allowed(raw, features.vendor);
         let flags = set.map(|bits| if matches!(entry, Entry::Leaf(_)) { bits } else { ACCESSED });
-        if let Some(flags) = flags.filter(|flags| raw & 7 != 0 && raw & flags != *flags) {
+        let flags = flags.map(|bits| marks(bits, features.vendor));
+        if let Some(flags) = flags.filter(|flags| here != 0 && raw & flags != *flags) {
             memory.compare_exchange(at, raw, raw | flags);
         }
-        rights &= raw;
+        rights &= here;
         match entry {
             Entry::Absent => return Err(Stop::Absent),
             Entry::Misconfigured(why) => return Err(Stop::Misconfigured(why)),
@@ -197,8 +201,8 @@ pub fn walk(
                     hpa,
                     level,
                     rights,
-                    kind: raw >> 3 & 0xf,
-                    dirty: raw & DIRTY != 0,
+                    kind: kind(raw, level, features.vendor),
+                    dirty: raw & marks(DIRTY, features.vendor) != 0,
                     doomed: false,
                 });
             }

@@ -49,6 +49,16 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// A violation as AMD's CPUs report it in `EXITINFO1`: bit 0 present, 1 write, 2 user, 4 fetch, 32 the guest's own
+    /// access, 33 its walk (AMD64 APM Vol. 2, 15.25.6).
+    #[must_use]
+    pub fn error_code(qualification: u64) -> u64 {
+        let bit = |from: u32, to: u32| (qualification >> from & 1) << to;
+        // Something is allowed.
+        let present = [bit(3, 0), bit(4, 0), bit(5, 0)].into_iter().fold(0, |any, one| any | one);
+        present | bit(1, 1) | 1 << 2 | bit(2, 4) | bit(8, 32) | (bit(8, 33) ^ 1 << 33)
+    }
+
     /// Bits 2:0 the access, 5:3 the rights there, 7 a linear address is known, 8 it was its own translation.
     pub(super) const fn violation(gpa: u64, access: Access, wanted: u64, rights: u64) -> Self {
         let own = if matches!(access, Access::GuestWalk) { 0 } else { 1 << 8 };

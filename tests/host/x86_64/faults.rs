@@ -1,4 +1,4 @@
-//! Faults to put into what the crate does on Intel's CPUs.
+//! Faults to put into what the crate does on Intel's and AMD's CPUs.
 
 use std::{
     ptr::NonNull,
@@ -11,20 +11,26 @@ use std::{
 use stage2::{
     Access, Change, Content, CpuId, Denials, Entry, Format, Geometry, GuestPhysAddr, Inexpressible, Invalidate, Leaf,
     Level, MappingFlags, PhysAddr, Reach, Scope, Unreachable,
-    x86_64::ept::{Ept, Executor, Op, Root, VmFail},
+    x86_64::{
+        Nested, Root,
+        ept::{Executor, Op, VmFail},
+        npt,
+    },
 };
-use stage2_model::{EptExecutor, ept};
+use stage2_model::{EptExecutor, NptExecutor, ept};
 
 /// One thing done wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// No INVEPT at all.
+    /// No INVEPT, or its counterpart, at all.
     NoInvept,
     /// INVEPT on the CPU that changed the tables, and nowhere else.
     LocalOnly,
-    /// INVLPG in its place.
+    /// INVLPG, or INVLPGA, in its place.
     Invlpg,
-    /// No INVEPT when a CPU first runs a space.
+    /// Two virtual CPUs that have one ASID take turns as if they had a VPID each.
+    NoSwitch,
+    /// No flush when a CPU first runs a space.
     NoFirstFlush,
     /// Frames are freed when the other CPUs are interrupted, not when they have answered.
     TooEarly,
@@ -34,6 +40,8 @@ pub enum Fault {
     LargeLeaf,
     /// What the CPU noted is lost when permissions change.
     MarksLost,
+    /// AMD's entries that are the hypervisor's alone.
+    NotForUsers,
     /// Large leaves that cannot be executed are not split.
     NeverSplit,
 }
@@ -64,6 +72,33 @@ impl Executor for Faulty {
                 model.guest_flush(model.current());
                 Ok(())
             }
+            _ => self.executor.execute(operation),
+        }
+    }
+}
+
+/// The same on AMD's CPUs.
+#[derive(Clone)]
+pub struct FaultyNpt {
+    executor: NptExecutor,
+    fault: Option<Fault>,
+    flushed: Arc<[AtomicBool; 2]>,
+}
+
+impl FaultyNpt {
+    pub fn new(executor: &NptExecutor, fault: Option<Fault>) -> Self {
+        Self { executor: executor.clone(), fault, flushed: Arc::default() }
+    }
+}
+
+impl npt::Executor for FaultyNpt {
+    fn execute(&self, operation: npt::Op) {
+        let model = &self.executor.machine;
+        let first = || !self.flushed[model.current()].swap(true, Ordering::SeqCst);
+        match (operation, self.fault) {
+            (npt::Op::Flush(_), Some(Fault::NoInvept)) => {}
+            (npt::Op::Flush(_), Some(Fault::NoFirstFlush)) if first() => {}
+            (npt::Op::Flush(_), Some(Fault::Invlpg)) => model.guest_flush(model.current()),
             _ => self.executor.execute(operation),
         }
     }
@@ -114,7 +149,9 @@ impl<T: Invalidate<Root>> Invalidate<Root> for Tampered<T> {
     }
 
     fn switch_vcpu(&self, root: Root) {
-        self.inner.switch_vcpu(root);
+        if self.fault != Some(Fault::NoSwitch) {
+            self.inner.switch_vcpu(root);
+        }
     }
 
     fn interrupt(&self, cpus: &mut dyn Iterator<Item = CpuId>) -> Result<(), Unreachable> {
@@ -130,10 +167,18 @@ impl<T: Invalidate<Root>> Invalidate<Root> for Tampered<T> {
     }
 }
 
-/// Accessed and dirty of a leaf.
-const MARKS: u64 = 0b11 << 8;
+/// Bit 2 of AMD's entries.
+const USER: u64 = 1 << 2;
 
-impl Format for Tampered<Ept> {
+/// Accessed and dirty of a leaf.
+const fn marks(format: &Nested) -> u64 {
+    match format {
+        Nested::Ept(_) => 0b11 << 8,
+        Nested::Npt(_) => 0b11 << 5,
+    }
+}
+
+impl Format for Tampered<Nested> {
     type Root = Root;
 
     fn geometry(&self) -> Geometry {
@@ -175,7 +220,8 @@ impl Format for Tampered<Ept> {
     }
 
     fn leaf(&self, level: Level, leaf: &Leaf) -> u64 {
-        self.inner.leaf(level, leaf)
+        let entry = self.inner.leaf(level, leaf);
+        if self.fault == Some(Fault::NotForUsers) { entry & !USER } else { entry }
     }
 
     fn mark(&self, level: Level, entry: u64) -> u64 {
@@ -191,7 +237,7 @@ impl Format for Tampered<Ept> {
     }
 
     fn with_flags(&self, level: Level, entry: u64, flags: MappingFlags) -> u64 {
-        let kept = if self.fault == Some(Fault::MarksLost) { entry & !MARKS } else { entry };
+        let kept = if self.fault == Some(Fault::MarksLost) { entry & !marks(&self.inner) } else { entry };
         self.inner.with_flags(level, kept, flags)
     }
 

@@ -1,31 +1,34 @@
-//! The model of EPT as a machine of the scenarios.
+//! The model of EPT, and of NPT, as a machine of the scenarios.
 
 use std::{
+    fmt::Debug,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread,
 };
 
 use stage2::{
     Config, CpuId, GuestPhysAddr, GuestSpace, PhysAddr, Platform, Unreachable, Used,
-    x86_64::ept::{
-        Capabilities, Decoded, Depth, Ept, Errata, Exit, Features, Interrupt, LargeLeaves, Tlb, Tracking, decode,
+    x86_64::{
+        Nested, NestedTlb, Root,
+        ept::{self as intel, Capabilities, Depth, Ept, Errata, Features, Interrupt, LargeLeaves, Tlb, Tracking},
+        npt::{self, Asid, Npt},
     },
 };
-use stage2_model::{Failure, Memory, Pool, Rule, arm, ept};
-use stage2_scenarios::{Attempt, Device, Facts, FrameZero, Machine, Marks, Seat, Setting, Step, Stop, View};
+use stage2_model::{Failure, Memory, NptExecutor, Pool, Rule, arm, ept};
+use stage2_scenarios::{Attempt, Device, Facts, FrameZero, Machine, Marks, Seat, Setting, Step, Stop, Tag, View};
 
-use crate::faults::{Fault, Faulty, Tampered};
+use crate::faults::{Fault, Faulty, FaultyNpt, Tampered};
 
 /// The parts: the crate's own, on the model, with places for faults to be put in.
 pub struct Parts;
 
 impl Platform for Parts {
-    type Format = Tampered<Ept>;
+    type Format = Tampered<Nested>;
     type Frames = Pool;
-    type Invalidate = Tampered<Tlb<Faulty, Doorbells>>;
+    type Invalidate = Tampered<NestedTlb<Tlb<Faulty, Doorbells>, npt::Tlb<FaultyNpt, Doorbells>>>;
 }
 
 /// A kind of CPU.
@@ -37,6 +40,10 @@ pub enum Kind {
     SandyBridge,
     /// The first, with large leaves that are never executed.
     Guarded,
+    /// AMD's, with leaves of 1 GiB and flushes by ASID.
+    Milan,
+    /// AMD's, with neither.
+    Barcelona,
 }
 
 /// CPUs of the model.
@@ -49,6 +56,10 @@ const FRAMES: u64 = 256 << 20;
 const FOREIGN_PAGE: usize = 0x1234_5000;
 /// Where no memory is: devices.
 const DEVICE: usize = 0x9000_0000;
+/// The PAT of AMD's CPUs: as at reset, but for write-combining in the place of PWT.
+const PAT: u64 = npt::PAT_AT_RESET & !0xff00 | 0x0100;
+/// The first ASID that no scenario asks for.
+const FIRST_FRESH: u32 = 9;
 /// A guest's paging entries: present, writable, accessed, dirty (Intel SDM Vol. 3A, section 5.5.4).
 const GUEST_ENTRY: u64 = 0x63;
 
@@ -68,6 +79,9 @@ pub struct Model {
     kind: Kind,
     memory: Arc<Memory>,
     hardware: Arc<ept::Machine>,
+    /// What AMD's CPUs owe.
+    amd: NptExecutor,
+    next_tag: AtomicU32,
     doorbells: Doorbells,
     /// Whether two CPUs run at once.
     racing: AtomicBool,
@@ -76,10 +90,30 @@ pub struct Model {
 }
 
 impl Kind {
+    fn is_amd(self) -> bool {
+        self.model().vendor == ept::Vendor::Amd
+    }
+
+    /// What AMD's CPUs have. The hypervisor's is the first ASID, scenarios may ask for the next eight.
+    fn nested(self) -> npt::Capabilities {
+        let mut features = npt::Features::all();
+        if self == Self::Barcelona {
+            features -= npt::Features::LEAF_1G | npt::Features::FLUSH_BY_ASID;
+        }
+        npt::Capabilities {
+            physical_bits: self.model().physical_bits,
+            guest_physical_bits: 48,
+            asids: 1 << 12,
+            features,
+        }
+    }
+
     fn model(self) -> ept::Features {
         match self {
             Self::Skylake | Self::Guarded => ept::Features::ALL,
             Self::SandyBridge => ept::Features::NONE,
+            Self::Milan => ept::Features::AMD,
+            Self::Barcelona => ept::Features { gigabyte: false, ..ept::Features::AMD },
         }
     }
 
@@ -101,9 +135,12 @@ impl Model {
         let foreign = memory.reserve(FOREIGN / stage2_model::PAGE, FOREIGN);
         assert_eq!(foreign, 0, "foreign memory comes first");
         let config = ept::Config { cpus: CPUS, features: kind.model(), reset: ept::Reset::Unknown };
+        let hardware = ept::Machine::new(&memory, config);
         Self {
             kind,
-            hardware: ept::Machine::new(&memory, config),
+            amd: NptExecutor::new(&hardware, CPUS, kind.nested()),
+            next_tag: AtomicU32::new(FIRST_FRESH),
+            hardware,
             memory,
             doorbells: Doorbells::default(),
             racing: AtomicBool::new(false),
@@ -162,20 +199,104 @@ impl Model {
         if self.doorbells.0[cpu].swap(false, Ordering::SeqCst) {
             self.hardware.leave(cpu);
             space.flush(CpuId(cpu)).expect("the model's INVEPT does not fail");
+            self.pointer(space, cpu);
             self.hardware.resume(cpu);
         }
     }
 
-    fn read_exit(linear: usize, exit: ept::Exit) -> Attempt {
-        let (reason, qualification, gpa) = match exit {
-            ept::Exit::Violation { gpa, qualification } => (48, qualification, gpa),
-            ept::Exit::Misconfiguration { gpa, .. } => (49, 0, gpa),
-            ept::Exit::PageFault => return Attempt::GuestException,
-        };
-        match decode(Exit { reason, qualification, gpa, linear: linear as u64 }) {
-            Decoded::Fault(fault) => Attempt::Fault(fault),
-            other => Attempt::Unexpected(format!("{other:x?}: {exit:x?}")),
+    /// What a CPU gets that is about to run a space; on AMD's, `VMRUN` forgets first.
+    fn pointer(&self, space: &GuestSpace<Parts>, cpu: usize) -> u64 {
+        if let Root::Npt(root) = space.root() {
+            self.amd.vmrun(cpu, root);
         }
+        pointer(space)
+    }
+
+    /// The format of a space, and its invalidations.
+    fn parts(&self, setting: Setting) -> Result<(Nested, <Parts as Platform>::Invalidate), Stop> {
+        let (format, tlb) = if self.kind.is_amd() {
+            let executor = FaultyNpt::new(&self.amd, self.fault);
+            (Nested::Npt(self.npt(setting)?), NestedTlb::Npt(npt::Tlb::new(executor, self.doorbells.clone())))
+        } else {
+            let (format, capabilities) = self.ept(setting)?;
+            let executor = Faulty::new(&self.hardware, self.fault);
+            (Nested::Ept(format), NestedTlb::Ept(Tlb::new(capabilities, executor, self.doorbells.clone())))
+        };
+        Ok((format, Tampered::new(tlb, self.fault)))
+    }
+
+    fn npt(&self, setting: Setting) -> Result<Npt, Stop> {
+        let asid = match setting.tag {
+            Tag::This(number) => u32::from(number) + 1,
+            Tag::Fresh => self.next_tag.fetch_add(1, Ordering::Relaxed),
+        };
+        Npt::new(&self.kind.nested(), Asid(asid))
+            .and_then(|format| format.with_pat(PAT))
+            .map_err(|error| Stop::failed(format_args!("{error}")))
+    }
+
+    fn ept(&self, setting: Setting) -> Result<(Ept, Capabilities), Stop> {
+        let mut capabilities = self.kind.capabilities();
+        if self.fault == Some(Fault::LargeLeaf) {
+            capabilities.features |= Features::LEAF_1G;
+        }
+        let tracking = match setting.marks {
+            Marks::Software => Tracking::Software,
+            Marks::Hardware => Tracking::Hardware,
+        };
+        let format = Ept::new(&capabilities, Depth::Four)
+            .map_err(|error| Stop::failed(format_args!("{error}")))?
+            .with_tracking(tracking)
+            .map_err(|_| Stop::Skipped("the CPU does not note accesses and writes"))?;
+        let executable = matches!(self.kind, Kind::Skylake | Kind::SandyBridge);
+        let format = if executable { format.with_large_leaves(LargeLeaves::Executable) } else { format };
+        Ok((format, capabilities))
+    }
+
+    fn read_exit(&self, linear: usize, exit: ept::Exit) -> Attempt {
+        if exit == ept::Exit::PageFault {
+            return Attempt::GuestException;
+        }
+        let unexpected = |decoded: &dyn Debug| Attempt::Unexpected(format!("{decoded:x?}: {exit:x?}"));
+        if self.kind.is_amd() {
+            return match npt::decode(amd_exit(exit)) {
+                npt::Decoded::Fault(fault) => Attempt::Fault(fault),
+                other => unexpected(&other),
+            };
+        }
+        match intel::decode(intel_exit(linear, exit)) {
+            intel::Decoded::Fault(fault) => Attempt::Fault(fault),
+            other => unexpected(&other),
+        }
+    }
+}
+
+/// A violation, or a misconfiguration, as a VMCS has it.
+fn intel_exit(linear: usize, exit: ept::Exit) -> intel::Exit {
+    let (reason, qualification, gpa) = match exit {
+        ept::Exit::Violation { gpa, qualification } => (48, qualification, gpa),
+        ept::Exit::Misconfiguration { gpa, .. } => (49, 0, gpa),
+        ept::Exit::PageFault => (0, 0, 0),
+    };
+    intel::Exit { reason, qualification, gpa, linear: linear as u64 }
+}
+
+/// A nested page fault as a VMCB has it.
+fn amd_exit(exit: ept::Exit) -> npt::Exit {
+    let (code, info1, info2) = match exit {
+        ept::Exit::Violation { gpa, qualification } => (0x400, ept::Exit::error_code(qualification), gpa),
+        // Bit 3: a reserved bit.
+        ept::Exit::Misconfiguration { gpa, .. } => (0x400, 0b1001, gpa),
+        ept::Exit::PageFault => (0x4e, 0, 0),
+    };
+    npt::Exit { code, info1, info2 }
+}
+
+/// A space's root as the model takes it.
+fn pointer(space: &GuestSpace<Parts>) -> u64 {
+    match space.root() {
+        Root::Ept(root) => root.eptp,
+        Root::Npt(root) => ept::nested_pointer(root.ncr3, root.asid.0),
     }
 }
 
@@ -201,28 +322,11 @@ impl Machine for Model {
     }
 
     fn space(&self, setting: Setting) -> Result<GuestSpace<Parts>, Stop> {
-        let mut capabilities = self.kind.capabilities();
-        if self.fault == Some(Fault::LargeLeaf) {
-            capabilities.features |= Features::LEAF_1G;
-        }
-        let tracking = match setting.marks {
-            Marks::Software => Tracking::Software,
-            Marks::Hardware => Tracking::Hardware,
-        };
-        let format = Ept::new(&capabilities, Depth::Four)
-            .map_err(|error| Stop::failed(format_args!("{error}")))?
-            .with_tracking(tracking)
-            .map_err(|_| Stop::Skipped("the CPU does not note accesses and writes"))?;
-        let format = match self.kind {
-            Kind::Guarded => format,
-            Kind::Skylake | Kind::SandyBridge => format.with_large_leaves(LargeLeaves::Executable),
-        };
-        let executor = Faulty::new(&self.hardware, self.fault);
-        let tlb = Tlb::new(capabilities, executor, self.doorbells.clone());
+        let (format, invalidate) = self.parts(setting)?;
         Ok(GuestSpace::new(Config {
             format: Tampered::new(format, self.fault),
             frames: Pool::new(&self.memory),
-            invalidate: Tampered::new(tlb, self.fault),
+            invalidate,
             cpus: CPUS,
         })?)
     }
@@ -237,14 +341,15 @@ impl Machine for Model {
                 View::Physical => None,
                 View::Virtual(root) => Some(root.as_usize() as u64),
             };
-            // Each virtual CPU has a VPID of its own; 0 is the hypervisor's.
-            self.hardware.enter_as(cpu, space.root().eptp, ept::Guest { cr3, vpid: seat.vcpu.0 as u16 + 1 });
+            // Each virtual CPU has a VPID of its own; 0 is the hypervisor's. AMD's have none.
+            let vpid = if self.kind.is_amd() { 0 } else { seat.vcpu.0 as u16 + 1 };
+            self.hardware.enter_as(cpu, self.pointer(space, cpu), ept::Guest { cr3, vpid });
             let came = self.step(space, cpu, step);
             self.hardware.leave(cpu);
             if let Err(error) = space.leave(seat.cpu) {
                 return Attempt::Unexpected(format!("{error}"));
             }
-            came.map_or_else(|exit| Self::read_exit(address(step), exit), Attempt::Done)
+            came.map_or_else(|exit| self.read_exit(address(step), exit), Attempt::Done)
         })
     }
 
@@ -266,7 +371,8 @@ impl Machine for Model {
     }
 
     fn used(&self, space: &GuestSpace<Parts>, at: GuestPhysAddr) -> Option<Used> {
-        self.hardware.leaf_entry(space.root().eptp, at.as_usize() as u64).map(|raw| match raw >> 8 & 0b11 {
+        let marks = if self.kind.is_amd() { 5 } else { 8 };
+        self.hardware.leaf_entry(pointer(space), at.as_usize() as u64).map(|raw| match raw >> marks & 0b11 {
             0b00 => Used::Not,
             0b01 => Used::Accessed,
             _ => Used::Dirty,

@@ -44,24 +44,28 @@ macro_rules! faults {
 }
 
 faults! {
-    t4_no_invept: [Kind::Skylake, Kind::SandyBridge], NoInvept;
-    t4_invept_on_this_cpu_only: [Kind::Skylake, Kind::SandyBridge], LocalOnly;
-    t3_invlpg_instead: [Kind::Skylake, Kind::SandyBridge], Invlpg;
-    t9_no_flush_before_the_first_run: [Kind::Skylake, Kind::SandyBridge], NoFirstFlush;
-    t6_freed_before_the_shootdown_was_answered: [Kind::Skylake], TooEarly;
+    t4_no_invept: [Kind::Skylake, Kind::SandyBridge, Kind::Milan, Kind::Barcelona], NoInvept;
+    t4_invept_on_this_cpu_only: [Kind::Skylake, Kind::SandyBridge, Kind::Milan], LocalOnly;
+    t3_invlpg_instead: [Kind::Skylake, Kind::SandyBridge, Kind::Milan], Invlpg;
+    t9_no_flush_before_the_first_run: [Kind::Skylake, Kind::SandyBridge, Kind::Milan], NoFirstFlush;
+    t6_freed_before_the_shootdown_was_answered: [Kind::Skylake, Kind::Milan], TooEarly;
+    h17_entries_that_no_guest_can_use: [Kind::Milan], NotForUsers;
+    two_virtual_cpus_that_share_an_asid: [Kind::Milan], NoSwitch;
     e5_write_without_read: [Kind::Skylake, Kind::SandyBridge], WriteOnly;
     e5_a_leaf_that_the_cpu_lacks: [Kind::SandyBridge], LargeLeaf;
-    e6_marks_lost_in_protect: [Kind::Skylake], MarksLost;
+    e6_marks_lost_in_protect: [Kind::Skylake, Kind::Milan], MarksLost;
     a_large_leaf_that_is_never_split: [Kind::Guarded], NeverSplit;
 }
 
 /// The scale is right: nothing is seen where nothing is wrong.
 #[test]
 fn nothing_where_nothing_is_wrong() {
-    for scenario in scenarios::<Model>() {
-        let model = Model::new(Kind::Skylake);
-        let verdict = (scenario.run)(&model);
-        assert!(!matches!(verdict, Err(Stop::Failed(_))), "{}: {verdict:?}", scenario.name);
-        assert_eq!(model.complaints(), [], "{}", scenario.name);
+    for kind in [Kind::Skylake, Kind::Milan] {
+        for scenario in scenarios::<Model>() {
+            let model = Model::new(kind);
+            let verdict = (scenario.run)(&model);
+            assert!(!matches!(verdict, Err(Stop::Failed(_))), "{}: {verdict:?}", scenario.name);
+            assert_eq!(model.complaints(), [], "{} on {kind:?}", scenario.name);
+        }
     }
 }

@@ -1,11 +1,11 @@
-//! The scenarios on the model of EPT: each on several kinds of CPU, and each fault seen by at least one of them.
+//! The scenarios on the model of EPT and NPT: each on several kinds of CPU, and each fault seen by at least one of them.
 #![allow(unused_crate_dependencies, reason = "shared by all test programs")]
 
-#[path = "host/intel/faults.rs"]
+#[path = "host/x86_64/faults.rs"]
 mod faults;
-#[path = "host/intel/machine.rs"]
+#[path = "host/x86_64/machine.rs"]
 mod machine;
-#[path = "host/intel/sabotage.rs"]
+#[path = "host/x86_64/sabotage.rs"]
 mod sabotage;
 
 use machine::{Kind, Model};
@@ -50,6 +50,18 @@ mod sandy_bridge {
 /// Large leaves are never executed.
 mod guarded {
     const KIND: crate::Kind = crate::Kind::Guarded;
+    super::for_each_scenario!(tests);
+}
+
+/// AMD's tables, tags and flushes.
+mod milan {
+    const KIND: crate::Kind = crate::Kind::Milan;
+    super::for_each_scenario!(tests);
+}
+
+/// The same without leaves of 1 GiB, and with flushes of everything alone.
+mod barcelona {
+    const KIND: crate::Kind = crate::Kind::Barcelona;
     super::for_each_scenario!(tests);
 }
 

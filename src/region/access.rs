@@ -1,0 +1,170 @@
+//! The hypervisor's own access to a region, as a virtio back end has it: by offset, whoever maps it.
+
+use core::ptr::NonNull;
+
+use memory_addr::PAGE_SIZE_4K;
+
+use super::{RegionError, RegionWriter, SharedRegion};
+use crate::{
+    Content, Plain, Word,
+    plain::{self, sealed::Cell},
+};
+
+impl SharedRegion {
+    /// Reads from `offset` on. What nobody touched yet is zero, and stays untouched.
+    ///
+    /// Aligned values of two, four and eight bytes are read whole; between them guests may write.
+    ///
+    /// # Errors
+    /// [`RegionError::Beyond`], before anything was read.
+    pub fn read(&self, offset: usize, to: &mut [u8]) -> Result<(), RegionError> {
+        self.check(offset, to.len())?;
+        let mut done = 0;
+        while done < to.len() {
+            let len = in_page(offset + done, to.len() - done);
+            let part = &mut to[done..done + len];
+            match self.existing(offset + done, len) {
+                // SAFETY: this handle keeps the frame, and everybody who shares it uses atomics.
+                #[allow(unsafe_code, reason = "shared memory")]
+                Some(bytes) => unsafe { plain::copy_out(bytes, part) },
+                None => part.fill(0),
+            }
+            done += len;
+        }
+        Ok(())
+    }
+
+    /// Reads a value.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    pub fn read_obj<T: Plain>(&self, offset: usize) -> Result<T, RegionError> {
+        plain::from_bytes(|bytes| self.read(offset, bytes))
+    }
+
+    /// Loads a word with acquire ordering: what was written before it is seen by later reads.
+    ///
+    /// # Errors
+    /// [`RegionError::Beyond`], [`RegionError::Unaligned`].
+    pub fn load<T: Word>(&self, offset: usize) -> Result<T, RegionError> {
+        self.check_word::<T>(offset)?;
+        match self.existing(offset, size_of::<T>()) {
+            // SAFETY: as in `read`; the word is aligned.
+            #[allow(unsafe_code, reason = "shared memory")]
+            Some(bytes) => Ok(unsafe { T::load(bytes) }),
+            None => plain::from_bytes(|_| Ok(())),
+        }
+    }
+
+    /// Where the hypervisor sees `len` bytes within a page, in step with what was written past the caches.
+    fn existing(&self, offset: usize, len: usize) -> Option<NonNull<u8>> {
+        // The frame stays without the lock: this handle keeps it.
+        let at = self.0.reading().frame(offset / PAGE_SIZE_4K)?;
+        let bytes = self.0.pointer(at + offset % PAGE_SIZE_4K);
+        self.0.synchronize(bytes, len, Content::Data);
+        Some(bytes)
+    }
+
+    fn check(&self, offset: usize, size: usize) -> Result<(), RegionError> {
+        let region = self.size();
+        if offset.checked_add(size).is_none_or(|end| end > region) {
+            return Err(RegionError::Beyond { offset, size, region });
+        }
+        Ok(())
+    }
+
+    fn check_word<T>(&self, offset: usize) -> Result<(), RegionError> {
+        let align = size_of::<T>();
+        self.check(offset, align)?;
+        if offset.is_multiple_of(align) { Ok(()) } else { Err(RegionError::Unaligned { offset, align }) }
+    }
+}
+
+impl RegionWriter {
+    /// The region.
+    #[must_use]
+    pub fn region(&self) -> &SharedRegion {
+        &self.0
+    }
+
+    /// Writes from `offset` on, populating what nobody touched yet.
+    ///
+    /// What is written is coherent with every guest's uncached accesses and instruction fetches when it returns.
+    ///
+    /// # Errors
+    /// [`RegionError::Beyond`] before anything was written; [`RegionError::NoMemory`] with what was not.
+    pub fn write(&self, offset: usize, from: &[u8]) -> Result<(), RegionError> {
+        self.0.check(offset, from.len())?;
+        let mut done = 0;
+        while done < from.len() {
+            let len = in_page(offset + done, from.len() - done);
+            self.change(offset + done, (len, from.len() - done), |bytes| {
+                // SAFETY: the handle keeps the frame, and everybody who shares it uses atomics.
+                #[allow(unsafe_code, reason = "shared memory")]
+                unsafe {
+                    plain::copy_in(&from[done..done + len], bytes);
+                }
+            })?;
+            done += len;
+        }
+        Ok(())
+    }
+
+    /// Writes a value.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write).
+    pub fn write_obj<T: Plain>(&self, offset: usize, value: T) -> Result<(), RegionError> {
+        self.write(offset, plain::as_bytes(&value))
+    }
+
+    /// Stores a word with release ordering: what was written before it is seen by whoever reads it.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write); [`RegionError::Unaligned`].
+    pub fn store<T: Word>(&self, offset: usize, value: T) -> Result<(), RegionError> {
+        // SAFETY: `word` gives an aligned word, and everybody who shares it uses atomics.
+        #[allow(unsafe_code, reason = "shared memory")]
+        self.word::<T, _>(offset, |at| unsafe { T::store(at, value) })
+    }
+
+    /// Replaces `old` by `new` if it is there, with acquire and release ordering: what was there, as `Ok` if it was
+    /// replaced.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write); [`RegionError::Unaligned`].
+    pub fn compare_exchange<T: Word>(&self, offset: usize, old: T, new: T) -> Result<Result<T, T>, RegionError> {
+        // SAFETY: as in `store`.
+        #[allow(unsafe_code, reason = "shared memory")]
+        self.word::<T, _>(offset, |at| unsafe { T::exchange(at, old, new) })
+    }
+
+    fn word<T: Word + Cell, R>(&self, offset: usize, each: impl FnOnce(NonNull<u8>) -> R) -> Result<R, RegionError> {
+        self.0.check_word::<T>(offset)?;
+        self.change(offset, (size_of::<T>(), size_of::<T>()), each)
+    }
+
+    /// Runs `each` on `len` bytes within a page, of which `left` are still to be written from there on.
+    fn change<R>(
+        &self,
+        offset: usize,
+        (len, left): (usize, usize),
+        each: impl FnOnce(NonNull<u8>) -> R,
+    ) -> Result<R, RegionError> {
+        let region = &self.0.0;
+        let frame = region.populate(offset / PAGE_SIZE_4K);
+        let at = frame.map_err(|_| RegionError::NoMemory { offset, size: left })?;
+        let bytes = region.pointer(at + offset % PAGE_SIZE_4K);
+        // A guest may have written the rest of a line past the caches.
+        region.synchronize(bytes, len, Content::Data);
+        let result = each(bytes);
+        // Some guest may fetch from it, another go past the caches.
+        region.synchronize(bytes, len, Content::Uncached);
+        Ok(result)
+    }
+}
+
+/// How many of `len` bytes from `offset` on lie in its page.
+fn in_page(offset: usize, len: usize) -> usize {
+    len.min(PAGE_SIZE_4K - offset % PAGE_SIZE_4K)
+}

@@ -1,0 +1,282 @@
+//! What is known of a region's pages, behind its lock: their frames, and who shares them. Touches no memory of theirs.
+
+use alloc::vec::Vec;
+
+use memory_addr::{PAGE_SIZE_4K, PhysAddr};
+
+use super::{RegionError, View};
+
+/// How many pages share one allocation of records.
+const CHUNK: usize = 512;
+
+/// What is known of a region.
+#[derive(Default)]
+pub(crate) struct Book {
+    /// A chunk is empty until one of its pages is populated.
+    chunks: Vec<Vec<Record>>,
+    /// What other regions stand behind, where a page has no frame of its own; in order.
+    bases: Vec<Base>,
+    state: State,
+    /// Handles: who has one maps the region where and when it likes.
+    pub(super) handles: usize,
+    /// Handles to write.
+    pub(super) writers: usize,
+    /// Pages that guests may write, in all mappings together.
+    pub(super) writable: usize,
+    /// Mappings that are there.
+    live: usize,
+    /// Mappings that ever were.
+    ever: usize,
+}
+
+/// Some pages that are another region's until this one has its own.
+pub(super) struct Base {
+    /// The first page.
+    pub first: usize,
+    /// How many there are.
+    pub count: usize,
+    /// The other region, which keeps them: this mapping of it leaves none.
+    pub view: View,
+    /// The page there of the first page here.
+    pub from: usize,
+}
+
+/// Whether a region can be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Open,
+    Frozen,
+}
+
+/// One page: the address of its frame, bit 0 for its presence, and above that how many mappings have a copy of their
+/// own, as far as the rest of the low bits counts.
+#[derive(Clone, Copy, Default)]
+struct Record(u64);
+
+/// What a mapping that wants a page of its own gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Given {
+    /// The page itself, since nobody else can ever see it: the region has it no more.
+    Take(PhysAddr),
+    /// A page to copy. It stays until [`Book::leave`].
+    Copy(PhysAddr),
+    /// Nobody ever touched it.
+    Nothing,
+}
+
+impl Record {
+    const PRESENT: u64 = 1;
+    const COPIES_SHIFT: u32 = 1;
+    const LOW: u64 = PAGE_SIZE_4K as u64 - 1;
+    /// The largest number of copies; it stands for more as well.
+    const MOST_COPIES: u64 = Self::LOW >> Self::COPIES_SHIFT;
+
+    fn frame(self) -> Option<PhysAddr> {
+        let at = PhysAddr::from_usize((self.0 & !Self::LOW) as usize);
+        (self.0 & Self::PRESENT != 0).then_some(at)
+    }
+
+    fn set_frame(&mut self, frame: Option<PhysAddr>) {
+        let copies = self.0 & Self::LOW & !Self::PRESENT;
+        self.0 = copies | frame.map_or(0, |at| at.as_usize() as u64 | Self::PRESENT);
+    }
+
+    /// How many mappings copied it; `None` if that cannot be told any more.
+    fn copies(self) -> Option<usize> {
+        let copies = (self.0 & Self::LOW) >> Self::COPIES_SHIFT;
+        (copies < Self::MOST_COPIES).then_some(copies as usize)
+    }
+
+    fn add_copy(&mut self) {
+        if self.copies().is_some() {
+            self.0 += 1 << Self::COPIES_SHIFT;
+        }
+    }
+}
+
+impl Book {
+    /// For `pages` pages, none of them populated, with one handle.
+    pub(super) fn new(pages: usize) -> Option<Self> {
+        let count = pages.div_ceil(CHUNK);
+        let mut chunks = Vec::new();
+        chunks.try_reserve_exact(count).ok()?;
+        chunks.resize_with(count, Vec::new);
+        Some(Self { chunks, handles: 1, ..Self::default() })
+    }
+
+    /// The frame of a page.
+    pub(crate) fn frame(&self, page: usize) -> Option<PhysAddr> {
+        let own =
+            self.chunks.get(page / CHUNK).and_then(|chunk| chunk.get(page % CHUNK)).and_then(|record| record.frame());
+        own.or_else(|| self.inherited(page))
+    }
+
+    /// The frame of a page that is another region's.
+    fn inherited(&self, page: usize) -> Option<PhysAddr> {
+        let base = self.bases.get(self.bases.partition_point(|base| base.first + base.count <= page))?;
+        let index = page.checked_sub(base.first)?;
+        base.view.region().reading().frame(base.from + index)
+    }
+
+    /// Makes room for so many bases.
+    pub(super) fn reserve_bases(&mut self, count: usize) -> Option<()> {
+        self.bases.try_reserve_exact(count).ok()
+    }
+
+    /// Adds a base behind the others. Its room is reserved.
+    pub(super) fn push_base(&mut self, base: Base) {
+        debug_assert!(self.bases.len() < self.bases.capacity(), "the room was reserved");
+        self.bases.push(base);
+    }
+
+    /// All frames of its own.
+    pub(super) fn frames(&self) -> impl Iterator<Item = PhysAddr> {
+        self.chunks.iter().flatten().filter_map(|record| record.frame())
+    }
+
+    /// Makes room for a page's record.
+    pub(super) fn reserve(&mut self, page: usize) -> Option<()> {
+        let chunk = self.chunks.get_mut(page / CHUNK)?;
+        if chunk.is_empty() {
+            chunk.try_reserve_exact(CHUNK).ok()?;
+            chunk.resize(CHUNK, Record::default());
+        }
+        Some(())
+    }
+
+    /// Gives a page that has none a frame. Its room is reserved.
+    pub(super) fn put(&mut self, page: usize, at: PhysAddr) {
+        let record = self.record(page);
+        debug_assert!(record.is_some(), "the room was reserved");
+        if let Some(record) = record {
+            record.set_frame(Some(at));
+        }
+    }
+
+    fn record(&mut self, page: usize) -> Option<&mut Record> {
+        self.chunks.get_mut(page / CHUNK)?.get_mut(page % CHUNK)
+    }
+
+    /// Whether it can be written no more.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.state == State::Frozen
+    }
+
+    /// Freezes it, for good.
+    pub(super) fn freeze(&mut self) -> Result<(), RegionError> {
+        if self.writable > 0 || self.writers > 0 {
+            return Err(RegionError::Written { mapped: self.writable * PAGE_SIZE_4K, handles: self.writers });
+        }
+        self.state = State::Frozen;
+        Ok(())
+    }
+
+    /// A mapping comes.
+    pub(super) fn open_window(&mut self) {
+        self.live += 1;
+        self.ever += 1;
+    }
+
+    /// A mapping is gone.
+    pub(super) fn close_window(&mut self) {
+        self.live -= 1;
+    }
+
+    /// A mapping wants a page of its own.
+    ///
+    /// It may take the page where no handle could show it to anybody any more, and either no other mapping is left or
+    /// every other one has its own copy. A mapping that went without a copy is not among those, which costs a copy too
+    /// many and never one too few.
+    pub(super) fn give(&mut self, page: usize) -> Given {
+        let alone = self.handles == 0 && self.live == 1;
+        let (handles, ever) = (self.handles, self.ever);
+        let inherited = self.inherited(page);
+        let record = self.record(page).filter(|record| record.frame().is_some());
+        let Some(record) = record else { return inherited.map_or(Given::Nothing, Given::Copy) };
+        let Some(at) = record.frame() else { return Given::Nothing };
+        let last = handles == 0 && record.copies().is_some_and(|copies| copies + 1 == ever);
+        if alone || last {
+            record.set_frame(None);
+            Given::Take(at)
+        } else {
+            Given::Copy(at)
+        }
+    }
+
+    /// A mapping has its copy and reaches the page no more: the frame, if nobody does.
+    pub(super) fn leave(&mut self, page: usize) -> Option<PhysAddr> {
+        let (handles, ever) = (self.handles, self.ever);
+        let record = self.record(page)?;
+        record.add_copy();
+        let at = record.frame()?;
+        let deserted = handles == 0 && record.copies() == Some(ever);
+        deserted.then(|| record.set_frame(None)).map(|()| at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRAME: PhysAddr = PhysAddr::from_usize(0x7000);
+
+    /// Page 3 populated, and some mappings.
+    fn book(windows: usize) -> Book {
+        let mut book = Book::new(1000).unwrap();
+        book.reserve(3).unwrap();
+        book.put(3, FRAME);
+        (0..windows).for_each(|_| book.open_window());
+        book
+    }
+
+    #[test]
+    fn a_handle_keeps_every_page_shared() {
+        let mut book = book(1);
+        assert_eq!(book.give(3), Given::Copy(FRAME));
+        book.handles = 0;
+        assert_eq!(book.give(3), Given::Take(FRAME));
+        assert_eq!(book.give(3), Given::Nothing);
+    }
+
+    #[test]
+    fn the_last_of_several_mappings_takes_the_page() {
+        let mut book = book(3);
+        book.handles = 0;
+        for _ in 0..2 {
+            assert_eq!(book.give(3), Given::Copy(FRAME));
+            assert_eq!(book.leave(3), None);
+        }
+        assert_eq!(book.give(3), Given::Take(FRAME));
+    }
+
+    /// A mapping that copied and went must not make another one look like the last.
+    #[test]
+    fn a_mapping_that_went_is_not_counted_twice() {
+        let mut book = book(3);
+        book.handles = 0;
+        assert_eq!((book.give(3), book.leave(3)), (Given::Copy(FRAME), None));
+        book.close_window();
+        assert_eq!(book.give(3), Given::Copy(FRAME));
+        book.close_window();
+        assert_eq!(book.give(3), Given::Take(FRAME));
+    }
+
+    #[test]
+    fn a_page_that_all_copied_at_once_is_deserted() {
+        let mut book = book(2);
+        book.handles = 0;
+        assert_eq!((book.give(3), book.give(3)), (Given::Copy(FRAME), Given::Copy(FRAME)));
+        assert_eq!((book.leave(3), book.leave(3)), (None, Some(FRAME)));
+        assert_eq!(book.frames().count(), 0);
+    }
+
+    #[test]
+    fn more_copies_than_can_be_counted_make_nobody_the_last() {
+        let mut book = book(2050);
+        book.handles = 0;
+        (0..2049).for_each(|_| assert_eq!(book.leave(3), None));
+        assert_eq!(book.give(3), Given::Copy(FRAME));
+        assert_eq!(book.frame(3), Some(FRAME));
+    }
+}

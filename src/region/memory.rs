@@ -1,0 +1,156 @@
+//! A region's frames: where they come from, and what is done for them.
+#![allow(unsafe_code, reason = "owns frames")]
+
+use core::{any::TypeId, ptr::NonNull};
+
+use memory_addr::{PAGE_SIZE_4K, PhysAddr};
+use spin::rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::{Book, Given};
+use crate::{Content, Frames, Invalidate, Platform, frame::Owned, table::Exhausted};
+
+/// A region, whatever allocator and caches it was made for.
+pub(crate) trait Region: Send + Sync {
+    /// Its size in bytes.
+    fn size(&self) -> usize;
+
+    /// Its lock.
+    fn book(&self) -> &RwLock<Book>;
+
+    /// The frame of a page: a zeroed one if it had none.
+    fn populate(&self, page: usize) -> Result<PhysAddr, Exhausted>;
+
+    /// Frees a frame that the book gave away.
+    ///
+    /// # Safety
+    /// Nobody reaches it any more.
+    unsafe fn free(&self, at: PhysAddr);
+
+    /// Where the hypervisor sees a frame.
+    fn pointer(&self, at: PhysAddr) -> NonNull<u8>;
+
+    /// As [`Invalidate::synchronize`].
+    fn synchronize(&self, bytes: NonNull<u8>, len: usize, content: Content);
+
+    /// Which allocator its frames are from, as far as that is known.
+    fn pool(&self) -> Option<Pool>;
+}
+
+/// An allocator: frames may be freed by any that is equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pool(TypeId, usize);
+
+impl Pool {
+    /// Which allocator that is.
+    pub(crate) fn of<M: Frames>(frames: &M) -> Option<Self> {
+        frames.pool().map(|number| Self(TypeId::of::<M>(), number))
+    }
+}
+
+impl dyn Region {
+    /// The book, to read: what it says stays while the guard is held, and so do the frames that it names.
+    pub(crate) fn reading(&self) -> RwLockReadGuard<'_, Book> {
+        self.book().read()
+    }
+
+    /// The book, to write.
+    pub(super) fn writing(&self) -> RwLockWriteGuard<'_, Book> {
+        // `write()` starves while readers come and go.
+        self.book().upgradeable_read().upgrade()
+    }
+
+    /// A mapping whose frames are freed by `pool` wants a page of its own.
+    pub(crate) fn give(&self, page: usize, pool: Option<Pool>) -> Given {
+        if pool.is_some() && pool == self.pool() {
+            return self.writing().give(page);
+        }
+        // A frame goes back where it came from: nobody else may take it.
+        self.reading().frame(page).map_or(Given::Nothing, Given::Copy)
+    }
+
+    /// A mapping has its copy, and no CPU reaches the page through it any more.
+    pub(crate) fn leave(&self, page: usize) {
+        let deserted = self.writing().leave(page);
+        if let Some(at) = deserted {
+            // SAFETY: every mapping there ever was has a copy, and nobody can make another: the book says so.
+            unsafe { self.free(at) }
+        }
+    }
+}
+
+/// A region of a platform.
+pub(super) struct Memory<P: Platform> {
+    frames: P::Frames,
+    operations: P::Invalidate,
+    size: usize,
+    book: RwLock<Book>,
+}
+
+impl<P: Platform> Memory<P> {
+    pub(super) fn new(frames: P::Frames, operations: P::Invalidate, size: usize) -> Option<Self> {
+        let book = RwLock::new(Book::new(size / PAGE_SIZE_4K)?);
+        Some(Self { frames, operations, size, book })
+    }
+
+    /// Takes back what guests reached: what they left in the caches, or wrote past them, must not meet the next owner.
+    fn retire(&self, at: PhysAddr) {
+        self.operations.synchronize(self.frames.pointer(at), PAGE_SIZE_4K, Content::Data);
+    }
+}
+
+impl<P: Platform> Region for Memory<P> {
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn book(&self) -> &RwLock<Book> {
+        &self.book
+    }
+
+    fn populate(&self, page: usize) -> Result<PhysAddr, Exhausted> {
+        if let Some(at) = self.book.read().frame(page) {
+            return Ok(at);
+        }
+        // Without the lock: others populate meanwhile, this page too, and who comes second frees what it brought.
+        let fresh = Owned::zeroed(&self.frames, 1).ok_or(Exhausted)?;
+        self.operations.synchronize(self.frames.pointer(fresh.at()), PAGE_SIZE_4K, Content::Data);
+        let mut book = self.book.upgradeable_read().upgrade();
+        if let Some(at) = book.frame(page) {
+            drop(book);
+            return Ok(at);
+        }
+        book.reserve(page).ok_or(Exhausted)?;
+        let at = fresh.into_raw();
+        book.put(page, at);
+        Ok(at)
+    }
+
+    unsafe fn free(&self, at: PhysAddr) {
+        self.retire(at);
+        // SAFETY: the caller's promise; the frame was a page that `populate` allocated, or a piece of what a space did,
+        // which has blocks only where any piece may be freed.
+        unsafe { self.frames.free(at, 1) }
+    }
+
+    fn pointer(&self, at: PhysAddr) -> NonNull<u8> {
+        self.frames.pointer(at)
+    }
+
+    fn synchronize(&self, bytes: NonNull<u8>, len: usize, content: Content) {
+        self.operations.synchronize(bytes, len, content);
+    }
+
+    fn pool(&self) -> Option<Pool> {
+        Pool::of(&self.frames)
+    }
+}
+
+impl<P: Platform> Drop for Memory<P> {
+    fn drop(&mut self) {
+        let book = core::mem::take(self.book.get_mut());
+        for at in book.frames() {
+            // SAFETY: the last mapping and the last handle are gone, and mappings go after their invalidations.
+            unsafe { Region::free(self, at) }
+        }
+    }
+}

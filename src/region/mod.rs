@@ -1,0 +1,190 @@
+//! Memory that several guests share: its frames belong to a region, which lives as long as anybody maps it or has a
+//! handle.
+
+mod access;
+mod book;
+mod memory;
+mod snapshot;
+mod view;
+
+use core::fmt;
+
+use memory_addr::PAGE_SIZE_4K;
+
+use self::memory::Memory;
+pub use self::snapshot::Snapshot;
+pub(crate) use self::{
+    book::{Book, Given},
+    memory::{Pool, Region},
+    snapshot::{Part, offset_of},
+    view::{Lease, View, Window},
+};
+use crate::{Platform, counted::Counted};
+
+/// Memory for any number of guests, at any addresses: a handle, of which there may be many.
+///
+/// It starts as zeros; a page gets its frame, once for all, when the first guest or writer touches it. What one writes
+/// all others see at once. The frames are free when the last mapping and the last handle are gone.
+///
+/// [`freeze`](Self::freeze) makes it read-only for good: only then can it be mapped
+/// [copy-on-write](crate::Mapping::CopyOnWrite).
+///
+/// # Locks
+/// A region's lock comes behind the locks of the spaces that map it, and before the allocator's.
+pub struct SharedRegion(Counted<dyn Region>);
+
+/// A handle that writes into a region. While there is one, the region cannot be frozen.
+pub struct RegionWriter(SharedRegion);
+
+/// Why something cannot be done with a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegionError {
+    /// A region has one page at least, and whole pages.
+    #[error("a region cannot have {size:#x} bytes")]
+    BadSize {
+        /// The size in bytes that was asked for.
+        size: usize,
+    },
+    /// It is not that large.
+    #[error("{size:#x} bytes at offset {offset:#x} reach past the region's {region:#x} bytes")]
+    Beyond {
+        /// The offset in bytes that was asked for.
+        offset: usize,
+        /// The size in bytes that was asked for.
+        size: usize,
+        /// The region's size in bytes.
+        region: usize,
+    },
+    /// The offset is no multiple of what it has to be: a page in a mapping, its own size for a word.
+    #[error("offset {offset:#x} is not aligned to {align:#x} bytes")]
+    Unaligned {
+        /// The offset in bytes.
+        offset: usize,
+        /// What it should be a multiple of.
+        align: usize,
+    },
+    /// It cannot be written any more.
+    #[error("the region is frozen")]
+    Frozen,
+    /// It can still be written, and what is copied on write must not change.
+    #[error("the region is not frozen")]
+    NotFrozen,
+    /// It cannot be frozen while somebody can write it.
+    #[error("the region is writable: {mapped:#x} bytes of it by guests, and by {handles} handles")]
+    Written {
+        /// How many bytes guests may write, in all mappings together.
+        mapped: usize,
+        /// How many [`RegionWriter`]s there are.
+        handles: usize,
+    },
+    /// The space's pages are not the region's, which have 4 KiB.
+    #[error("a region has pages of 4 KiB, the space of {page_size:#x} bytes")]
+    PageSize {
+        /// The space's page size in bytes.
+        page_size: usize,
+    },
+    /// The allocator has nothing left.
+    #[error("out of memory for {size:#x} bytes at offset {offset:#x}")]
+    NoMemory {
+        /// The offset in bytes of what could not be had.
+        offset: usize,
+        /// Its size in bytes.
+        size: usize,
+    },
+}
+
+impl SharedRegion {
+    /// A region of `size` bytes whose frames come from `frames`, and are kept in step with the caches by `operations`.
+    ///
+    /// Every space that maps it must reach its frames by its own [`Frames::pointer`](crate::Frames::pointer).
+    ///
+    /// # Errors
+    /// [`RegionError::BadSize`], [`RegionError::NoMemory`].
+    pub fn new<P: Platform>(frames: P::Frames, operations: P::Invalidate, size: usize) -> Result<Self, RegionError> {
+        if size == 0 || !size.is_multiple_of(PAGE_SIZE_4K) {
+            return Err(RegionError::BadSize { size });
+        }
+        let region = Memory::<P>::new(frames, operations, size)
+            .and_then(|memory| Counted::<dyn Region>::try_new_as(memory, |inner| inner));
+        region.map(Self).ok_or(RegionError::NoMemory { offset: 0, size })
+    }
+
+    /// The size in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.0.size()
+    }
+
+    /// How many 4 KiB frames it has.
+    #[must_use]
+    pub fn frames(&self) -> usize {
+        self.0.reading().frames().count()
+    }
+
+    /// Makes it read-only, for good. Once more changes nothing.
+    ///
+    /// # Errors
+    /// [`RegionError::Written`] while a guest or a [`RegionWriter`] may write it.
+    pub fn freeze(&self) -> Result<(), RegionError> {
+        self.0.writing().freeze()
+    }
+
+    /// A handle that writes.
+    ///
+    /// # Errors
+    /// [`RegionError::Frozen`].
+    pub fn writer(&self) -> Result<RegionWriter, RegionError> {
+        let mut book = self.0.writing();
+        if book.is_frozen() {
+            return Err(RegionError::Frozen);
+        }
+        book.writers += 1;
+        drop(book);
+        Ok(RegionWriter(self.clone()))
+    }
+
+    pub(crate) fn region(&self) -> &Counted<dyn Region> {
+        &self.0
+    }
+}
+
+impl Clone for SharedRegion {
+    fn clone(&self) -> Self {
+        self.0.writing().handles += 1;
+        Self(self.0.clone())
+    }
+}
+
+impl Drop for SharedRegion {
+    fn drop(&mut self) {
+        self.0.writing().handles -= 1;
+    }
+}
+
+impl Drop for RegionWriter {
+    fn drop(&mut self) {
+        self.0.0.writing().writers -= 1;
+    }
+}
+
+/// Handles are equal that are of the same region.
+impl PartialEq for SharedRegion {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.is(&other.0)
+    }
+}
+
+impl Eq for SharedRegion {}
+
+impl fmt::Debug for SharedRegion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedRegion").field("size", &self.size()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for RegionWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RegionWriter").field(&self.0).finish()
+    }
+}

@@ -1,0 +1,87 @@
+//! A region that gets its pages from a guest: the frames of its own memory, where they stand.
+
+use alloc::vec::Vec;
+
+use memory_addr::{PAGE_SIZE_4K, PhysAddr};
+
+use super::{SharedRegion, View, book::Base};
+use crate::{GuestPhysAddr, GuestPhysRange, MappingFlags};
+
+/// A guest's own memory as it was at one moment: [`GuestSpace::snapshot`](crate::GuestSpace::snapshot) takes it, and
+/// [`GuestSpace::restore`](crate::GuestSpace::restore) starts any number of guests from it.
+///
+/// While it is there every page is shared, and a guest's first write copies; without it, the last guest that shares a
+/// page takes it.
+#[derive(Debug)]
+pub struct Snapshot {
+    region: SharedRegion,
+    parts: Vec<Part>,
+}
+
+/// An area, and where in the region its memory is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    pub range: GuestPhysRange,
+    pub flags: MappingFlags,
+    pub offset: usize,
+}
+
+impl Snapshot {
+    pub(crate) fn new(region: SharedRegion, parts: Vec<Part>) -> Self {
+        Self { region, parts }
+    }
+
+    /// The memory: the areas side by side, in address order.
+    #[must_use]
+    pub fn region(&self) -> &SharedRegion {
+        &self.region
+    }
+
+    /// The areas: addresses, what the guest may do, and the offset in [`region`](Self::region) in bytes.
+    pub fn areas(&self) -> impl Iterator<Item = (GuestPhysRange, MappingFlags, usize)> {
+        self.parts.iter().map(|part| (part.range, part.flags, part.offset))
+    }
+
+    pub(crate) fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+}
+
+/// Where in a snapshot's region an address of one of its parts is.
+pub(crate) fn offset_of(parts: &[Part], gpa: GuestPhysAddr) -> Option<usize> {
+    let part = parts.get(parts.partition_point(|part| part.range.end <= gpa))?;
+    part.range.contains(gpa).then(|| part.offset + (gpa - part.range.start))
+}
+
+// Nobody else knows the region yet: its lock is free.
+impl SharedRegion {
+    /// Makes room for what comes to stand behind `size` bytes from `offset` on.
+    pub(crate) fn reserve(&self, offset: usize, size: usize) -> Option<()> {
+        let mut book = self.region().writing();
+        pages(offset, size).try_for_each(|page| book.reserve(page))
+    }
+
+    /// Makes room for so many [bases](Self::inherit).
+    pub(crate) fn reserve_bases(&self, count: usize) -> Option<()> {
+        self.region().writing().reserve_bases(count)
+    }
+
+    /// Gives it frames of its allocator, for `size` bytes from `offset` on. Their room is reserved.
+    pub(crate) fn adopt(&self, offset: usize, size: usize, at: PhysAddr) {
+        let mut book = self.region().writing();
+        for page in pages(offset, size) {
+            book.put(page, at + (page * PAGE_SIZE_4K - offset));
+        }
+    }
+
+    /// Has another region stand behind a part of it, as it stood behind the part's area.
+    pub(crate) fn inherit(&self, part: &Part, view: View) {
+        let (first, count) = (part.offset / PAGE_SIZE_4K, part.range.size() / PAGE_SIZE_4K);
+        let from = view.page(part.range.start);
+        self.region().writing().push_base(Base { first, count, view, from });
+    }
+}
+
+fn pages(offset: usize, size: usize) -> core::ops::Range<usize> {
+    offset / PAGE_SIZE_4K..(offset + size) / PAGE_SIZE_4K
+}

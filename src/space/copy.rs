@@ -1,0 +1,96 @@
+//! Copy-on-write: the first write to a page gives a guest its own.
+
+use super::{GuestSpace, Platform, State};
+use crate::{
+    Error, Fault, GuestPhysAddr, Invalidate, Leaf, LockFamily, MemoryArea, Outcome, Owner, SpaceLock, Used,
+    backend::Backend,
+    frame::Owned,
+    region::{Given, Pool, View},
+    table::{Edit, Found, Installed},
+};
+
+impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
+    /// Answers a write to a page that is not the guest's own yet. The frame is allocated before the lock is taken.
+    pub(super) fn copy(&self, cpu: crate::CpuId, fault: &Fault) -> Result<Outcome, Error> {
+        let frame = self.frame_for(fault.gpa)?;
+        let state = self.state.shared(cpu);
+        let Some(area) = state.areas.find(fault.gpa).filter(|area| super::shared::writes(area.flags())) else {
+            return Ok(Outcome::Retry);
+        };
+        let Backend::CopyOnWrite(view) = area.backend() else { return Ok(Outcome::Retry) };
+        let copied = self.copy_here(&state, (area, view), fault.gpa, frame)?;
+        // A page that was taken was not broken.
+        self.forget_denial(fault);
+        Ok(match copied {
+            Installed::Done => Outcome::Resolved,
+            Installed::Lost => Outcome::Retry,
+        })
+    }
+
+    /// A frame for the copy of a page.
+    pub(super) fn frame_for(&self, gpa: GuestPhysAddr) -> Result<Owned<P::Frames>, Error> {
+        let page = super::page_of(self.builder.geometry(), gpa);
+        Owned::allocate(self.builder.frames(), 1).ok_or(Error::NoMemory(page))
+    }
+
+    /// Gives the guest its own page with the lock that is held shared: breaks what stands there through `Busy`, so that
+    /// of all CPUs one does it, and first writes to different pages do not wait for each other (H26).
+    pub(super) fn copy_here(
+        &self,
+        state: &State<P>,
+        (area, view): (&MemoryArea<Backend>, &View),
+        gpa: GuestPhysAddr,
+        frame: Owned<P::Frames>,
+    ) -> Result<Installed, Error> {
+        let range = super::page_of(self.builder.geometry(), gpa);
+        let operations = self.shootdown.operations();
+        let claimed = state.table.claim(gpa).map_err(|_| Error::NoMemory(range))?;
+        let Some(claim) = claimed else { return Ok(Installed::Lost) };
+        let (region, page) = (view.region(), view.page(gpa));
+        let own = |at| Leaf { at, flags: area.flags(), owner: Owner::Space, used: Used::Dirty };
+        // Asked after the claim: no other CPU of this space asks for the page now, and no other space loses it to us
+        // before we have left it.
+        match region.give(page, Pool::of(self.builder.frames())) {
+            Given::Take(at) => {
+                let leaf = own(at);
+                self.builder.synchronize_page(operations, &leaf);
+                // The same frame, and more allowed: nothing that a CPU has cached is wrong.
+                claim.make(&leaf);
+            }
+            Given::Copy(from) => {
+                claim.invalidate(&self.shootdown).map_err(|cause| Error::Invalidation { range, cause })?;
+                let leaf = own(frame.at());
+                self.builder.fill_page(operations, Some(from), &frame, &leaf);
+                frame.into_raw();
+                claim.make(&leaf);
+                region.leave(page);
+            }
+            Given::Nothing => {
+                let leaf = own(frame.at());
+                self.builder.fill_page(operations, None, &frame, &leaf);
+                frame.into_raw();
+                claim.make(&leaf);
+                region.leave(page);
+            }
+        }
+        operations.publish();
+        Ok(Installed::Done)
+    }
+
+    /// Takes a page that is to be written out of the frozen block over it, whose pieces stay; the next try copies it.
+    pub(super) fn cut_out(&self, gpa: GuestPhysAddr) -> Result<(), Error> {
+        let page = super::page_of(self.builder.geometry(), gpa);
+        let mut guard = self.state.exclusive();
+        guard.settle(&self.shootdown)?;
+        let State { areas, table, .. } = &mut *guard;
+        // The map may have changed meanwhile.
+        let inherited = areas.find(gpa).is_some_and(|area| matches!(area.backend(), Backend::CopyOnWrite(_)));
+        match table.find(gpa) {
+            Found::Leaf { leaf: Leaf { owner: Owner::Frozen, .. }, span, .. } if inherited && span != page => {
+                let flush = table.edit(page, Edit::Unmap, &self.shootdown).map_err(|_| Error::NoMemory(page))?;
+                flush.finish().map_err(|cause| Error::Invalidation { range: page, cause })
+            }
+            _ => Ok(()),
+        }
+    }
+}

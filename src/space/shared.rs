@@ -1,0 +1,147 @@
+//! Memory of regions in a space: who may write it, and how its pages come into the tables.
+
+use alloc::vec::Vec;
+
+use super::{GuestSpace, Platform, State};
+use crate::{
+    Content, Error, Format, GuestPhysAddr, GuestPhysRange, Invalidate, Leaf, Level, LockFamily, MappingFlags,
+    MemoryArea, Owner, PhysAddr, Plan, RegionError, SharedRegion, Used,
+    backend::Backend,
+    region::{Lease, View, Window},
+    table::Installed,
+};
+
+/// What an exclusive operation took away and may be let go only after the invalidation: the last references to regions,
+/// and leave to write them.
+#[derive(Default)]
+pub(super) struct Gone {
+    pub leases: Vec<Lease>,
+    #[allow(dead_code, reason = "it is there to be dropped in time")]
+    pub areas: Vec<MemoryArea<Backend>>,
+}
+
+impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
+    /// A region of `size` bytes of this space's allocator, which any space may map.
+    ///
+    /// # Errors
+    /// As for [`SharedRegion::new`].
+    pub fn region(&self, size: usize) -> Result<SharedRegion, RegionError>
+    where
+        P::Invalidate: Clone,
+    {
+        SharedRegion::new::<P>(self.builder.frames().clone(), self.shootdown.operations().clone(), size)
+    }
+
+    /// What a mapping of `range` sees of a region from `offset` on.
+    pub(super) fn view(&self, range: GuestPhysRange, region: &SharedRegion, offset: usize) -> Result<View, Error> {
+        let failed = |cause| Err(Error::Region { range, cause });
+        let (page_size, size) = (self.builder.geometry().page_size(), range.size());
+        self.check_page_size(range)?;
+        if !offset.is_multiple_of(page_size) {
+            return failed(RegionError::Unaligned { offset, align: page_size });
+        }
+        if offset.checked_add(size).is_none_or(|end| end > region.size()) {
+            return failed(RegionError::Beyond { offset, size, region: region.size() });
+        }
+        let window = Window::open(region.region()).ok_or(Error::NoMemory(range))?;
+        Ok(View::new(window, range.start, offset))
+    }
+
+    /// Puts a page of a region into the tables, with the lock that is held; nothing if the region has no frame there.
+    pub(super) fn map_page(
+        &self,
+        state: &State<P>,
+        area: &MemoryArea<Backend>,
+        gpa: GuestPhysAddr,
+    ) -> Result<Option<Installed>, Error> {
+        let (view, owner) = match area.backend() {
+            Backend::Shared(view) => (view, Owner::Shared),
+            Backend::CopyOnWrite(view) => (view, Owner::Frozen),
+            _ => return Ok(None),
+        };
+        let Some(at) = view.region().reading().frame(view.page(gpa)) else { return Ok(None) };
+        let leaf = Leaf { at, flags: owner.limit(area.flags()), owner, used: Used::Accessed };
+        self.check_frame(gpa, at)?;
+        if Content::of(leaf.flags) != Content::Data {
+            // For loads and stores its caches are in step (H14).
+            self.builder.synchronize_page(self.shootdown.operations(), &leaf);
+        }
+        let installed = state.table.install_borrowed(gpa, Level::PAGE, &leaf);
+        self.shootdown.operations().publish();
+        installed.map(Some).map_err(|_| Error::NoMemory(super::page_of(self.builder.geometry(), gpa)))
+    }
+
+    /// Gives a page of a region a frame, where it has none; without the space's lock, as far as the caller has it so.
+    pub(super) fn populate_page(&self, view: &View, gpa: GuestPhysAddr) -> Result<(), Error> {
+        let populated = view.region().populate(view.page(gpa)).map(drop);
+        populated.map_err(|_| Error::NoMemory(super::page_of(self.builder.geometry(), gpa)))
+    }
+
+    /// Refuses a frame that no entry holds: the region may be of another kind of machine.
+    fn check_frame(&self, gpa: GuestPhysAddr, to: PhysAddr) -> Result<(), Error> {
+        let bits = self.builder.format().output_bits();
+        let range = super::page_of(self.builder.geometry(), gpa);
+        if to.as_usize() >> bits == 0 { Ok(()) } else { Err(Error::BadTarget { range, to, bits }) }
+    }
+}
+
+/// Leave that the pieces of `plan` have, and would not have with `flags`, or none.
+pub(super) fn lost_leases(plan: &Plan<'_, Backend>, flags: MappingFlags) -> Result<Vec<Lease>, Error> {
+    changed_leases(
+        plan,
+        |area| writes(area.flags()) && !writes(flags),
+        |view, part| Ok(Lease::kept(view.region(), part)),
+    )
+}
+
+/// Leave that the pieces of `plan` need with `flags`, and do not have yet.
+pub(super) fn new_leases(plan: &Plan<'_, Backend>, flags: MappingFlags) -> Result<Vec<Lease>, Error> {
+    changed_leases(plan, |area| !writes(area.flags()) && writes(flags), |view, part| Lease::grant(view.region(), part))
+}
+
+fn changed_leases(
+    plan: &Plan<'_, Backend>,
+    changes: impl Fn(&MemoryArea<Backend>) -> bool,
+    lease: impl Fn(&View, usize) -> Result<Lease, RegionError>,
+) -> Result<Vec<Lease>, Error> {
+    let shared = || {
+        plan.pieces().filter(|(area, _)| changes(area)).filter_map(|(area, part)| match area.backend() {
+            Backend::Shared(view) => Some((view, part)),
+            _ => None,
+        })
+    };
+    let mut leases = Vec::new();
+    leases.try_reserve_exact(shared().count()).map_err(|_| Error::NoMemory(plan.range()))?;
+    for (view, part) in shared() {
+        leases.push(lease(view, part.size()).map_err(|cause| Error::Region { range: part, cause })?);
+    }
+    Ok(leases)
+}
+
+/// Leaves the leases where they were, since nothing changed for the reason `error`.
+pub(super) fn keep(leases: Vec<Lease>, error: Error) -> Error {
+    leases.into_iter().for_each(Lease::keep);
+    error
+}
+
+/// Whether a guest may write.
+pub(super) fn writes(flags: MappingFlags) -> bool {
+    flags.contains(MappingFlags::WRITE)
+}
+
+impl<P: Platform> State<P> {
+    /// The space is at its end and no CPU reaches anything of it: areas end their leave to write.
+    pub(super) fn end_leases(&self) {
+        for area in self.areas.iter().filter(|area| writes(area.flags())) {
+            if let Backend::Shared(view) = area.backend() {
+                drop(Lease::kept(view.region(), area.size()));
+            }
+        }
+    }
+
+    /// The space's memory is lost, and with it what stands behind its areas.
+    pub(super) fn leak(&mut self) {
+        core::mem::forget(core::mem::take(&mut self.areas));
+        core::mem::forget(core::mem::take(&mut self.gone));
+    }
+}

@@ -1,0 +1,143 @@
+//! Freezing a running guest's memory, and starting guests from it.
+
+use alloc::vec::Vec;
+
+use super::{GuestSpace, Platform, State};
+use crate::{
+    Error, GuestPhysRange, LockFamily, MemoryArea, RegionError, SharedRegion, Snapshot, SpaceLock,
+    backend::Backend,
+    region::{Part, View, Window, offset_of},
+    set::MemorySet,
+};
+
+impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
+    /// Freezes all private memory of the space, what it inherited and copied too, into a region of its own, while the
+    /// guest runs.
+    ///
+    /// The frames stay where they are. The space goes on copy-on-write: no CPU can write what is in the snapshot when it
+    /// returns, and the next write to each page is a fault. Linear and shared areas are no part of it. A snapshot of
+    /// memory that was inherited keeps the older region too. It takes the space's lock for as long as it takes to walk the
+    /// tables. Nothing but the guest's CPUs may write the memory meanwhile: a device that does must be at rest.
+    ///
+    /// # Errors
+    /// - [`Error::NotMapped`] if there is no private memory;
+    /// - [`Error::Flags`] for an area whose flags no entry expresses without the writing;
+    /// - [`Error::Region`] if pages do not have 4 KiB;
+    /// - [`Error::NoMemory`];
+    /// - [`Error::Invalidation`]: the memory is copy-on-write, but there is no snapshot of it. See there.
+    pub fn snapshot(&self) -> Result<Snapshot, Error>
+    where
+        P::Invalidate: Clone,
+    {
+        let everything = super::everything(self.builder.format());
+        let mut guard = self.state.exclusive();
+        guard.settle(&self.shootdown)?;
+        let State { areas, table, .. } = &mut *guard;
+        let parts = self.parts(areas)?;
+        let (Some(first), Some(last)) = (parts.first(), parts.last()) else {
+            return Err(Error::NotMapped(everything));
+        };
+        let range = GuestPhysRange { start: first.range.start, end: last.range.end };
+        let region = self.region(last.offset + last.range.size()).map_err(|_| Error::NoMemory(range))?;
+        let out_of_memory = Error::NoMemory(range);
+        region.reserve_bases(areas.len()).ok_or(out_of_memory)?;
+        // A block may reach across areas that touch: they are side by side in the region too.
+        table.own_leaves(range, |run| {
+            let offset = offset_of(&parts, run.range.start);
+            offset.and_then(|offset| region.reserve(offset, run.range.size())).ok_or(out_of_memory)
+        })?;
+        let window = Window::open(region.region()).ok_or(out_of_memory)?;
+        region.freeze().map_err(|cause| Error::Region { range, cause })?;
+        // Nothing fails from here on but the invalidation.
+        let Ok(()) = table.own_leaves(range, |run| {
+            if let Some(offset) = offset_of(&parts, run.range.start) {
+                region.adopt(offset, run.range.size(), run.leaf.at);
+            }
+            Ok::<_, core::convert::Infallible>(())
+        });
+        let flush = table.freeze(range, &self.shootdown);
+        hand_over(areas, &parts, &region, &window);
+        flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
+        Ok(Snapshot::new(region, parts))
+    }
+
+    /// Maps all that is in a snapshot copy-on-write, at the addresses that it came from, where nothing is: all of it or
+    /// nothing. It costs areas; tables come with the first touches, and frames with the first writes.
+    ///
+    /// Into a fresh space it starts a guest; a guest goes back to its own snapshot when its memory is unmapped first.
+    ///
+    /// # Errors
+    /// - [`Error::BeyondInput`], [`Error::Flags`], [`Error::Region`] if the space is of another kind than the one that the
+    ///   snapshot is of;
+    /// - [`Error::Overlap`] with the first area in the way;
+    /// - [`Error::NoMemory`];
+    /// - [`Error::Invalidation`] if an earlier operation's invalidation still fails.
+    pub fn restore(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        let region = snapshot.region();
+        let mut everything = super::everything(self.builder.format());
+        for part in snapshot.parts() {
+            self.check(part.range)?;
+            self.check_inherited(part.range, region, part.flags)?;
+            everything = part.range;
+        }
+        self.check_page_size(everything)?;
+        let window = Window::open(region.region()).ok_or(Error::NoMemory(everything))?;
+        let mut state = self.state.exclusive();
+        state.settle(&self.shootdown)?;
+        for part in snapshot.parts() {
+            if let Some(other) = state.areas.overlap(part.range) {
+                return Err(Error::Overlap { range: part.range, with: other.va_range() });
+            }
+        }
+        for (index, part) in snapshot.parts().iter().enumerate() {
+            let backend = Backend::CopyOnWrite(View::new(window.clone(), part.range.start, part.offset));
+            let area = MemoryArea::new(part.range.start, part.range.size(), part.flags, backend);
+            if state.areas.insert(area).is_err() {
+                snapshot.parts()[..index].iter().for_each(|part| state.areas.remove_whole(part.range));
+                return Err(Error::NoMemory(part.range));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a snapshot is made of: private areas, and such as were inherited, side by side.
+    fn parts(&self, areas: &MemorySet<Backend>) -> Result<Vec<Part>, Error> {
+        let own = || areas.iter().filter(|area| !matches!(area.backend(), Backend::Linear(_) | Backend::Shared(_)));
+        let mut parts = Vec::new();
+        let mut offset = 0;
+        parts
+            .try_reserve_exact(own().count())
+            .map_err(|_| Error::NoMemory(super::everything(self.builder.format())))?;
+        for area in own() {
+            let (range, flags) = (area.va_range(), area.flags());
+            self.check_flags(range, crate::Owner::Frozen.limit(flags))?;
+            self.check_page_size(range)?;
+            parts.push(Part { range, flags, offset });
+            offset += range.size();
+        }
+        Ok(parts)
+    }
+
+    /// Refuses pages that are not a region's.
+    pub(super) fn check_page_size(&self, range: GuestPhysRange) -> Result<(), Error> {
+        let page_size = self.builder.geometry().page_size();
+        if page_size == memory_addr::PAGE_SIZE_4K {
+            return Ok(());
+        }
+        Err(Error::Region { range, cause: RegionError::PageSize { page_size } })
+    }
+}
+
+/// Puts the region behind the areas of a snapshot, and what stood behind them behind the region.
+fn hand_over(areas: &mut MemorySet<Backend>, parts: &[Part], region: &SharedRegion, window: &Window) {
+    areas.each_backend(|range, backend| {
+        if matches!(backend, Backend::Linear(_) | Backend::Shared(_)) {
+            return;
+        }
+        let Some(offset) = offset_of(parts, range.start) else { return };
+        let new = Backend::CopyOnWrite(View::new(window.clone(), range.start, offset));
+        if let Backend::CopyOnWrite(view) = core::mem::replace(backend, new) {
+            region.inherit(&Part { range, flags: crate::MappingFlags::empty(), offset }, view);
+        }
+    });
+}

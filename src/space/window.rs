@@ -1,0 +1,203 @@
+//! Where the hypervisor sees guest memory: a page at a time, with the space's lock held.
+
+use core::{hint, ptr::NonNull};
+
+use spin::rwlock::RwLockReadGuard;
+
+use super::{GuestSpace, Platform, State};
+use crate::{
+    Access, Cause, Content, Error, Fault, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, Level, LockFamily,
+    MappingFlags, MemoryArea, Origin, Owner, PhysAddr, SpaceLock,
+    backend::Backend,
+    region::{Book, View},
+    table::{Found, Installed},
+};
+
+/// Guest memory within one page, for as long as the space's lock is held.
+pub(super) struct Window<'s> {
+    pub pointer: NonNull<u8>,
+    pub len: usize,
+    content: Content,
+    _pin: Option<Pin<'s>>,
+}
+
+/// Keeps the page of a frozen region, which another CPU of the space may copy meanwhile, and another guest then take for
+/// its own.
+type Pin<'s> = RwLockReadGuard<'s, Book>;
+
+/// What is found where the hypervisor wants to look.
+enum Sight<'s> {
+    /// Memory.
+    Open(Window<'s>),
+    /// Nothing yet.
+    Not(Later),
+}
+
+/// What comes before another look.
+enum Later {
+    /// An earlier operation must be finished.
+    Unsettled,
+    /// Another CPU is about to finish something.
+    Busy,
+    /// The page that is to be written must come out of the frozen block over it.
+    Block,
+}
+
+impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
+    /// Runs `each` on the first page's part of `range`, with the space's lock held shared.
+    pub(super) fn with_window<R>(
+        &self,
+        range: GuestPhysRange,
+        access: Access,
+        each: impl FnOnce(Window<'_>) -> R,
+    ) -> Result<R, Error> {
+        let cpu = super::anybody();
+        loop {
+            let later = {
+                let state = self.state.shared(cpu);
+                match self.window(&state, range, access)? {
+                    Sight::Open(window) => return Ok(self.look(&state, range.start, access, window, each)),
+                    Sight::Not(later) => later,
+                }
+            };
+            match later {
+                Later::Unsettled => self.state.exclusive().settle(&self.shootdown)?,
+                Later::Busy => hint::spin_loop(),
+                Later::Block => self.cut_out(range.start).map_err(|error| rest_of(error, range))?,
+            }
+        }
+    }
+
+    /// Runs `each` on a window, with what it takes for the caches and the marks.
+    fn look<R>(
+        &self,
+        state: &State<P>,
+        gpa: GuestPhysAddr,
+        access: Access,
+        window: Window<'_>,
+        each: impl FnOnce(Window<'_>) -> R,
+    ) -> R {
+        let (pointer, len, content) = (window.pointer, window.len, window.content);
+        let operations = self.shootdown.operations();
+        let whole = len == self.builder.geometry().page_size();
+        if access == Access::Read || !whole {
+            // The guest may have written it past the cache, or the rest of a line of which a part is written
+            // here; what is read is not fetched.
+            let content = if content == Content::Code { Content::Data } else { content };
+            operations.synchronize(pointer, len, content);
+        }
+        let result = each(window);
+        if access == Access::Write {
+            state.table.touch(gpa, Access::Write);
+            operations.synchronize(pointer, len, content);
+        }
+        result
+    }
+
+    /// The first page's part of `range`.
+    fn window<'s>(&self, state: &'s State<P>, range: GuestPhysRange, access: Access) -> Result<Sight<'s>, Error> {
+        let area = state.areas.find(range.start).ok_or(Error::NotMapped(range))?;
+        let flags = area.flags();
+        if flags.contains(MappingFlags::DEVICE) {
+            return Err(Error::NotMemory(range));
+        }
+        if !flags.contains(access.flag()) {
+            return Err(Error::Denied { range, flags });
+        }
+        loop {
+            let found = state.table.find(range.start);
+            match (found, area.backend()) {
+                (Found::Leaf { leaf, level, span }, Backend::CopyOnWrite(view)) if leaf.owner == Owner::Frozen => {
+                    let at = leaf.at + (range.start - span.start);
+                    if access == Access::Read {
+                        let pin = view.region().reading();
+                        if state.table.find(range.start) == found {
+                            return Ok(Sight::Open(self.open(range, access, area, at, Some(pin))));
+                        }
+                    } else if level == Level::PAGE {
+                        self.copy_for(state, (area, view), range)?;
+                    } else {
+                        return Ok(Sight::Not(Later::Block));
+                    }
+                }
+                (Found::Leaf { leaf, span, .. }, _) => {
+                    let at = leaf.at + (range.start - span.start);
+                    return Ok(Sight::Open(self.open(range, access, area, at, None)));
+                }
+                (Found::Changing, _) => return Ok(Sight::Not(Later::Unsettled)),
+                (Found::Busy, _) => return Ok(Sight::Not(Later::Busy)),
+                (Found::Nothing(level), Backend::Private(policy)) => {
+                    let level = self.largest(area.va_range(), range.start, *policy, level);
+                    self.populate_here(state, range, access, super::fault::Missing { level, flags })?;
+                }
+                (Found::Nothing(_), Backend::CopyOnWrite(view)) if access == Access::Write => {
+                    self.copy_for(state, (area, view), range)?;
+                }
+                (Found::Nothing(_), Backend::Shared(view) | Backend::CopyOnWrite(view)) => {
+                    if self.map_page(state, area, range.start).map_err(|error| rest_of(error, range))?.is_none() {
+                        self.populate_page(view, range.start).map_err(|error| rest_of(error, range))?;
+                    }
+                }
+                (Found::Nothing(_), Backend::Linear(_)) => return Err(Error::NotMapped(range)),
+            }
+        }
+    }
+
+    /// The window on what was found.
+    fn open<'s>(
+        &self,
+        range: GuestPhysRange,
+        access: Access,
+        area: &MemoryArea<Backend>,
+        at: PhysAddr,
+        pin: Option<Pin<'s>>,
+    ) -> Window<'s> {
+        let page = super::page_of(self.builder.geometry(), range.start);
+        let pointer = self.builder.frames().pointer(at);
+        let len = range.end.min(page.end) - range.start;
+        Window { pointer, len, content: content_of(area, access), _pin: pin }
+    }
+
+    /// Gives the guest its own page at the start of `range`, which is to be written, with the lock that is held.
+    fn copy_for(
+        &self,
+        state: &State<P>,
+        behind: (&MemoryArea<Backend>, &View),
+        range: GuestPhysRange,
+    ) -> Result<(), Error> {
+        let copied = self.frame_for(range.start).and_then(|frame| self.copy_here(state, behind, range.start, frame));
+        copied.map(drop).map_err(|error| rest_of(error, range))
+    }
+
+    /// Populates the leaf over the start of `range` with the lock that is held.
+    fn populate_here(
+        &self,
+        state: &State<P>,
+        range: GuestPhysRange,
+        access: Access,
+        missing: super::fault::Missing,
+    ) -> Result<Installed, Error> {
+        let fault = Fault { gpa: range.start, access, cause: Cause::Translation, origin: Origin::Instruction };
+        // To whoever asked, the page means nothing: the part of the range that is left does.
+        let (frames, level, leaf) = self.own_leaf(&fault, missing).map_err(|_| Error::NoMemory(range))?;
+        let installed = state.table.install(range.start, level, &leaf, frames).map_err(|_| Error::NoMemory(range))?;
+        self.shootdown.operations().publish();
+        Ok(installed)
+    }
+}
+
+/// What an access needs of the caches: whoever else maps what is written may do so uncached, or fetch from it.
+fn content_of(area: &MemoryArea<Backend>, access: Access) -> Content {
+    match area.backend() {
+        Backend::Shared(_) if access == Access::Write => Content::Uncached,
+        _ => Content::of(area.flags()),
+    }
+}
+
+/// An error about a page, to somebody to whom the part of the range that is left means more.
+fn rest_of(error: Error, range: GuestPhysRange) -> Error {
+    match error {
+        Error::NoMemory(_) => Error::NoMemory(range),
+        other => other,
+    }
+}

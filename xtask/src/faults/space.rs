@@ -1,0 +1,300 @@
+//! Faults in a space: its answers, its lock, its accesses, its end.
+
+use super::table::{
+    A57, A57_PAIR, BROADCAST, EVERY_SWITCH_FLUSHES, Edit, Emulator, Fault, NO_DENIALS, ONLY_COST, host, parts, toy,
+};
+
+const ACCESS: &str = "src/space/window.rs";
+const EDIT: &str = "src/space/edit.rs";
+const FAULT: &str = "src/space/fault.rs";
+const SPACE: &str = "src/space/mod.rs";
+
+pub const FAULTS: &[Fault] = &[
+    Fault {
+        name: "a-denial-stays",
+        rules: &["F7", "H3"],
+        edits: &[Edit {
+            file: FAULT,
+            text: "if fault.cause == Cause::Permission && self.builder",
+            instead: "if false && self.builder",
+        }],
+        host: &[
+            host("cortex_a57::faults::a_denial_that_the_cpu_remembers"),
+            host("cortex_a57::two_cpus::the_other_cpu_follows"),
+        ],
+        emulator: NO_DENIALS,
+    },
+    Fault {
+        name: "an-unjustified-denial-is-an-error",
+        rules: &["F7"],
+        edits: &[Edit {
+            file: FAULT,
+            text: "            Outcome::Retry
+        } else {",
+            instead: "            Outcome::Denied { flags }
+        } else {",
+        }],
+        host: &[host("cortex_a57::faults::a_permission_fault_that"), toy("that_deny_what_the_entry_allows")],
+        emulator: Emulator::Shows(A57, &["faults::a_permission_fault_that_the_entry_does_not_justify_is_no_error"]),
+    },
+    Fault {
+        name: "a-second-fault-replaces-the-frame",
+        rules: &["F1"],
+        edits: &[
+            Edit {
+                file: FAULT,
+                text: "            (Found::Leaf { leaf, .. }, _) => Ok(",
+                instead:
+                    "            (Found::Leaf { .. }, Backend::Private(_)) if fault.cause == Cause::Translation => {
+                Ok(Verdict::Missing(Missing { level: Level::PAGE, flags: area.flags() }))
+            }
+            (Found::Leaf { leaf, .. }, _) => Ok(",
+            },
+            Edit {
+                file: "src/table/shared.rs",
+                text: "let replaced = slot.replace(self.context.format.absent(), raw);",
+                instead: "let replaced = slot.replace(slot.load(), raw);",
+            },
+        ],
+        host: &[host("cortex_a57::faults::a_second_fault"), toy("on_a_present_page_keep_its_frame")],
+        emulator: Emulator::Shows(A57, &["faults::a_second_fault_keeps_the_frame"]),
+    },
+    Fault {
+        name: "lazy-memory-is-built-at-once",
+        rules: &["F2"],
+        edits: &[Edit {
+            file: EDIT,
+            text: "(populate == Populate::Now).then_some(Fill::Own(leaf))",
+            instead: "Some(Fill::Own(leaf)).filter(|_| populate != Populate::Now || true)",
+        }],
+        host: &[toy("of_a_lazy_area_builds_no_table"), host("cortex_a57::faults::a_lazy_area")],
+        emulator: Emulator::Shows(A57, &["faults::a_lazy_area_builds_no_tables"]),
+    },
+    Fault {
+        name: "faults-one-after-the-other",
+        rules: &["F3"],
+        edits: &[Edit {
+            file: FAULT,
+            text: "        let state = self.state.shared(cpu);
+        let Some(area)",
+            instead: "        let _ = cpu;
+        let state = self.state.exclusive();
+        let Some(area)",
+        }],
+        host: &[toy("do_not_wait_for_each_other")],
+        emulator: ONLY_COST,
+    },
+    Fault {
+        name: "an-area-that-changed-meanwhile",
+        rules: &["L4"],
+        edits: &[Edit {
+            file: FAULT,
+            text: "        if still.is_none() {",
+            instead: "        if still.is_none() && false {",
+        }],
+        host: &[toy("map_nothing_where_the_area_went_meanwhile")],
+        emulator: Emulator::Cannot("the other CPU would have to come between two instructions"),
+    },
+    Fault {
+        name: "a-gigabyte-for-one-fault",
+        rules: &["L3"],
+        edits: &[Edit {
+            file: FAULT,
+            text: "const LARGEST_LAZY: Level = Level(1);",
+            instead: "const LARGEST_LAZY: Level = Level(2);",
+        }],
+        host: &[toy("populate_a_small_block_where_a_large_one_fits")],
+        emulator: Emulator::Cannot("the board has no such block of memory"),
+    },
+    Fault {
+        name: "misaligned-is-aligned",
+        rules: &["W1"],
+        edits: &[Edit { file: SPACE, text: "} else if misaligned {", instead: "} else if misaligned && false {" }],
+        host: &[host("cortex_a57::refusals::a_bad_range"), toy("refuses_and_names_what_is_wrong_with_a_range")],
+        emulator: Emulator::Shows(A57, &["refusals::a_bad_range_is_refused_everywhere"]),
+    },
+    Fault {
+        name: "protect-over-a-hole",
+        rules: &["W3"],
+        edits: &[Edit {
+            file: EDIT,
+            text: "        if covered < range.end {",
+            instead: "        if covered < range.start {",
+        }],
+        host: &[host("cortex_a57::refusals::a_hole_is_named"), toy("names_the_hole_and_changes_nothing")],
+        emulator: Emulator::Shows(A57, &["refusals::a_hole_is_named"]),
+    },
+    Fault {
+        name: "an-address-beyond-the-width-aliases",
+        rules: &["W6"],
+        edits: &[Edit {
+            file: "src/space/query.rs",
+            text: "if gpa.as_usize() >= self.builder.geometry().limit() {",
+            instead: "if gpa.as_usize() == usize::MAX {",
+        }],
+        host: &[host("cortex_a57::addresses::every_width")],
+        emulator: Emulator::Shows(A57, &["addresses::every_width_reaches_its_first_and_last_page"]),
+    },
+    Fault {
+        name: "an-overlap-without-a-name",
+        rules: &["A8"],
+        edits: &[Edit {
+            file: EDIT,
+            text: "            Some(other) => Err(Error::Overlap { range, with: other.va_range() }),",
+            instead: "            Some(_) => Err(Error::Overlap { range, with: range }),",
+        }],
+        host: &[host("cortex_a57::refusals::an_overlap_names_both"), toy("names_both_ranges_of_an_overlap")],
+        emulator: Emulator::Shows(A57, &["refusals::an_overlap_names_both_ranges"]),
+    },
+    Fault {
+        name: "an-offset-underflows",
+        rules: &["A6"],
+        edits: &[Edit {
+            file: "src/backend/mod.rs",
+            text: "to.as_usize().wrapping_sub(from.as_usize())",
+            instead: "to.as_usize() - from.as_usize()",
+        }],
+        host: &[host("cortex_a57::addresses::host_addresses_may_be_above_and_below")],
+        emulator: Emulator::Cannot("the program there is built for release, where it wraps as it should"),
+    },
+    Fault {
+        name: "an-access-runs-past-its-page",
+        rules: &["G1"],
+        edits: &[Edit {
+            file: ACCESS,
+            text: "let len = range.end.min(page.end) - range.start;",
+            instead: "let len = range.end.max(page.start) - range.start;",
+        }],
+        host: &[toy("ends_where_the_mapping_ends"), toy("is_zero_until_it_is_written")],
+        emulator: Emulator::Shows(A57, &["guest_memory::access_ends_where_the_guests_ends"]),
+    },
+    Fault {
+        name: "devices-are-memory",
+        rules: &["G5"],
+        edits: &[Edit {
+            file: ACCESS,
+            text: "if flags.contains(MappingFlags::DEVICE) {",
+            instead: "if flags.is_all() {",
+        }],
+        host: &[toy("is_what_the_guest_may_do_and_no_device")],
+        emulator: Emulator::Shows(A57, &["guest_memory::access_ends_where_the_guests_ends"]),
+    },
+    Fault {
+        name: "the-hypervisor-may-everything",
+        rules: &["G5"],
+        edits: &[Edit { file: ACCESS, text: "if !flags.contains(access.flag()) {", instead: "if flags.is_empty() {" }],
+        host: &[host("cortex_a57::guest_memory::access_ends_where"), toy("is_what_the_guest_may_do_and_no_device")],
+        emulator: Emulator::Shows(A57, &["guest_memory::access_ends_where_the_guests_ends"]),
+    },
+    Fault {
+        name: "an-address-is-a-pointer",
+        rules: &["G2"],
+        edits: &[Edit {
+            file: "src/frame.rs",
+            text: "let address = H::phys_to_virt(at).as_usize();",
+            instead: "let address = at.as_usize();",
+        }],
+        host: &[parts("a_handlers_frames_are_reached_where_it_says")],
+        emulator: Emulator::Cannot("EL2 reaches all of the board's memory where it stands"),
+    },
+    Fault {
+        name: "a-fresh-mapping-is-invalidated",
+        rules: &["T7"],
+        edits: &[Edit {
+            file: EDIT,
+            text: "            state.table.graft(detached, self.shootdown.operations());\n",
+            instead: "            state.table.graft(detached, self.shootdown.operations());
+            let _ = self.shootdown.invalidate_all();
+",
+        }],
+        host: &[toy("needs_no_invalidation")],
+        emulator: ONLY_COST,
+    },
+    Fault {
+        name: "an-identifier-not-flushed",
+        rules: &["T9", "H6"],
+        edits: &[Edit { file: "src/shootdown.rs", text: "        invalidate.invalidate_all(root);\n", instead: "" }],
+        host: &[host("cortex_a57::lifetime::")],
+        emulator: EVERY_SWITCH_FLUSHES,
+    },
+    Fault {
+        name: "virtual-cpus-not-kept-apart",
+        rules: &["T9", "H6"],
+        edits: &[Edit {
+            file: "src/shootdown.rs",
+            text: "        if owed.other_vcpu {",
+            instead: "        if owed.other_vcpu && false {",
+        }],
+        host: &[host("cortex_a57::lifetime::two_virtual_cpus"), toy("separates_virtual_cpus")],
+        emulator: Emulator::Cannot("QEMU forgets all translations when the guest's own registers change"),
+    },
+    Fault {
+        name: "a-shootdown-waits-for-everybody",
+        rules: &["T10", "H20"],
+        edits: &[Edit {
+            file: "src/cpus.rs",
+            text: "            this.in_guest.load(Ordering::SeqCst) && this.flushed.load(Ordering::SeqCst) < generation.0",
+            instead: "            this.flushed.load(Ordering::SeqCst) < generation.0",
+        }],
+        host: &[toy("shootdown::interrupts_only_cpus_in_the_guest")],
+        emulator: BROADCAST,
+    },
+    Fault {
+        name: "a-cpu-that-owes-does-not-pay",
+        rules: &["T4", "H16", "H20"],
+        edits: &[Edit {
+            file: "src/shootdown.rs",
+            text: "            && let Err(unreachable) = self.pay(cpu, generation)\n",
+            instead: "            && let Err(unreachable) = { self.cpus.flushed(cpu, generation); Ok(()) }\n",
+        }],
+        host: &[toy("shootdown::interrupts_only_cpus_in_the_guest")],
+        emulator: BROADCAST,
+    },
+    Fault {
+        name: "freed-while-a-cpu-is-inside",
+        rules: &["L1", "H24"],
+        edits: &[Edit {
+            file: SPACE,
+            text: "if let Some(cpu) = self.shootdown.inside() {",
+            instead: "if let Some(cpu) = self.shootdown.inside().filter(|cpu| cpu.0 == usize::MAX) {",
+        }],
+        host: &[toy("leaks_rather_than_frees_under_a_cpu_in_the_guest")],
+        emulator: Emulator::Cannot("no scenario may free what its own guest runs on"),
+    },
+    Fault {
+        name: "dropped-without-a-flush",
+        rules: &["L1", "T6", "H24"],
+        edits: &[Edit {
+            file: SPACE,
+            text: "if let Err(unreachable) = self.shootdown.invalidate_all() {",
+            instead: "if let Err(unreachable) = Ok::<(), crate::Unreachable>(()) {",
+        }],
+        host: &[
+            toy("gives_everything_back_after_everything_was_forgotten"),
+            host("cortex_a57::lifetime::a_dropped_space"),
+        ],
+        emulator: EVERY_SWITCH_FLUSHES,
+    },
+    Fault {
+        name: "readers-starve-the-writer",
+        rules: &["L6"],
+        edits: &[Edit {
+            file: "src/lock.rs",
+            text: "self.stripes[index].0.upgradeable_read().upgrade()",
+            instead: "self.stripes[index].0.write()",
+        }],
+        host: &[parts("a_waiting_writer_keeps_new_readers_out")],
+        emulator: ONLY_COST,
+    },
+    Fault {
+        name: "a-device-under-the-guests-tables-is-emulated",
+        rules: &["F6", "H11"],
+        edits: &[Edit {
+            file: FAULT,
+            text: "        Origin::GuestWalk => Outcome::Inject,",
+            instead: "        Origin::GuestWalk => Outcome::NotMapped,",
+        }],
+        host: &[host("cortex_a57::faults::a_walk_into_a_hole")],
+        emulator: Emulator::Shows(A57_PAIR, &["faults::a_walk_into_a_hole_or_a_device_is_the_guests_own_error"]),
+    },
+];

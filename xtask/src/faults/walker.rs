@@ -1,0 +1,274 @@
+//! Faults in the walker: what is mapped, cut, taken away and given back.
+
+use super::table::{
+    A57, A57_PAIR, BROADCAST, Edit, Emulator, Fault, MAX_PAIR, NO_CACHES, NO_CONFLICTS, ONLY_COST, host, toy,
+};
+
+const BUILD: &str = "src/table/build.rs";
+const CUT: &str = "src/table/cut.rs";
+const EDIT: &str = "src/table/edit.rs";
+const FLUSH: &str = "src/table/flush.rs";
+const NODE: &str = "src/table/node.rs";
+const RELOCATE: &str = "src/table/relocate.rs";
+const WALK: &str = "src/table/walk.rs";
+
+pub const FAULTS: &[Fault] = &[
+    Fault {
+        name: "freed-before-the-flush",
+        rules: &["T6", "H22"],
+        edits: &[Edit {
+            file: FLUSH,
+            text: "        self.invalidate()?;
+        if let Some(pending) = self.table.pending.take()
+            && pending.marks == Marks::Some
+        {
+            self.reap(pending);
+        }
+        Ok(())",
+            instead: "        let scope =
+            self.table.pending.as_ref().map(|pending| Scope { range: pending.range, entries: pending.changed });
+        if let Some(pending) = self.table.pending.take()
+            && pending.marks == Marks::Some
+        {
+            self.reap(pending);
+        }
+        scope.map_or(Ok(()), |scope| self.shootdown.invalidate(scope))",
+        }],
+        host: &[host("cortex_a57::unmapping::unmapped_memory"), toy("frees_nothing_before_the_invalidation")],
+        emulator: Emulator::Shows(MAX_PAIR, &["qemu::no_freed_frame_was_written"]),
+    },
+    Fault {
+        name: "a-table-that-goes-like-a-leaf",
+        rules: &["T6", "H4"],
+        edits: &[Edit {
+            file: EDIT,
+            text: "context.mark(&slot, Changed::Tables, &mut progress);",
+            instead: "context.mark(&slot, Changed::MixedLeaves, &mut progress);",
+        }],
+        host: &[host("cortex_a57::unmapping::"), toy("covers_the_whole_span_of_a_table_that_goes")],
+        emulator: NO_CACHES,
+    },
+    Fault {
+        name: "copied-before-the-invalidation",
+        rules: &["H9"],
+        edits: &[
+            Edit {
+                file: RELOCATE,
+                text: "        let old = slot.swap(context.format.busy());\n",
+                instead: "        let old = slot.swap(context.format.busy());\n        context.copy(&leaf, &frames);\n",
+            },
+            Edit { file: RELOCATE, text: "        context.copy(&old_leaf, &frames);\n", instead: "" },
+        ],
+        host: &[toy("keeps_what_another_cpu_writes_until_it_is_told"), host("relocating::")],
+        emulator: Emulator::Shows(MAX_PAIR, &["two_cpus::a_count_goes_on_while_its_page_moves"]),
+    },
+    Fault {
+        name: "moved-without-a-break",
+        rules: &["W9", "H7"],
+        edits: &[Edit {
+            file: RELOCATE,
+            text: "let old = slot.swap(context.format.busy());",
+            instead: "let old = slot.load();",
+        }],
+        host: &[host("cortex_a57::relocating::a_moved_")],
+        emulator: NO_CONFLICTS,
+    },
+    Fault {
+        name: "another-memory-type-without-a-break",
+        rules: &["W9", "H7"],
+        edits: &[Edit {
+            file: EDIT,
+            text: "flags)) == Change::Break {",
+            instead: "flags)) == Change::Break && slot.level > crate::Level(9) {",
+        }],
+        host: &[toy("invalidates_what_it_restricts_and_nothing_else"), host("cortex_a57::protecting::")],
+        emulator: NO_CONFLICTS,
+    },
+    Fault {
+        name: "a-block-goes-whole",
+        rules: &["W2", "H8"],
+        edits: &[Edit {
+            file: CUT,
+            text: "&& edit.changes(&leaf) {",
+            instead: "&& edit.changes(&leaf) && edit != Edit::Unmap {",
+        }],
+        host: &[host("cortex_a57::unmapping::"), toy("splits_the_block")],
+        emulator: Emulator::Shows(
+            A57,
+            &["unmapping::the_middle_of_a_block_goes_and_the_rest_stays", "unmapping::both_ends_may_cut_a_block"],
+        ),
+    },
+    Fault {
+        name: "a-hole-ends-the-range",
+        rules: &["W3"],
+        edits: &[
+            Edit {
+                file: EDIT,
+                text: "        let Ok(()) = context.walk(self.root(), range, &mut |slot: Slot<'_>| {\n",
+                instead: "        let mut hole = false;
+        let Ok(()) = context.walk(self.root(), range, &mut |slot: Slot<'_>| {
+            hole |= context.decode(&slot) == Entry::Absent && slot.part.start == range.start;
+            if hole {
+                return Ok(Step::Next);
+            }
+",
+            },
+        ],
+        host: &[host("cortex_a57::unmapping::a_range_may_span"), toy("passes_over_holes")],
+        emulator: Emulator::Shows(A57, &["unmapping::a_range_may_span_areas_and_holes"]),
+    },
+    Fault {
+        name: "empty-tables-stay",
+        rules: &["W5"],
+        edits: &[Edit {
+            file: EDIT,
+            text: "slot.is_whole() || self.is_sole(self.below(slot, table), slot.part)",
+            instead: "slot.is_whole() && self.is_sole(self.below(slot, table), slot.part)",
+        }],
+        host: &[host("cortex_a57::unmapping::empty_tables_go"), toy("leaves_room_for_a_block")],
+        emulator: Emulator::Shows(A57, &["unmapping::empty_tables_go_and_a_block_takes_their_place"]),
+    },
+    Fault {
+        name: "nine-bits-of-root-index",
+        rules: &["W6"],
+        edits: &[Edit {
+            file: "src/geometry.rs",
+            text: "& (self.entries(level) - 1)",
+            instead: "& ((1 << self.index_bits) - 1)",
+        }],
+        host: &[host("cortex_a57::addresses::every_width"), host("cortex_a57::addresses::a_range_may_span")],
+        emulator: Emulator::Shows(A57, &["addresses::every_width_reaches_its_first_and_last_page"]),
+    },
+    Fault {
+        name: "one-page-of-root",
+        rules: &["W13"],
+        edits: &[Edit {
+            file: WALK,
+            text: "for entry in &node.entries[first..] {",
+            instead: "for entry in node.entries[first..].iter().take(512) {",
+        }],
+        host: &[host("everything::addresses::a_range_may_span")],
+        emulator: Emulator::Shows(MAX_PAIR, &["addresses::a_range_may_span_the_whole_root"]),
+    },
+    Fault {
+        name: "what-was-built-leaks",
+        rules: &["W8", "A3"],
+        edits: &[Edit {
+            file: BUILD,
+            text: "            self.context.free_below(self.node(), UNSEEN);\n",
+            instead: "            let _ = self.context.free_below(Node { entries: &[], ..self.node() }, UNSEEN);\n",
+        }],
+        host: &[host("cortex_a57::out_of_memory::to_map_"), toy("a_mapping_is_whole_or_not_there")],
+        emulator: Emulator::Shows(A57, &["out_of_memory::to_map_pages"]),
+    },
+    Fault {
+        name: "a-split-without-memory-loops",
+        rules: &["W11"],
+        edits: &[Edit {
+            file: CUT,
+            text: "                cuts.push(self.cut(&slot, &leaf, range, edit)?);",
+            instead: "                cuts.push(loop {
+                    if let Ok(cut) = self.cut(&slot, &leaf, range, edit) {
+                        break cut;
+                    }
+                });",
+        }],
+        host: &[toy("cutting_a_block_happens_or_does_not")],
+        emulator: Emulator::Shows(A57, &["out_of_memory::to_unmap_parts_of_two_blocks"]),
+    },
+    Fault {
+        name: "a-table-linked-unfilled",
+        rules: &["W9"],
+        edits: &[Edit {
+            file: NODE,
+            text: "let owned = Owned::zeroed(&self.frames, self.table_pages(level))?;",
+            instead: "let owned = Owned::allocate(&self.frames, self.table_pages(level))?;",
+        }],
+        host: &[host("cortex_a57::unmapping::a_hole_is_mapped_anew"), host("cortex_a57::lifetime::")],
+        emulator: Emulator::Shows(A57, &["faults::frames_of_a_former_guest_are_zero"]),
+    },
+    Fault {
+        name: "a-marked-frame-forgotten",
+        rules: &["W14"],
+        edits: &[
+            Edit {
+                file: BUILD,
+                text: "            Entry::Leaf(leaf) | Entry::Marked(crate::Marked::Leaf(leaf)) => {",
+                instead: "            Entry::Leaf(leaf) => {",
+            },
+            Edit {
+                file: BUILD,
+                text: "            Entry::Absent | Entry::Busy => {}",
+                instead: "            Entry::Absent | Entry::Busy | Entry::Marked(crate::Marked::Leaf(_)) => {}",
+            },
+        ],
+        host: &[host("cortex_a57::unmapping::unmapped_memory"), toy("unmap::")],
+        emulator: Emulator::Shows(A57, &["unmapping::unmapped_memory_is_gone_at_once"]),
+    },
+    Fault {
+        name: "an-invalidation-for-every-page",
+        rules: &["T7"],
+        edits: &[Edit {
+            file: FLUSH,
+            text: "            self.shootdown.invalidate(Scope { range: pending.range, entries: pending.changed })?;\n",
+            instead: "            for page in (pending.range.start.as_usize()..pending.range.end.as_usize()).step_by(0x1000) {
+                let range = GuestPhysRange::from_start_size(page.into(), 0x1000);
+                self.shootdown.invalidate(Scope { range, entries: pending.changed })?;
+            }
+",
+        }],
+        host: &[toy("invalidates_once_however_large_the_range")],
+        emulator: ONLY_COST,
+    },
+    Fault {
+        name: "a-failed-invalidation-ignored",
+        rules: &["T8", "H23"],
+        edits: &[Edit { file: FLUSH, text: "        self.invalidate()?;\n", instead: "        let _ = self.invalidate();\n" }],
+        host: &[toy("shootdown::that_fails")],
+        emulator: BROADCAST,
+    },
+    Fault {
+        name: "frames-not-zeroed",
+        rules: &["G4"],
+        edits: &[Edit {
+            file: BUILD,
+            text: "let frames = Owned::zeroed(&self.frames, self.leaf_pages(level))?;",
+            instead: "let frames = Owned::allocate(&self.frames, self.leaf_pages(level))?;",
+        }],
+        host: &[host("cortex_a57::faults::"), toy("is_zero_until_it_is_written")],
+        emulator: Emulator::Shows(A57, &["faults::frames_of_a_former_guest_are_zero"]),
+    },
+    Fault {
+        name: "a-frame-mapped-before-it-is-cleaned",
+        rules: &["G6", "H14"],
+        edits: &[Edit {
+            file: BUILD,
+            text: "        self.synchronize(operations, &leaf, self.geometry.span(level));\n",
+            instead: "        let _ = operations;\n",
+        }],
+        host: &[host("cortex_a57::faults::lazy_memory_is_zero"), host("cortex_a57::mapping::")],
+        emulator: NO_CACHES,
+    },
+    Fault {
+        name: "a-moved-frame-not-cleaned",
+        rules: &["G6", "H14"],
+        edits: &[Edit {
+            file: RELOCATE,
+            text: "        context.synchronize(operations, &new_leaf, size);\n",
+            instead: "",
+        }],
+        host: &[host("cortex_a57::relocating::")],
+        emulator: NO_CACHES,
+    },
+    Fault {
+        name: "two-cpus-replace-a-frame",
+        rules: &["F1", "H25"],
+        edits: &[Edit {
+            file: "src/table/shared.rs",
+            text: "let replaced = slot.replace(self.context.format.absent(), raw);",
+            instead: "let replaced = slot.replace(slot.load(), raw);",
+        }],
+        host: &[toy("leave_a_frame_that_came_meanwhile")],
+        emulator: Emulator::Shows(A57_PAIR, &["two_cpus::both_cpus_populate_the_same_pages"]),
+    },
+];
