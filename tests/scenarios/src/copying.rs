@@ -5,7 +5,7 @@ use alloc::format;
 use crate::{prelude::*, shared::region};
 
 /// How often a CPU may meet another that is at work on the same page, and may have been made to wait itself.
-const PATIENCE: usize = 1_000_000;
+const PATIENCE: usize = 50_000;
 
 /// A frozen region of so many pages, each of which begins with its number and one hundred, and a view of all of it.
 fn frozen<M: Machine>(guest: &Guest<'_, M>, pages: usize) -> Result<(SharedRegion, Mapping), Stop> {

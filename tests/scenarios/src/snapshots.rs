@@ -195,7 +195,7 @@ pub fn a_guest_runs_on_while_it_is_frozen<M: Machine>(machine: &M) -> Verdict {
         while !over.load(Ordering::Acquire) {
             count += 1;
             for at in [RAM, RAM + PAGE] {
-                let came = run.tries(Step::Write(at, count), 1_000_000);
+                let came = run.tries(Step::Write(at, count), 50_000);
                 over.fetch_or(came.is_err(), Ordering::AcqRel);
                 ensure!(matches!(came?, Value(_)), "a guest's own memory is denied");
             }
