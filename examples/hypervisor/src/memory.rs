@@ -161,6 +161,10 @@ unsafe impl Frames for Pool {
         NonNull::new(core::ptr::with_exposed_provenance_mut(at.as_usize())).unwrap_or(NonNull::dangling())
     }
 
+    fn pool(&self) -> Option<usize> {
+        Some(core::ptr::from_ref(self.0).addr())
+    }
+
     fn pieces(&self) -> Pieces {
         Pieces::Any
     }

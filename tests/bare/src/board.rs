@@ -70,6 +70,10 @@ unsafe impl Frames for Board {
     fn pieces(&self) -> Pieces {
         self.0.pieces()
     }
+
+    fn pool(&self) -> Option<usize> {
+        self.0.pool()
+    }
 }
 
 /// Reads a word of physical memory.
