@@ -90,7 +90,7 @@ impl Kind {
         let n1 =
             Features::GRANULE_4K | Features::EXECUTE_NEVER_BY_LEVEL | Features::ACCESS_FLAG | Features::DIRTY_STATE;
         let (features, errata) = match self {
-            Self::CortexA57 => (Features::GRANULE_4K, Errata::all()),
+            Self::CortexA57 => (Features::GRANULE_4K, Errata::SPECULATIVE_TRANSLATION | Errata::WRONG_FAULT_ADDRESS),
             Self::NeoverseN1 => (n1, Errata::empty()),
             Self::Everything => (Features::all(), Errata::empty()),
         };

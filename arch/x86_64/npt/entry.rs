@@ -7,7 +7,7 @@ use memory_addr::PhysAddr;
 use page_table_multiarch::MappingFlags;
 
 use super::{Asid, Capabilities, Features, MemoryType, Root, config::SLOT_SHIFT};
-use crate::{Access, Change, Denials, Entry, Format, Geometry, Inexpressible, Leaf, Level, Marked, Owner, Used};
+use crate::{Access, Change, Denials, Entry, Format, Geometry, Inexpressible, Leaf, Level, Marked, Used, arch::owner};
 
 /// Bit 0: present, and readable. All other bits of an entry that is not are ignored.
 const PRESENT: u64 = 1 << 0;
@@ -36,13 +36,15 @@ const NO_EXECUTE: u64 = 1 << 63;
 
 // Bits 58:52 are ignored, and ours. Bits 62:59 are a protection key where the hypervisor uses them, and stay clear.
 
-/// The frame is the space's own.
+/// The frame is the space's own; with [`REGION`], a frozen region's.
 const OWNED: u64 = 1 << 52;
 /// In an entry that is not present: somebody is changing a leaf.
 const BUSY: u64 = 1 << 53;
 /// In an entry that is not present: it was, and is otherwise as it was. No CPU with NPT loads speculatively through the
 /// address of an entry that is not present (L1TF is Intel's, H19).
 const MARKED: u64 = 1 << 54;
+/// The frame is a region's.
+const REGION: u64 = 1 << 55;
 
 /// AMD NPT: leaves of 4 KiB and 2 MiB, and of 1 GiB where the CPU has them.
 ///
@@ -109,7 +111,7 @@ impl Format for Npt {
 
     fn leaf(&self, level: Level, leaf: &Leaf) -> u64 {
         let large = if level == Level::PAGE { 0 } else { LARGE };
-        let owned = if leaf.owner == Owner::Space { OWNED } else { 0 };
+        let owned = owner::encode(leaf.owner, OWNED, REGION);
         let used = match leaf.used {
             Used::Not => 0,
             Used::Accessed => ACCESSED,
@@ -224,7 +226,7 @@ impl Npt {
             (false, true) => Used::Accessed,
             (false, false) => Used::Not,
         };
-        let owner = if entry & OWNED != 0 { Owner::Space } else { Owner::Foreign };
+        let owner = owner::decode(entry, OWNED, REGION);
         Leaf { at: address(entry & address_bits(level)), flags: self.decode_flags(level, entry), owner, used }
     }
 }
@@ -252,7 +254,8 @@ const fn address(bits: u64) -> PhysAddr {
 const _: () = {
     #[rustfmt::skip]
     let fields = [
-        PRESENT, WRITE, USER, SLOT_0, SLOT_1, ACCESSED, DIRTY, LARGE, ADDRESS, OWNED, BUSY, MARKED, NO_EXECUTE,
+        PRESENT, WRITE, USER, SLOT_0, SLOT_1, ACCESSED, DIRTY, LARGE, ADDRESS, OWNED, BUSY, MARKED, REGION,
+        NO_EXECUTE,
     ];
     let mut seen = 0;
     let mut index = 0;

@@ -49,7 +49,7 @@ pub fn runs_on_lazy_memory<M: Machine>(
 ) -> Verdict {
     let guest = Guest::new(machine)?;
     let lazy = Mapping::Private { populate: Populate::Lazy, leaf: LeafPolicy::Pages };
-    guest.map(range(usize::from(CODE) << 4, PAGE), lazy, RW | MappingFlags::EXECUTE)?;
+    guest.map(range(usize::from(CODE) << 4, PAGE), lazy.clone(), RW | MappingFlags::EXECUTE)?;
     guest.map(range(DATA, SIZE), lazy, RW)?;
     guest.write(gpa(usize::from(CODE) << 4), program())?;
     let owned = guest.stats().owned_frames;

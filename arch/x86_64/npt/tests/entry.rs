@@ -1,6 +1,7 @@
 use std::vec::Vec;
 
 use super::*;
+use crate::Owner;
 
 const LEVELS: [Level; 3] = [Level(0), Level(1), Level(2)];
 
@@ -43,7 +44,7 @@ fn expressible(format: &Npt) -> Vec<MappingFlags> {
 fn leaves(level: Level, flags: MappingFlags) -> Vec<Leaf> {
     let at = PhysAddr::from_usize(1 << 47 | 1 << (12 + 9 * level.0));
     let mut leaves = Vec::new();
-    for owner in [Owner::Space, Owner::Foreign] {
+    for owner in [Owner::Space, Owner::Foreign, Owner::Shared, Owner::Frozen] {
         for used in [Used::Not, Used::Accessed, Used::Dirty] {
             leaves.push(Leaf { at, flags, owner, used });
         }
@@ -123,7 +124,8 @@ mod every_flag_set {
             | bit(large || slot & 4 != 0, 7)
             | bit(large && slot & 4 != 0, 12)
             | leaf.at.as_usize() as u64
-            | bit(leaf.owner == Owner::Space, 52)
+            | bit(matches!(leaf.owner, Owner::Space | Owner::Frozen), 52)
+            | bit(matches!(leaf.owner, Owner::Shared | Owner::Frozen), 55)
             | bit(!leaf.flags.contains(X), 63)
     }
 
