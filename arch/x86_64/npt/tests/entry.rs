@@ -147,7 +147,7 @@ mod every_flag_set {
             }
         }
         // R, RW, RX, RWX of memory, and where the PAT has it of uncached memory; R, RW of devices.
-        assert_eq!(words, 3 * 6 * ((4 + 4 + 2) + (4 + 2) + (4 + 4 + 2)));
+        assert_eq!(words, 3 * 12 * ((4 + 4 + 2) + (4 + 2) + (4 + 4 + 2)));
     }
 
     #[test]
