@@ -23,11 +23,12 @@ fn counts_go_on_on_all_cpus_while_their_pages_move() {
     for kind in [Kind::CortexA57, Kind::Everything] {
         let model = Model::new(kind);
         let guest = Guest::new(&model).expect("a guest");
-        guest.map(range(RAM, 2 * PAGE), LAZY, RW).expect("pages");
+        // Each count has its copy in the page behind.
+        guest.map(range(RAM, 4 * PAGE), LAZY, RW).expect("pages");
         guest.map(range(RAM + BLOCK, BLOCK), LAZY_BLOCKS, RW).expect("a block");
         model.race();
         let left = AtomicUsize::new(3);
-        let word = |cpu: usize, page: usize| [RAM, RAM + PAGE, RAM + BLOCK + 5 * PAGE][page] + cpu * 8;
+        let word = |cpu: usize, page: usize| [RAM, RAM + 2 * PAGE, RAM + BLOCK + 5 * PAGE][page] + cpu * 8;
         let count = |cpu: usize| {
             let _running = Running(&left);
             for (target, page) in (1..=COUNTS).flat_map(|target| (0..3).map(move |page| (target, page))) {
@@ -38,7 +39,7 @@ fn counts_go_on_on_all_cpus_while_their_pages_move() {
         let change = |_| {
             model.on(HOST, || {
                 until_done(&left, |round| {
-                    guest.relocate(range(RAM, 2 * PAGE)).expect("memory");
+                    guest.relocate(range(RAM, 4 * PAGE)).expect("memory");
                     if round % 4 == 0 {
                         guest.relocate(range(RAM + BLOCK, PAGE)).expect("memory");
                     }
