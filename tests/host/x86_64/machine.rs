@@ -4,7 +4,7 @@ use std::{
     fmt::Debug,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     thread,
 };
@@ -59,7 +59,9 @@ const DEVICE: usize = 0x9000_0000;
 /// The PAT of AMD's CPUs: as at reset, but for write-combining in the place of PWT.
 const PAT: u64 = npt::PAT_AT_RESET & !0xff00 | 0x0100;
 /// How far a guest counts at most where a fault was put in.
-const FAR: u64 = 100_000;
+const FAR: u64 = 20_000;
+/// How often a guest faults at most, where a fault was put in, before it is taken to do so for ever.
+const IN_VAIN: usize = 5000;
 /// The first ASID that no scenario asks for.
 const FIRST_FRESH: u32 = 9;
 /// A guest's paging entries: present, writable, accessed, dirty (Intel SDM Vol. 3A, section 5.5.4).
@@ -89,6 +91,8 @@ pub struct Model {
     racing: AtomicBool,
     /// What is done wrong.
     fault: Option<Fault>,
+    /// How many tries in a row came to nothing.
+    in_vain: AtomicUsize,
 }
 
 impl Kind {
@@ -147,6 +151,7 @@ impl Model {
             doorbells: Doorbells::default(),
             racing: AtomicBool::new(false),
             fault: None,
+            in_vain: AtomicUsize::new(0),
         }
     }
 
@@ -352,6 +357,12 @@ impl Machine for Model {
             self.hardware.leave(cpu);
             if let Err(error) = space.leave(seat.cpu) {
                 return Attempt::Unexpected(format!("{error}"));
+            }
+            // Where something is wrong, the guest may fault for ever.
+            let in_vain = if came.is_ok() { 0 } else { self.in_vain.load(Ordering::Relaxed) + 1 };
+            self.in_vain.store(in_vain, Ordering::Relaxed);
+            if self.fault.is_some() && in_vain > IN_VAIN {
+                return Attempt::Unexpected("nothing but faults".into());
             }
             came.map_or_else(|exit| self.read_exit(address(step), exit), Attempt::Done)
         })

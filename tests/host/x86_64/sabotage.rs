@@ -21,11 +21,18 @@ fn complaint(kind: Kind, fault: Fault, scenario: &Scenario<Model>) -> Option<(&'
     Some((scenario.name, reason))
 }
 
+/// The groups in which guest and hypervisor, or two guests, run at once.
+const BESIDE: [&str; 4] = ["two_cpus::", "shared::", "copying::", "snapshots::"];
+
 #[track_caller]
 fn must_be_seen(kinds: &[Kind], fault: Fault) {
     for &kind in kinds {
+        // A guest that can use nothing is waited for for ever where the hypervisor works beside it.
+        let ends = |scenario: &&Scenario<Model>| {
+            fault != Fault::NotForUsers || !BESIDE.iter().any(|group| scenario.name.starts_with(group))
+        };
         let seen: Vec<_> =
-            scenarios::<Model>().iter().filter_map(|scenario| complaint(kind, fault, scenario)).collect();
+            scenarios::<Model>().iter().filter(ends).filter_map(|scenario| complaint(kind, fault, scenario)).collect();
         println!("{fault:?} on {kind:?}: seen by {} scenarios", seen.len());
         for (name, reason) in &seen {
             println!("  {name}: {reason}");
