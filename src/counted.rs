@@ -48,6 +48,34 @@ impl<T: ?Sized> Counted<T> {
     pub(crate) fn is(&self, other: &Self) -> bool {
         core::ptr::addr_eq(self.0.as_ptr(), other.0.as_ptr())
     }
+
+    /// Lets go of the value, unless this is its last owner: then it is given back.
+    pub(crate) fn release(self) -> Option<Self> {
+        // SAFETY: this owner still counts.
+        let count = unsafe { &self.0.as_ref().count };
+        let mut owners = count.load(Ordering::Acquire);
+        while owners > 1 {
+            // Release: what this owner did comes before the end of the value.
+            match count.compare_exchange_weak(owners, owners - 1, Ordering::Release, Ordering::Acquire) {
+                Ok(_) => {
+                    core::mem::forget(self);
+                    return None;
+                }
+                Err(now) => owners = now,
+            }
+        }
+        Some(self)
+    }
+
+    /// The value, for its only owner.
+    pub(crate) fn sole(&mut self) -> Option<&mut T> {
+        // SAFETY: this owner still counts. Acquire: what all other owners did comes before what this one does.
+        if unsafe { &self.0.as_ref().count }.load(Ordering::Acquire) > 1 {
+            return None;
+        }
+        // SAFETY: there is no other owner, and none can come while this one is borrowed.
+        Some(unsafe { &mut self.0.as_mut().value })
+    }
 }
 
 impl<T: ?Sized> Clone for Counted<T> {
@@ -113,6 +141,35 @@ mod tests {
         assert!(log.lock().unwrap().is_empty());
         drop(first);
         assert_eq!(*log.lock().unwrap(), [7]);
+    }
+
+    #[test]
+    fn the_last_owner_that_lets_go_keeps_the_value() {
+        let log = Mutex::new(Vec::new());
+        let mut first = Counted::try_new(Last(&log, 7)).unwrap();
+        let other = first.clone();
+        assert!(first.sole().is_none());
+        assert!(other.release().is_none());
+        first.sole().unwrap().1 = 8;
+        let last = first.release().unwrap();
+        assert!(log.lock().unwrap().is_empty());
+        drop(last);
+        assert_eq!(*log.lock().unwrap(), [8]);
+    }
+
+    /// Each would leave the value to the other.
+    #[test]
+    fn of_owners_that_let_go_at_once_one_keeps_the_value() {
+        let log = Mutex::new(Vec::new());
+        for _ in 0..if cfg!(miri) { 20 } else { 500 } {
+            let first = Counted::try_new(Last(&log, 7)).unwrap();
+            let others = [first.clone(), first];
+            let kept = thread::scope(|scope| {
+                let threads = others.map(|owner| scope.spawn(|| owner.release()));
+                threads.map(|thread| thread.join().unwrap()).into_iter().flatten().count()
+            });
+            assert_eq!((kept, log.lock().unwrap().drain(..).count()), (1, 1));
+        }
     }
 
     #[test]

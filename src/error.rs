@@ -99,4 +99,7 @@ pub enum Error {
     /// The CPU's number is not below the number of CPUs that the space was made for.
     #[error("{0} is not one of the space's")]
     NoSuchCpu(CpuId),
+    /// The CPU is in the guest, and must not be.
+    #[error("{0} is in the guest")]
+    InGuest(CpuId),
 }

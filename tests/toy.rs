@@ -8,6 +8,8 @@ mod board;
 mod format;
 #[path = "toy/regions.rs"]
 mod regions;
+#[path = "toy/steps.rs"]
+mod steps;
 
 use std::sync::{
     Arc,

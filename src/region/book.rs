@@ -4,7 +4,8 @@ use alloc::vec::Vec;
 
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 
-use super::{RegionError, View};
+use super::{Region, RegionError, View};
+use crate::counted::Counted;
 
 /// How many pages share one allocation of records.
 const CHUNK: usize = 512;
@@ -27,6 +28,8 @@ pub(crate) struct Book {
     live: usize,
     /// Mappings that ever were.
     ever: usize,
+    /// At its end: the region that goes after this one.
+    pub(super) next: Option<Counted<dyn Region>>,
 }
 
 /// Some pages that are another region's until this one has its own.
@@ -128,6 +131,28 @@ impl Book {
     pub(super) fn push_base(&mut self, base: Base) {
         debug_assert!(self.bases.len() < self.bases.capacity(), "the room was reserved");
         self.bases.push(base);
+    }
+
+    /// At its end: the last base.
+    pub(super) fn pop_base(&mut self) -> Option<Base> {
+        self.bases.pop()
+    }
+
+    /// At its end: whether pages are left, with frames or without.
+    pub(super) fn has_chunks(&self) -> bool {
+        !self.chunks.is_empty()
+    }
+
+    /// At its end: takes one of its last pages' frames out, or some pages that have none. Each is counted as one.
+    pub(super) fn take_some(&mut self) -> Option<PhysAddr> {
+        let chunk = self.chunks.last_mut()?;
+        while let Some(record) = chunk.pop() {
+            if let Some(at) = record.frame() {
+                return Some(at);
+            }
+        }
+        self.chunks.pop();
+        None
     }
 
     /// All frames of its own.

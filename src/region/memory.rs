@@ -6,7 +6,7 @@ use core::{any::TypeId, ptr::NonNull};
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 use spin::rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Book, Given};
+use super::{Book, Given, Orphans};
 use crate::{Content, Frames, Invalidate, Platform, frame::Owned, table::Exhausted};
 
 /// A region, whatever allocator and caches it was made for.
@@ -16,6 +16,12 @@ pub(crate) trait Region: Send + Sync {
 
     /// Its lock.
     fn book(&self) -> &RwLock<Book>;
+
+    /// What is behind its lock, for somebody who has it alone.
+    fn book_mut(&mut self) -> &mut Book;
+
+    /// At its end: frees frames until `budget`, in frames of 4 KiB, is used up.
+    fn free_some(&mut self, budget: &mut usize);
 
     /// The frame of a page: a zeroed one if it had none.
     fn populate(&self, page: usize) -> Result<PhysAddr, Exhausted>;
@@ -107,6 +113,20 @@ impl<P: Platform> Region for Memory<P> {
         &self.book
     }
 
+    fn book_mut(&mut self) -> &mut Book {
+        self.book.get_mut()
+    }
+
+    fn free_some(&mut self, budget: &mut usize) {
+        while *budget > 0 && self.book.get_mut().has_chunks() {
+            *budget -= 1;
+            if let Some(at) = self.book.get_mut().take_some() {
+                // SAFETY: the last mapping and the last handle are gone, and mappings go after their invalidations.
+                unsafe { Region::free(self, at) }
+            }
+        }
+    }
+
     fn populate(&self, page: usize) -> Result<PhysAddr, Exhausted> {
         if let Some(at) = self.book.read().frame(page) {
             return Ok(at);
@@ -147,10 +167,11 @@ impl<P: Platform> Region for Memory<P> {
 
 impl<P: Platform> Drop for Memory<P> {
     fn drop(&mut self) {
-        let book = core::mem::take(self.book.get_mut());
-        for at in book.frames() {
-            // SAFETY: the last mapping and the last handle are gone, and mappings go after their invalidations.
-            unsafe { Region::free(self, at) }
+        self.free_some(&mut { usize::MAX });
+        // What stands behind it may go too, and what stands behind that: without recursion.
+        let mut orphans = Orphans::default();
+        while let Some(base) = self.book.get_mut().pop_base() {
+            orphans.add(base.view);
         }
     }
 }

@@ -4,6 +4,7 @@
 mod access;
 mod book;
 mod memory;
+mod orphans;
 mod snapshot;
 mod view;
 
@@ -16,6 +17,7 @@ pub use self::snapshot::Snapshot;
 pub(crate) use self::{
     book::{Book, Given},
     memory::{Pool, Region},
+    orphans::Orphans,
     snapshot::{Part, offset_of},
     view::{Lease, View, Window},
 };

@@ -46,6 +46,14 @@ impl View {
         &self.window.0.0
     }
 
+    /// Lets go of it, and of the mapping with its last view: the region, if nobody else has it.
+    pub(crate) fn release(self) -> Option<Counted<dyn Region>> {
+        let opening = self.window.0.release()?;
+        let region = opening.0.clone();
+        drop(opening);
+        region.release()
+    }
+
     /// The offset in bytes of an address.
     pub(crate) fn offset(&self, gpa: GuestPhysAddr) -> usize {
         gpa.as_usize().wrapping_add(self.shift)

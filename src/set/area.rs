@@ -68,6 +68,11 @@ impl<B: Backing> MemoryArea<B> {
         &self.backend
     }
 
+    /// What stands behind the area, which is at its end.
+    pub(crate) fn into_backend(self) -> B {
+        self.backend
+    }
+
     /// What stands behind the area.
     pub(super) const fn backend_mut(&mut self) -> &mut B {
         &mut self.backend

@@ -139,6 +139,16 @@ impl<B: Backing> Areas<B> {
         self.remove(rest, gone);
     }
 
+    /// Takes the last area out.
+    pub(super) fn pop(&mut self) -> Option<MemoryArea<B>> {
+        let last = self.chunks.len().checked_sub(1)?;
+        let index = self.chunks[last].len() - 1;
+        let area = self.chunks[last].drain(index..).next();
+        self.len -= usize::from(area.is_some());
+        self.refresh(last);
+        area
+    }
+
     /// Cuts the area in two that `at` lies within, if there is one.
     pub(super) fn cut(&mut self, at: B::Addr) {
         let place = self.first_starting_from(at);
@@ -276,22 +286,28 @@ impl<B: Backing> Areas<B> {
 }
 
 #[cfg(test)]
-impl<B: Backing> Areas<B> {
-    /// Panics unless the areas are sorted and disjoint, and everything that is kept about them is true.
-    pub(super) fn check(&self) {
-        assert_eq!(self.len, self.iter().count());
-        assert_eq!(self.heads.len(), self.chunks.len());
-        let mut end = 0;
-        for area in self.iter() {
-            assert!(area.start().into() >= end && area.start() < area.end(), "areas are sorted and not empty");
-            end = area.end().into();
+mod check {
+    use super::*;
+
+    impl<B: Backing> Areas<B> {
+        /// Panics unless the areas are sorted and disjoint, and everything that is kept about them is true.
+        pub(in crate::set) fn check(&self) {
+            assert_eq!(self.len, self.iter().count());
+            assert_eq!(self.heads.len(), self.chunks.len());
+            let mut end = 0;
+            for area in self.iter() {
+                assert!(area.start().into() >= end && area.start() < area.end(), "areas are sorted and not empty");
+                end = area.end().into();
+            }
+            for (head, chunk) in self.heads.iter().zip(&self.chunks) {
+                let actual = chunk.head().expect("no chunk is empty");
+                assert!(
+                    (head.span.start, head.span.end) == (actual.span.start, actual.span.end) && head.gap == actual.gap
+                );
+                chunk.check();
+            }
+            let pairs = self.chunks.windows(2);
+            assert!(pairs.map(|pair| pair[0].len() + pair[1].len()).all(|sum| sum > CAPACITY / 2), "no waste");
         }
-        for (head, chunk) in self.heads.iter().zip(&self.chunks) {
-            let actual = chunk.head().expect("no chunk is empty");
-            assert!((head.span.start, head.span.end) == (actual.span.start, actual.span.end) && head.gap == actual.gap);
-            chunk.check();
-        }
-        let pairs = self.chunks.windows(2);
-        assert!(pairs.map(|pair| pair[0].len() + pair[1].len()).all(|sum| sum > CAPACITY / 2), "no waste");
     }
 }

@@ -97,6 +97,11 @@ impl<B: Backing> MemorySet<B> {
         self.areas.carve(range, drop);
     }
 
+    /// Takes the last area out.
+    pub(crate) fn pop(&mut self) -> Option<MemoryArea<B>> {
+        self.areas.pop()
+    }
+
     /// Shows every area's backend to `each`, which may replace it.
     pub(crate) fn each_backend(&mut self, mut each: impl FnMut(AddrRange<B::Addr>, &mut B)) {
         if let Some(span) = self.areas.span() {

@@ -76,36 +76,6 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Ok(Placed::Done)
     }
 
-    /// Unmaps `range`, across any areas and through the middle of any block; holes in it are passed over.
-    ///
-    /// When it returns no CPU can reach what was taken away, and the frames that were the space's own are free.
-    ///
-    /// # Errors
-    /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
-    /// - [`Error::NotMapped`] if there is nothing in it;
-    /// - [`Error::NoMemory`] for the tables that split blocks;
-    /// - [`Error::Invalidation`]: see there.
-    pub fn unmap(&self, range: GuestPhysRange) -> Result<(), Error> {
-        self.check(range)?;
-        let _gone = {
-            let mut guard = self.state.exclusive();
-            guard.settle(&self.shootdown)?;
-            let State { areas, table, gone } = &mut *guard;
-            let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
-            if plan.pieces().next().is_none() {
-                return Err(Error::NotMapped(range));
-            }
-            let leases = shared::lost_leases(&plan, MappingFlags::empty())?;
-            let Ok(flush) = table.edit(range, Edit::Unmap, &self.shootdown) else {
-                return Err(shared::keep(leases, Error::NoMemory(range)));
-            };
-            *gone = Gone { leases, areas: plan.carve() };
-            flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
-            core::mem::take(gone)
-        };
-        Ok(())
-    }
-
     /// Gives `range`, all of which is mapped, other flags; blocks are split at its ends.
     ///
     /// When it returns no CPU allows what the flags do not. Where they allow more, a CPU that remembers a denial
@@ -124,7 +94,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.check_flags(range, flags)?;
         let mut guard = self.state.exclusive();
         guard.settle(&self.shootdown)?;
-        let State { areas, table, gone } = &mut *guard;
+        let State { areas, table, gone, .. } = &mut *guard;
         let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
         let mut covered = range.start;
         for (area, part) in plan.pieces() {

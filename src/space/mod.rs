@@ -2,6 +2,8 @@
 
 mod access;
 mod copy;
+mod debris;
+mod dismantle;
 mod edit;
 mod fault;
 mod query;
@@ -9,12 +11,18 @@ mod relocate;
 mod shared;
 mod show;
 mod snapshot;
+mod unmap;
 mod window;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-pub use self::query::{Area, AreaKind, Stats};
-use self::shared::Gone;
+pub use self::{
+    debris::Progress,
+    dismantle::Dismantling,
+    query::{Area, AreaKind, Stats},
+    unmap::Unmapping,
+};
+use self::{dismantle::Life, shared::Gone};
 use crate::{
     CpuId, Error, Format, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, LockFamily, SpaceLock, Spin, VcpuId,
     backend::Backend,
@@ -77,6 +85,7 @@ struct State<P: Platform> {
     table: TableOf<P>,
     /// What the table's unfinished operation took away, if its invalidation failed.
     gone: Gone,
+    life: Life,
 }
 
 /// One of the places where faults are counted, on cache lines of its own.
@@ -103,7 +112,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Ok(Self {
             builder: table.builder(),
             shootdown: Shootdown::new(config.invalidate, root, cpus),
-            state: L::Lock::new(State { areas: MemorySet::new(), table, gone: Gone::default() }),
+            state: L::Lock::new(State { areas: MemorySet::new(), table, gone: Gone::default(), life: Life::Lives }),
             faults: Default::default(),
         })
     }
@@ -184,30 +193,4 @@ fn anybody() -> CpuId {
 /// The page that `gpa` lies in.
 fn page_of(geometry: &crate::Geometry, gpa: GuestPhysAddr) -> GuestPhysRange {
     geometry.entry_range(crate::Level::PAGE, gpa)
-}
-
-impl<P: Platform, L: LockFamily> Drop for GuestSpace<P, L> {
-    /// Frees everything, after every CPU has been made to forget it.
-    ///
-    /// While a CPU is in the guest, or cannot be told, nothing can be freed: it is leaked, and the log says so (H24).
-    /// CPUs outside that have the root in their registers must not run a guest by it; where they walk speculatively from
-    /// the hypervisor (`Errata::SPECULATIVE_TRANSLATION`), another root must be active on them before.
-    fn drop(&mut self) {
-        if let Some(cpu) = self.shootdown.inside() {
-            log::error!("a space is dropped while {cpu} runs its guest: its memory is lost");
-            return self.state.get_mut().leak();
-        }
-        if let Err(unreachable) = self.shootdown.invalidate_all() {
-            log::error!("a space is dropped: {unreachable}; its memory is lost");
-            return self.state.get_mut().leak();
-        }
-        // SAFETY: no CPU is in the guest, all were made to forget, and a CPU that enters needs `&self`. Nobody looks at
-        // the table after this.
-        #[allow(unsafe_code, reason = "the tables' end")]
-        unsafe {
-            self.state.get_mut().table.free(self.shootdown.operations());
-        }
-        // The regions behind its areas go with the areas, which are dropped after this.
-        self.state.get_mut().end_leases();
-    }
 }

@@ -16,7 +16,6 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Gone {
     pub leases: Vec<Lease>,
-    #[allow(dead_code, reason = "it is there to be dropped in time")]
     pub areas: Vec<MemoryArea<Backend>>,
 }
 
@@ -130,15 +129,6 @@ pub(super) fn writes(flags: MappingFlags) -> bool {
 }
 
 impl<P: Platform> State<P> {
-    /// The space is at its end and no CPU reaches anything of it: areas end their leave to write.
-    pub(super) fn end_leases(&self) {
-        for area in self.areas.iter().filter(|area| writes(area.flags())) {
-            if let Backend::Shared(view) = area.backend() {
-                drop(Lease::kept(view.region(), area.size()));
-            }
-        }
-    }
-
     /// The space's memory is lost, and with it what stands behind its areas.
     pub(super) fn leak(&mut self) {
         core::mem::forget(core::mem::take(&mut self.areas));

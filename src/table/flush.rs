@@ -5,14 +5,15 @@ use core::convert::Infallible;
 use memory_addr::PAGE_SIZE_4K;
 
 use super::{
-    Table,
+    Remains, Table,
     cut::{Cuts, Edit},
     edit::Marks,
-    node::{Context, retire},
+    node::{Context, Node, retire},
     walk::{Slot, Step},
 };
 use crate::{
-    Changed, Entry, Format, Frames, GuestPhysRange, Invalidate, Leaf, Marked, Scope, Unreachable, shootdown::Shootdown,
+    Changed, Entry, Format, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, Leaf, Marked, Scope, Unreachable,
+    shootdown::Shootdown,
 };
 
 /// An edit that is in the tables but not finished.
@@ -85,28 +86,61 @@ impl<'t, F: Format, M: Frames, I: Invalidate<F::Root>> Flush<'t, F, M, I> {
         result
     }
 
+    /// The same, but hands out what nobody maps any more, to be freed without the space's lock.
+    ///
+    /// # Errors
+    /// As for [`invalidate`](Self::invalidate).
+    pub(crate) fn detach(mut self, remains: &mut Remains) -> Result<(), Unreachable> {
+        let result = self.reap(remains);
+        core::mem::forget(self);
+        result
+    }
+
     fn complete(&mut self) -> Result<(), Unreachable> {
-        self.invalidate()?;
-        if let Some(pending) = self.table.pending.take()
-            && pending.marks == Marks::Some
-        {
-            self.reap(pending);
+        let mut remains = Remains::default();
+        self.reap(&mut remains)?;
+        if remains.is_empty() {
+            return Ok(());
         }
+        remains.step(&self.table.context, &retire(self.shootdown.operations()), &mut { usize::MAX });
         Ok(())
     }
 
+    /// Invalidates, then gives every marked entry its final form.
+    fn reap(&mut self, remains: &mut Remains) -> Result<(), Unreachable> {
+        self.invalidate()?;
+        let Table { context, root, pending } = &mut *self.table;
+        if let Some(edit) = pending {
+            if edit.marks == Marks::Some {
+                // SAFETY: as in `Table::root`.
+                #[allow(unsafe_code, reason = "reaches the root, beside what is pending")]
+                let root = unsafe { context.node(*root, context.geometry.root_level, GuestPhysAddr::from_usize(0)) };
+                edit.finish(context, root, self.shootdown.operations(), remains);
+            }
+            *pending = None;
+        }
+        Ok(())
+    }
+}
+
+impl<F: Format, M: Frames> Pending<F, M> {
     /// Gives every marked entry its final form. Only after the invalidation.
-    fn reap(&mut self, mut pending: Pending<F, M>) {
-        let (table, operations) = (&*self.table, self.shootdown.operations());
-        let Ok(()) = table.context.walk(table.root(), pending.range, &mut |slot: Slot<'_>| {
-            let step = match table.context.decode(&slot) {
+    fn finish<I: Invalidate<F::Root>>(
+        &mut self,
+        context: &Context<F, M>,
+        root: Node<'_>,
+        operations: &I,
+        remains: &mut Remains,
+    ) {
+        let Ok(()) = context.walk(root, self.range, &mut |slot: Slot<'_>| {
+            let step = match context.decode(&slot) {
                 Entry::Table(below) => Step::Into(below),
                 Entry::Marked(Marked::Leaf(leaf)) => {
-                    table.context.finish_leaf(&slot, &leaf, &mut pending, operations);
+                    context.finish_leaf(&slot, &leaf, self, operations, remains);
                     Step::Next
                 }
                 Entry::Marked(Marked::Table(_)) => {
-                    table.context.discard(&slot, operations);
+                    context.discard(&slot, remains);
                     Step::Next
                 }
                 _ => Step::Next,
@@ -125,7 +159,7 @@ impl<F: Format, M: Frames, I: Invalidate<F::Root>> Drop for Flush<'_, F, M, I> {
     }
 }
 
-#[allow(unsafe_code, reason = "frees what the marks name")]
+#[allow(unsafe_code, reason = "takes over what the marks name")]
 impl<F: Format, M: Frames> Context<F, M> {
     /// Finishes a marked leaf.
     fn finish_leaf<I: Invalidate<F::Root>>(
@@ -134,6 +168,7 @@ impl<F: Format, M: Frames> Context<F, M> {
         leaf: &Leaf,
         pending: &mut Pending<F, M>,
         operations: &I,
+        remains: &mut Remains,
     ) {
         if let Some(cut) = pending.cuts.iter_mut().find(|cut| cut.span == slot.span) {
             let (at, len) = cut.middle(leaf);
@@ -144,12 +179,12 @@ impl<F: Format, M: Frames> Context<F, M> {
             slot.store(cut.link(leaf));
             if pending.edit == Edit::Unmap {
                 // SAFETY: the invalidation is complete, and the pieces that were linked do not name these pages.
-                unsafe { self.free_leaf(leaf.owner, at, len / PAGE_SIZE_4K, &retire(operations)) };
+                unsafe { remains.add_frames(leaf.owner, at, len / PAGE_SIZE_4K) };
             }
             return;
         }
         match pending.edit {
-            Edit::Unmap => self.discard(slot, operations),
+            Edit::Unmap => self.discard(slot, remains),
             Edit::Protect(flags) => {
                 let flags = leaf.owner.limit(flags);
                 self.resynchronize(operations, leaf, self.geometry.span(slot.level), flags);
@@ -158,11 +193,11 @@ impl<F: Format, M: Frames> Context<F, M> {
         }
     }
 
-    /// Empties a marked entry and frees what it named.
-    fn discard<I: Invalidate<F::Root>>(&self, slot: &Slot<'_>, operations: &I) {
+    /// Empties a marked entry: what it named is nobody's but the remains'.
+    fn discard(&self, slot: &Slot<'_>, remains: &mut Remains) {
         let raw = slot.swap(self.format.absent());
         // SAFETY: the invalidation that covers the entry is complete, so that no CPU walks or uses what it named, and
         // no entry names it any more.
-        unsafe { self.free_entry(slot.level, raw, &retire(operations)) };
+        unsafe { remains.add(self, slot.level, raw) };
     }
 }

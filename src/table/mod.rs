@@ -13,6 +13,7 @@ mod freeze;
 mod node;
 mod query;
 mod relocate;
+mod remains;
 mod shared;
 mod walk;
 
@@ -26,6 +27,7 @@ pub(crate) use self::{
     flush::Flush,
     query::Run,
     relocate::Moved,
+    remains::Remains,
     shared::{Found, Installed},
 };
 use self::{flush::Pending, node::Context, node::Node};
@@ -110,23 +112,21 @@ impl<F: Format, M: Frames> Table<F, M> {
         self.pending.is_some().then(|| Flush::new(self, shootdown))
     }
 
-    /// Frees everything.
+    /// Everything, to be freed.
     ///
     /// # Safety
     /// No CPU walks the tables or remembers a translation of them, and none will; nothing is called on `self` again.
-    #[allow(unsafe_code, reason = "frees the tables")]
-    pub(crate) unsafe fn free<I: Invalidate<F::Root>>(&mut self, operations: &I) {
-        let level = self.context.geometry.root_level;
+    #[allow(unsafe_code, reason = "the tables' end")]
+    pub(crate) unsafe fn end(&mut self) -> Remains {
+        // The tables of blocks that should have been cut.
+        self.pending = None;
         // SAFETY: the caller's promise.
-        unsafe {
-            self.context.free_below(self.root(), &node::retire(operations));
-            self.context.free_table(self.root, level);
-        }
+        unsafe { Remains::of_tree(self.root, self.context.geometry.root_level) }
     }
 
     fn root(&self) -> Node<'_> {
         let level = self.context.geometry.root_level;
-        // SAFETY: the root stands as long as the table does; nothing is called after `free`.
+        // SAFETY: the root stands as long as the table does; nothing is called after `end`.
         #[allow(unsafe_code, reason = "reaches the root")]
         unsafe {
             self.context.node(self.root, level, GuestPhysAddr::from_usize(0))
@@ -163,6 +163,11 @@ impl<F: Format, M: Frames> Builder<F, M> {
     /// Whether private memory may have leaves of `level`.
     pub(crate) fn allows(&self, policy: crate::LeafPolicy, level: Level) -> bool {
         self.0.allows(policy, level)
+    }
+
+    /// Frees some of what was taken away, as far as `budget` goes: frames of 4 KiB.
+    pub(crate) fn free_some<I: Invalidate<F::Root>>(&self, operations: &I, remains: &mut Remains, budget: &mut usize) {
+        remains.step(&self.0, &node::retire(operations), budget);
     }
 
     /// The geometry.

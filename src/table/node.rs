@@ -110,7 +110,7 @@ impl<F: Format, M: Frames> Context<F, M> {
     }
 
     /// The number of 4 KiB frames under a table.
-    fn table_pages(&self, level: Level) -> usize {
+    pub(super) fn table_pages(&self, level: Level) -> usize {
         self.geometry.table_pages(level) * (self.geometry.page_size() / PAGE_SIZE_4K)
     }
 

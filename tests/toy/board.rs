@@ -53,6 +53,7 @@ struct State {
     refusing: Option<CpuId>,
     on_interrupt: Option<Arc<dyn Fn(CpuId) + Send + Sync>>,
     on_allocation: Option<Box<dyn FnOnce() + Send>>,
+    on_free: Option<Box<dyn FnOnce() + Send>>,
 }
 
 // SAFETY: the memory is reached through `Frames::pointer` under the crate's rules; everything else is behind the mutex.
@@ -128,6 +129,11 @@ impl Board {
         self.state().on_allocation = Some(Box::new(event));
     }
 
+    /// What happens elsewhere while the next frames are freed.
+    pub fn on_free(&self, event: impl FnOnce() + Send + 'static) {
+        self.state().on_free = Some(Box::new(event));
+    }
+
     fn log(&self, event: Event) {
         self.state().events.push(event);
     }
@@ -176,6 +182,11 @@ unsafe impl Frames for Board {
             assert!(state.used.remove(&page), "page {page} is freed, but not allocated");
         }
         state.events.push(Event::Freed(at, count));
+        let elsewhere = state.on_free.take();
+        drop(state);
+        if let Some(event) = elsewhere {
+            event();
+        }
     }
 
     fn pointer(&self, at: PhysAddr) -> NonNull<u8> {

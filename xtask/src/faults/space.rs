@@ -5,6 +5,7 @@ use super::table::{
 };
 
 const ACCESS: &str = "src/space/window.rs";
+const DISMANTLE: &str = "src/space/dismantle.rs";
 const EDIT: &str = "src/space/edit.rs";
 const FAULT: &str = "src/space/fault.rs";
 const SPACE: &str = "src/space/mod.rs";
@@ -254,7 +255,7 @@ pub const FAULTS: &[Fault] = &[
         name: "freed-while-a-cpu-is-inside",
         rules: &["L1", "H24"],
         edits: &[Edit {
-            file: SPACE,
+            file: DISMANTLE,
             text: "if let Some(cpu) = self.shootdown.inside() {",
             instead: "if let Some(cpu) = self.shootdown.inside().filter(|cpu| cpu.0 == usize::MAX) {",
         }],
@@ -265,9 +266,9 @@ pub const FAULTS: &[Fault] = &[
         name: "dropped-without-a-flush",
         rules: &["L1", "T6", "H24"],
         edits: &[Edit {
-            file: SPACE,
-            text: "if let Err(unreachable) = self.shootdown.invalidate_all() {",
-            instead: "if let Err(unreachable) = Ok::<(), crate::Unreachable>(()) {",
+            file: DISMANTLE,
+            text: "        self.shootdown.invalidate_all().map_err(",
+            instead: "        Ok::<(), crate::Unreachable>(()).map_err(",
         }],
         host: &[
             toy("gives_everything_back_after_everything_was_forgotten"),

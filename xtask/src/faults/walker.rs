@@ -10,30 +10,34 @@ const EDIT: &str = "src/table/edit.rs";
 const FLUSH: &str = "src/table/flush.rs";
 const NODE: &str = "src/table/node.rs";
 const RELOCATE: &str = "src/table/relocate.rs";
+const REMAINS: &str = "src/table/remains.rs";
 const WALK: &str = "src/table/walk.rs";
 
 pub const FAULTS: &[Fault] = &[
     Fault {
         name: "freed-before-the-flush",
         rules: &["T6", "H22"],
-        edits: &[Edit {
-            file: FLUSH,
-            text: "        self.invalidate()?;
-        if let Some(pending) = self.table.pending.take()
-            && pending.marks == Marks::Some
-        {
-            self.reap(pending);
+        edits: &[
+            Edit {
+                file: FLUSH,
+                text: "        self.invalidate()?;
+        let Table { context, root, pending } = &mut *self.table;
+",
+                instead: "        let Table { context, root, pending } = &mut *self.table;
+        let scope = pending.as_ref().map(|pending| Scope { range: pending.range, entries: pending.changed });
+",
+            },
+            Edit {
+                file: FLUSH,
+                text: "            *pending = None;
         }
         Ok(())",
-            instead: "        let scope =
-            self.table.pending.as_ref().map(|pending| Scope { range: pending.range, entries: pending.changed });
-        if let Some(pending) = self.table.pending.take()
-            && pending.marks == Marks::Some
-        {
-            self.reap(pending);
+                instead: "            *pending = None;
+            remains.step(context, &retire(self.shootdown.operations()), &mut { usize::MAX });
         }
         scope.map_or(Ok(()), |scope| self.shootdown.invalidate(scope))",
-        }],
+            },
+        ],
         host: &[host("cortex_a57::unmapping::unmapped_memory"), toy("frees_nothing_before_the_invalidation")],
         emulator: Emulator::Shows(MAX_PAIR, &["qemu::no_freed_frame_was_written"]),
     },
@@ -190,20 +194,39 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "a-marked-frame-forgotten",
         rules: &["W14"],
-        edits: &[
-            Edit {
-                file: BUILD,
-                text: "            Entry::Leaf(leaf) | Entry::Marked(crate::Marked::Leaf(leaf)) => {",
-                instead: "            Entry::Leaf(leaf) => {",
-            },
-            Edit {
-                file: BUILD,
-                text: "            Entry::Absent | Entry::Busy => {}",
-                instead: "            Entry::Absent | Entry::Busy | Entry::Marked(crate::Marked::Leaf(_)) => {}",
-            },
-        ],
+        edits: &[Edit {
+            file: REMAINS,
+            text: "Entry::Leaf(leaf) | Entry::Marked(Marked::Leaf(leaf)) if leaf.owner == Owner::Space => {
+                // SAFETY: the caller's promise.
+                unsafe { self.thread(",
+            instead: "Entry::Leaf(leaf) if leaf.owner == Owner::Space => {
+                // SAFETY: the caller's promise.
+                unsafe { self.thread(",
+        }],
         host: &[host("cortex_a57::unmapping::unmapped_memory"), toy("unmap::")],
         emulator: Emulator::Shows(A57, &["unmapping::unmapped_memory_is_gone_at_once"]),
+    },
+    Fault {
+        name: "what-a-link-was-written-over-forgotten",
+        rules: &["H24"],
+        edits: &[Edit {
+            file: REMAINS,
+            text: "                    self.add(context, below, first);\n",
+            instead: "                    let _ = first;\n",
+        }],
+        host: &[host("cortex_a57::unmapping::"), toy("steps::")],
+        emulator: Emulator::Shows(A57, &["unmapping::unmapped_memory_is_gone_at_once"]),
+    },
+    Fault {
+        name: "freed-under-the-lock",
+        rules: &["L6"],
+        edits: &[Edit {
+            file: "src/space/unmap.rs",
+            text: "flush.detach(&mut debris.remains)",
+            instead: "flush.finish()",
+        }],
+        host: &[toy("steps::unmap::")],
+        emulator: ONLY_COST,
     },
     Fault {
         name: "an-invalidation-for-every-page",

@@ -1,0 +1,101 @@
+//! A space's end.
+
+use super::{
+    GuestSpace, Platform, State,
+    debris::{Debris, Progress},
+};
+use crate::{Error, LockFamily, SpaceLock};
+
+/// Whether a space still has what it is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// It has.
+    Lives,
+    /// Somebody else frees it.
+    Ended,
+}
+
+/// A space that no CPU reaches any more, and that is still to be freed: [`GuestSpace::dismantle`] makes it.
+///
+/// Dropped, it frees the rest at once.
+#[must_use = "dropping it frees everything at once"]
+pub struct Dismantling<P: Platform, L: LockFamily> {
+    debris: Debris,
+    space: GuestSpace<P, L>,
+}
+
+impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
+    /// Ends the space as dropping it does, but leaves the freeing to the caller, and loses nothing where it cannot be done.
+    ///
+    /// When it returns every CPU has been made to forget the space. CPUs outside that have the root in their registers
+    /// must not run a guest by it; where they walk speculatively from the hypervisor
+    /// (`Errata::SPECULATIVE_TRANSLATION`), another root must be active on them before.
+    ///
+    /// # Errors
+    /// With the space, which is as it was:
+    /// - [`Error::InGuest`] with a CPU that runs the guest;
+    /// - [`Error::Invalidation`]: a CPU cannot be told.
+    #[allow(clippy::result_large_err, reason = "the space is given back")]
+    pub fn dismantle(mut self) -> Result<Dismantling<P, L>, (Self, Error)> {
+        match self.end() {
+            Ok(debris) => Ok(Dismantling { debris, space: self }),
+            Err(error) => Err((self, error)),
+        }
+    }
+
+    /// Takes all but the areas out of the space, once every CPU has been made to forget it.
+    fn end(&mut self) -> Result<Debris, Error> {
+        if let Some(cpu) = self.shootdown.inside() {
+            return Err(Error::InGuest(cpu));
+        }
+        let range = super::everything(self.builder.format());
+        self.shootdown.invalidate_all().map_err(|cause| Error::Invalidation { range, cause })?;
+        let State { table, gone, life, .. } = self.state.get_mut();
+        *life = Life::Ended;
+        // SAFETY: no CPU is in the guest, all were made to forget, and a CPU that enters needs `&self`, which nobody has
+        // any more. Nobody looks at the table after this.
+        #[allow(unsafe_code, reason = "the tables' end")]
+        let remains = unsafe { table.end() };
+        Ok(Debris { remains, gone: core::mem::take(gone), ..Debris::default() })
+    }
+
+    /// Frees some of what was taken out, and of the areas.
+    fn free_rest(&mut self, debris: &mut Debris, budget: usize) -> Progress {
+        let areas = &mut self.state.get_mut().areas;
+        debris.step::<P>(&self.builder, self.shootdown.operations(), Some(areas), budget)
+    }
+}
+
+impl<P: Platform, L: LockFamily> Dismantling<P, L> {
+    /// Frees up to `budget` frames of 4 KiB: of memory, of tables, and of regions that nobody else has. An area counts as
+    /// one too. What the allocator takes back only as a whole may exceed the budget.
+    pub fn step(&mut self, budget: usize) -> Progress {
+        self.space.free_rest(&mut self.debris, budget)
+    }
+}
+
+impl<P: Platform, L: LockFamily> Drop for Dismantling<P, L> {
+    fn drop(&mut self) {
+        while self.step(usize::MAX) == Progress::More {}
+    }
+}
+
+impl<P: Platform, L: LockFamily> Drop for GuestSpace<P, L> {
+    /// Frees everything, after every CPU has been made to forget it.
+    ///
+    /// While a CPU is in the guest, or cannot be told, nothing can be freed: it is leaked, and the log says so (H24);
+    /// [`dismantle`](Self::dismantle) gives the space back instead, and frees in steps. What that says of CPUs outside
+    /// holds here too.
+    fn drop(&mut self) {
+        if self.state.get_mut().life == Life::Ended {
+            return;
+        }
+        match self.end() {
+            Ok(mut debris) => while self.free_rest(&mut debris, usize::MAX) == Progress::More {},
+            Err(error) => {
+                log::error!("a space is dropped, and its memory is lost: {error}");
+                self.state.get_mut().leak();
+            }
+        }
+    }
+}

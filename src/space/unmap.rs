@@ -1,0 +1,89 @@
+//! Taking a range away: at once for every CPU, and in steps for the allocator.
+
+use super::{
+    GuestSpace, Platform, State,
+    debris::{Debris, Progress},
+    shared::{self, Gone},
+};
+use crate::{Error, GuestPhysRange, LockFamily, MappingFlags, SpaceLock, table::Edit};
+
+/// A range that no CPU reaches any more, and whose memory is still to be freed:
+/// [`GuestSpace::unmap_in_steps`] makes it.
+///
+/// Dropped, it frees the rest at once. The space's lock is not held meanwhile, and other memory may come to the range.
+#[must_use = "dropping it frees everything at once"]
+pub struct Unmapping<'s, P: Platform, L: LockFamily> {
+    space: &'s GuestSpace<P, L>,
+    debris: Debris,
+}
+
+impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
+    /// Unmaps `range`, across any areas and through the middle of any block; holes in it are passed over.
+    ///
+    /// When it returns no CPU can reach what was taken away, and the frames that were the space's own are free: those
+    /// were freed without the space's lock. [`unmap_in_steps`](Self::unmap_in_steps) frees some at a time.
+    ///
+    /// # Errors
+    /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
+    /// - [`Error::NotMapped`] if there is nothing in it;
+    /// - [`Error::NoMemory`] for the tables that split blocks;
+    /// - [`Error::Invalidation`]: see there.
+    pub fn unmap(&self, range: GuestPhysRange) -> Result<(), Error> {
+        let mut debris = Debris::default();
+        self.take(range, &mut debris)?;
+        while self.free_some(&mut debris, usize::MAX) == Progress::More {}
+        Ok(())
+    }
+
+    /// Unmaps `range` as [`unmap`](Self::unmap) does, and leaves the freeing to the caller.
+    ///
+    /// When it returns no CPU can reach what was taken away, and the range is free for other areas. How long it takes
+    /// depends on the areas and on the tables that the range's ends cut, not on how much memory it takes away.
+    ///
+    /// # Errors
+    /// As for [`unmap`](Self::unmap).
+    pub fn unmap_in_steps(&self, range: GuestPhysRange) -> Result<Unmapping<'_, P, L>, Error> {
+        let mut debris = Debris::default();
+        self.take(range, &mut debris)?;
+        Ok(Unmapping { space: self, debris })
+    }
+
+    /// Frees some of what was taken away, without the lock.
+    fn free_some(&self, debris: &mut Debris, budget: usize) -> Progress {
+        debris.step::<P>(&self.builder, self.shootdown.operations(), None, budget)
+    }
+
+    /// Takes all of `range` away, under the lock.
+    fn take(&self, range: GuestPhysRange, debris: &mut Debris) -> Result<(), Error> {
+        self.check(range)?;
+        let mut guard = self.state.exclusive();
+        guard.settle(&self.shootdown)?;
+        let State { areas, table, gone, .. } = &mut *guard;
+        let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
+        if plan.pieces().next().is_none() {
+            return Err(Error::NotMapped(range));
+        }
+        let leases = shared::lost_leases(&plan, MappingFlags::empty())?;
+        let Ok(flush) = table.edit(range, Edit::Unmap, &self.shootdown) else {
+            return Err(shared::keep(leases, Error::NoMemory(range)));
+        };
+        *gone = Gone { leases, areas: plan.carve() };
+        flush.detach(&mut debris.remains).map_err(|cause| Error::Invalidation { range, cause })?;
+        debris.gone = core::mem::take(gone);
+        Ok(())
+    }
+}
+
+impl<P: Platform, L: LockFamily> Unmapping<'_, P, L> {
+    /// Frees up to `budget` frames of 4 KiB: of memory, of tables, and of regions that were mapped here for the last time.
+    /// An area counts as one too. What the allocator takes back only as a whole may exceed the budget.
+    pub fn step(&mut self, budget: usize) -> Progress {
+        self.space.free_some(&mut self.debris, budget)
+    }
+}
+
+impl<P: Platform, L: LockFamily> Drop for Unmapping<'_, P, L> {
+    fn drop(&mut self) {
+        while self.step(usize::MAX) == Progress::More {}
+    }
+}
