@@ -7,28 +7,22 @@ use core::ops::Range;
 use stage2::{Error, GuestPhysAddr, GuestPhysRange, Mapping, MappingFlags, PhysAddr, Populate};
 
 use crate::{
-    arguments::Guest,
-    machine::{Machine, State},
+    machine::Machine,
     vm::{self, layout},
 };
 
-/// Maps the guest's world and puts its first program there.
-pub fn load(machine: &Machine) -> Result<(), String> {
+/// Maps the guest's world and puts its first program there: where that starts.
+pub fn load(machine: &Machine) -> Result<vm::Start, String> {
     map(machine).map_err(|error| format!("{error}"))?;
-    let start = match machine.arguments.guest {
-        Guest::Linux => vm::linux::load(machine)?,
-        Guest::Tiny => vm::tiny::load(machine)?,
-    };
-    *machine.vcpus[0].state.lock() = State::Starting(start);
-    Ok(())
+    vm::load(machine)
 }
 
 fn map(machine: &Machine) -> Result<(), Error> {
     let memory = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::EXECUTE;
     let device = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::DEVICE;
-    let lazy = Mapping::Private { populate: Populate::Lazy, leaf: machine.arguments.leaf };
+    let lazy = Mapping::Private { populate: Populate::Lazy, leaf: machine.host.arguments.leaf };
     machine.space.map(range(layout::RAM, layout::RAM_SIZE), lazy, memory)?;
-    for registers in layout::DEVICES {
+    for registers in machine.devices.passed_through() {
         let to = PhysAddr::from_usize(registers.start);
         machine.space.map(range(registers.start, registers.len()), Mapping::Linear { to }, device)?;
     }

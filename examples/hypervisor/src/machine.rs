@@ -1,20 +1,17 @@
-//! The virtual machine: its space, its virtual CPUs, and what others know of them.
-#![allow(unsafe_code, reason = "the machine's address goes through a number")]
+//! A virtual machine: its space, its virtual CPUs, and what others know of them.
+#![allow(unsafe_code, reason = "a machine's address goes through a number")]
 
-use alloc::{string::String, vec::Vec};
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-
-use hypervisor::{
-    cpu,
-    memory::{Pool, Watch},
+use alloc::{boxed::Box, format, string::String, sync::Arc, vec::Vec};
+use core::{
+    ops::Range,
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
+
+use hypervisor::{cpu, memory::Pool};
 use spin::Mutex;
 use stage2::{GuestPhysAddr, GuestSpace, Platform, native};
 
-use crate::{
-    arguments::Arguments,
-    vm::{self, layout},
-};
+use crate::{arguments::Guest, host::Host, torture, vm};
 
 /// This program's choice of parts.
 pub struct Board;
@@ -25,19 +22,26 @@ impl Platform for Board {
     type Invalidate = vm::Invalidate;
 }
 
-/// The one virtual machine.
+/// A virtual machine. Each of its virtual CPUs that runs keeps it.
 pub struct Machine {
-    pub arguments: Arguments,
-    /// How the board's CPUs are addressed.
-    pub cpus: Vec<u64>,
+    pub host: &'static Host,
+    /// From 1 on.
+    #[cfg_attr(target_arch = "x86_64", allow(dead_code, reason = "a PC has one guest"))]
+    pub number: usize,
+    /// What the lines about it begin with: nothing where there is only one.
+    pub label: String,
+    pub guest: Guest,
+    /// Which of the board's CPUs are its own, one for each virtual CPU.
+    cpus: Range<usize>,
     pub space: GuestSpace<Board>,
-    pub pool: Pool,
     pub vcpus: Vec<Vcpu>,
+    /// Its devices.
+    pub devices: vm::Devices,
     /// The last addresses that faulted, for the torturer.
     pub recent: [AtomicUsize; RECENT],
     pub next_recent: AtomicUsize,
     pub ended: AtomicBool,
-    pub torture: crate::torture::Shared,
+    pub torture: torture::Shared,
 }
 
 /// How many faults are remembered.
@@ -52,11 +56,11 @@ pub struct Vcpu {
 }
 
 /// Whether a virtual CPU runs, and where it starts.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 pub enum State {
     #[default]
     Off,
-    Starting(vm::Start),
+    Starting(Box<vm::Start>),
     On,
 }
 
@@ -69,48 +73,88 @@ pub enum NotStarted {
     Refused(vm::StartError),
 }
 
+/// What comes after an exit.
+pub enum Next {
+    /// The guest goes on.
+    Run,
+    /// This virtual CPU is off.
+    #[cfg_attr(target_arch = "x86_64", allow(dead_code, reason = "a PC has no firmware to ask for it"))]
+    Off,
+    /// The machine has ended so.
+    End(&'static str),
+}
+
 impl Machine {
     /// A machine in which nothing runs yet.
-    pub fn new(arguments: Arguments, cpus: Vec<u64>) -> Result<Self, String> {
-        let watch = if arguments.torture { Watch::Poison } else { Watch::Off };
-        let pool = Pool::new(layout::POOL.start, layout::POOL.end, watch);
-        let space = GuestSpace::new(vm::config(pool, cpus.len())?).map_err(|error| alloc::format!("{error}"))?;
-        let vcpus = (0..arguments.cpus).map(|_| Vcpu::default()).collect();
+    ///
+    /// # Errors
+    /// Its space cannot be had.
+    pub fn new(host: &'static Host, number: usize, guest: Guest, cpus: Range<usize>) -> Result<Self, String> {
+        let config = vm::config(host.pool, number, &cpus)?;
+        let space = GuestSpace::new(config).map_err(|error| format!("{error}"))?;
+        let alone = host.arguments.is_alone();
         Ok(Self {
-            arguments,
-            cpus,
+            host,
+            number,
+            label: if alone { String::new() } else { format!("guest {number}: ") },
+            guest,
             space,
-            pool,
-            vcpus,
+            vcpus: cpus.clone().map(|_| Vcpu::default()).collect(),
+            cpus,
+            devices: vm::Devices::new(guest, number, alone),
             recent: [const { AtomicUsize::new(0) }; RECENT],
             next_recent: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
-            torture: crate::torture::Shared::default(),
+            torture: torture::Shared::default(),
         })
     }
 
+    /// How its CPUs are addressed.
+    pub fn cpus(&self) -> &[u64] {
+        &self.host.cpus[self.cpus.clone()]
+    }
+
+    /// Starts virtual CPU `index` on this CPU, for good.
+    pub fn start_here(self: Arc<Self>, index: usize, start: vm::Start) -> ! {
+        *self.vcpus[index].state.lock() = State::Starting(Box::new(start));
+        self.run_vcpu(index)
+    }
+
     /// Runs virtual CPU `index` on this CPU, for good.
-    pub fn run_vcpu(&'static self, index: usize) -> ! {
+    fn run_vcpu(self: Arc<Self>, index: usize) -> ! {
         let mut state = self.vcpus[index].state.lock();
         let State::Starting(start) = core::mem::replace(&mut *state, State::On) else {
-            crate::finish(self, "panic: a virtual CPU without a start")
+            panic!("a virtual CPU without a start")
         };
         drop(state);
-        vm::run(self, index, start)
+        match vm::run(&self, index, *start) {
+            Next::Run => panic!("a virtual CPU that ran out"),
+            Next::Off => {
+                *self.vcpus[index].state.lock() = State::Off;
+                drop(self);
+                cpu::stop()
+            }
+            Next::End(how) => self.host.end(self, how),
+        }
     }
 
     /// Starts virtual CPU `index` on its own CPU.
     ///
     /// # Errors
     /// It runs already, or its CPU does not start.
-    pub fn start_vcpu(&'static self, index: usize, start: vm::Start) -> Result<(), NotStarted> {
+    pub fn start_vcpu(self: &Arc<Self>, index: usize, start: vm::Start) -> Result<(), NotStarted> {
         let mut state = self.vcpus[index].state.lock();
         if !matches!(*state, State::Off) {
             return Err(NotStarted::AlreadyOn);
         }
-        cpu::start(self.cpus[index], secondary, (&raw const *self) as u64).map_err(NotStarted::Refused)?;
+        let kept = Arc::into_raw(self.clone());
+        if let Err(error) = cpu::start(self.cpus()[index], secondary, kept as u64) {
+            // SAFETY: nobody else got it.
+            drop(unsafe { Arc::from_raw(kept) });
+            return Err(NotStarted::Refused(error));
+        }
         // The other CPU waits for the lock.
-        *state = State::Starting(start);
+        *state = State::Starting(Box::new(start));
         Ok(())
     }
 
@@ -121,13 +165,13 @@ impl Machine {
     }
 }
 
-/// What a secondary CPU runs: `argument` is the machine's address; its number is its place among the CPUs.
+/// What a secondary CPU runs: `argument` is the machine's address; its number is its place among the machine's CPUs.
 extern "C" fn secondary(argument: u64) -> ! {
-    // SAFETY: `start_vcpu` passes the machine, which lives for ever.
-    let machine: &'static Machine = unsafe { &*(argument as *const Machine) };
+    // SAFETY: `start_vcpu` passes the machine, and keeps it for this CPU.
+    let machine = unsafe { Arc::from_raw(argument as *const Machine) };
     let here = cpu::affinity();
-    match machine.cpus.iter().position(|&cpu| cpu == here) {
+    match machine.cpus().iter().position(|&cpu| cpu == here) {
         Some(index) => machine.run_vcpu(index),
-        None => panic!("CPU {here:#x} is not on the board"),
+        None => panic!("CPU {here:#x} is not the machine's"),
     }
 }

@@ -8,6 +8,7 @@ extern crate alloc;
 
 mod arguments;
 mod guest;
+mod host;
 mod machine;
 mod report;
 mod torture;
@@ -16,11 +17,11 @@ mod torture;
 #[cfg_attr(target_arch = "x86_64", path = "vm/x86_64/mod.rs")]
 mod vm;
 
-use alloc::boxed::Box;
-use core::sync::atomic::Ordering;
+use alloc::{boxed::Box, format, string::String, sync::Arc};
 
-use arguments::Arguments;
-use hypervisor::{console, line, memory, power};
+use arguments::{Arguments, Guest};
+use host::Host;
+use hypervisor::{console, memory};
 use machine::Machine;
 
 /// The first CPU, once it is in Rust.
@@ -29,39 +30,33 @@ extern "C" fn boot_main() -> ! {
     memory::init_heap();
     console::init_log();
     match prepare() {
-        Ok(machine) => machine.run_vcpu(0),
+        Ok((machine, start)) => machine.start_here(0, start),
         Err(reason) => console::end_of_the_world(format_args!("hv: end panic: {reason}")),
     }
 }
 
-/// Everything before the guest's first instruction.
-fn prepare() -> Result<&'static Machine, alloc::string::String> {
+/// Everything before the first guest's first instruction; other guests run by then.
+fn prepare() -> Result<(Arc<Machine>, vm::Start), String> {
     let (options, cpus) = vm::board()?;
-    let arguments = Arguments::parse(options).map_err(|option| alloc::format!("unknown option {option}"))?;
-    let needed = arguments.cpus + usize::from(arguments.torture);
-    if cpus.len() < needed {
-        return Err(alloc::format!("{needed} CPUs are needed, the board has {}", cpus.len()));
+    let arguments = Arguments::parse(options).map_err(|option| format!("unknown option {option}"))?;
+    let host: &'static Host = Box::leak(Box::new(Host::new(arguments, cpus)));
+    let mut guests = host.arguments.guests.iter().copied();
+    let first = prepare_guest(host, guests.next().ok_or("no guest")?)?;
+    if host.arguments.torture {
+        torture::start(&first.0)?;
     }
-    let machine: &'static Machine = Box::leak(Box::new(Machine::new(arguments, cpus)?));
-    guest::load(machine)?;
-    report::map(machine, "before");
-    if machine.arguments.torture {
-        torture::start(machine)?;
+    for guest in guests {
+        let (machine, start) = prepare_guest(host, guest)?;
+        machine.start_vcpu(0, start).map_err(|error| format!("{}{error:x?}", machine.label))?;
     }
-    Ok(machine)
+    Ok(first)
 }
 
-/// The end: everything is said, and the board goes off.
-fn finish(machine: &'static Machine, how: &str) -> ! {
-    if machine.ended.swap(true, Ordering::AcqRel) {
-        // Another CPU is saying it.
-        loop {
-            core::hint::spin_loop();
-        }
-    }
-    torture::stop(machine);
-    report::map(machine, "after");
-    report::stats(machine);
-    line!("hv: end {how}");
-    power::off()
+/// A machine with its guest in it, and where that starts.
+fn prepare_guest(host: &'static Host, guest: Guest) -> Result<(Arc<Machine>, vm::Start), String> {
+    let machine = host.machine(guest, vm::cpus(guest, &host.arguments))?;
+    let start = guest::load(&machine)?;
+    report::map(&machine, "before");
+    host.starts();
+    Ok((machine, start))
 }

@@ -14,30 +14,35 @@ const LINES: usize = 24;
 pub fn map(machine: &Machine, when: &str) {
     let text = machine.space.to_string();
     let lines = text.lines().count();
-    line!("hv: map {when}:");
+    let label = &machine.label;
+    line!("hv: {label}map {when}:");
     for line in text.lines().take(LINES) {
-        line!("hv: map   {line}");
+        line!("hv: {label}map   {line}");
     }
     if lines > LINES {
-        line!("hv: map   … and {} more lines", lines - LINES);
+        line!("hv: {label}map   … and {} more lines", lines - LINES);
     }
 }
 
 /// Prints the figures.
 pub fn stats(machine: &Machine) {
     let stats = machine.space.stats();
-    machine.pool.check_all();
+    machine.host.pool.check_all();
     let (checked, bad) = Pool::poison();
     let [pages, blocks, large, ..] = stats.leaves;
     let invalidations = stats.invalidations;
     line!(
-        "hv: stats faults={} leaves_4k={pages} leaves_2m={blocks} leaves_1g={large} invalidations_range={} \
-         invalidations_all={} invalidations_denial={} relocations={} poison_checked={checked} poison_bad={bad} tables={}",
+        "hv: {}stats faults={} leaves_4k={pages} leaves_2m={blocks} leaves_1g={large} invalidations_range={} \
+         invalidations_all={} invalidations_denial={} relocations={} poison_checked={checked} poison_bad={bad} tables={} \
+         owned={} shared={}",
+        machine.label,
         stats.faults,
         invalidations.ranges,
         invalidations.all,
         invalidations.denials,
         machine.torture.moved.load(Ordering::Relaxed),
         stats.table_frames,
+        stats.owned_frames,
+        stats.shared_frames,
     );
 }

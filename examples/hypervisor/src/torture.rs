@@ -1,7 +1,7 @@
 //! A CPU that takes the guest's memory away from under it, and gives it back elsewhere, all the time.
-#![allow(unsafe_code, reason = "the machine's address goes through a number")]
+#![allow(unsafe_code, reason = "a machine's address goes through a number")]
 
-use alloc::{string::String, vec::Vec};
+use alloc::{string::String, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hypervisor::cpu;
@@ -28,11 +28,12 @@ const TABLES: usize = 48;
 /// How many pages anywhere are moved in one round.
 const ANYWHERE: usize = 16;
 
-/// Starts it on the board's last CPU.
-pub fn start(machine: &'static Machine) -> Result<(), String> {
-    let last = machine.cpus[machine.arguments.cpus];
+/// Starts it on a CPU of its own.
+pub fn start(machine: &Arc<Machine>) -> Result<(), String> {
+    let host = machine.host;
+    let place = host.take_cpus(1)?.start;
     machine.torture.running.store(true, Ordering::Release);
-    cpu::start(last, main, (&raw const *machine) as u64)
+    cpu::start(host.cpus[place], main, Arc::into_raw(machine.clone()) as u64)
         .map_err(|error| alloc::format!("the torturer's CPU: {error:x?}"))
 }
 
@@ -45,24 +46,23 @@ pub fn stop(machine: &Machine) {
 }
 
 extern "C" fn main(argument: u64) -> ! {
-    // SAFETY: `start` passes the machine, which lives for ever.
-    let machine: &'static Machine = unsafe { &*(argument as *const Machine) };
+    // SAFETY: `start` passes the machine, and keeps it for this CPU.
+    let machine = unsafe { Arc::from_raw(argument as *const Machine) };
     let mut random = Random(0x2545_f491_4f6c_dd1d);
     while !machine.torture.stop.load(Ordering::Acquire) {
         for place in &machine.recent {
-            relocate(machine, place.load(Ordering::Relaxed));
+            relocate(&machine, place.load(Ordering::Relaxed));
         }
-        for page in tables(machine, random.next()) {
-            relocate(machine, page);
+        for page in tables(&machine, random.next()) {
+            relocate(&machine, page);
         }
         for _ in 0..ANYWHERE {
-            relocate(machine, layout::RAM + random.next() % layout::RAM_SIZE);
+            relocate(&machine, layout::RAM + random.next() % layout::RAM_SIZE);
         }
     }
     machine.torture.running.store(false, Ordering::Release);
-    loop {
-        core::hint::spin_loop();
-    }
+    drop(machine);
+    cpu::stop()
 }
 
 /// Numbers without an order to them.

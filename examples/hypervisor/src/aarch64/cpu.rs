@@ -39,3 +39,11 @@ pub fn start(affinity: u64, main: extern "C" fn(u64) -> !, argument: u64) -> Res
         error => Err(error),
     }
 }
+
+/// Turns this CPU off.
+pub fn stop() -> ! {
+    let _off = psci::call(psci::CPU_OFF, [0; 3]);
+    loop {
+        core::hint::spin_loop();
+    }
+}

@@ -4,6 +4,7 @@ pub mod boot;
 pub mod cpu;
 pub mod power;
 pub mod psci;
+pub mod system;
 pub mod uart;
 pub mod vcpu;
 

@@ -202,6 +202,13 @@ pub fn sleep(ticks: u32) {
     apic::sleep(ticks, TIMER as u8);
 }
 
+/// Stops this CPU, for good.
+pub fn stop() -> ! {
+    loop {
+        hint::spin_loop();
+    }
+}
+
 /// The vector of an NMI.
 const NMI: u64 = 2;
 /// The vector of the local timer: one that no exception has.

@@ -1,6 +1,7 @@
 //! What a guest does that needs the hypervisor.
 #![allow(unsafe_code, reason = "system registers")]
 
+use alloc::sync::Arc;
 use core::arch::asm;
 
 use hypervisor::{line, vcpu::Registers};
@@ -9,16 +10,22 @@ use stage2::{
     aarch64::{Decoded, Syndrome, decode_distrusting},
 };
 
-use super::{Here, firmware};
-use crate::machine::Machine;
+use super::{Here, firmware, hypercalls};
+use crate::machine::{Machine, Next};
 
 /// `HVC` from AArch64 (`ESR_EL2.EC`, Arm DDI 0487 D24.2).
 const HVC: u8 = 0x16;
 /// `SMC` from AArch64, trapped.
 const SMC: u8 = 0x17;
 
-/// Handles one exit; afterwards the guest goes on.
-pub fn handle(machine: &'static Machine, here: &Here, index: usize, registers: &mut Registers, syndrome: Syndrome) {
+/// Handles one exit.
+pub fn handle(
+    machine: &Arc<Machine>,
+    here: &Here,
+    index: usize,
+    registers: &mut Registers,
+    syndrome: Syndrome,
+) -> Next {
     match decode_distrusting(syndrome, here.capabilities.errata) {
         Decoded::Fault(fault) | Decoded::CacheMaintenance(Some(fault)) => {
             answer(machine, index, registers, syndrome, fault);
@@ -30,16 +37,17 @@ pub fn handle(machine: &'static Machine, here: &Here, index: usize, registers: &
             }
         }
         Decoded::CacheMaintenance(None) => registers.pc += 4,
-        Decoded::NotAnAbort { class: HVC } => firmware::call(machine, index, registers),
+        Decoded::NotAnAbort { class: HVC } => return hypercalls::call(machine, registers),
         Decoded::NotAnAbort { class: SMC } => {
             registers.pc += 4;
-            firmware::call(machine, index, registers);
+            return firmware::call(machine, registers);
         }
         other => {
-            line!("hv: {other:x?} at {:#x}: an abort for the guest", registers.pc);
+            line!("hv: {}{other:x?} at {:#x}: an abort for the guest", machine.label, registers.pc);
             inject(registers, syndrome);
         }
     }
+    Next::Run
 }
 
 /// Lets the space answer a fault.
@@ -47,8 +55,9 @@ fn answer(machine: &Machine, index: usize, registers: &mut Registers, syndrome: 
     match machine.space.fault(CpuId(index), fault) {
         Ok(Outcome::Resolved) => machine.remember(fault.gpa),
         Ok(Outcome::Retry) => {}
+        Ok(Outcome::NotMapped) if machine.devices.access(fault.gpa, registers, syndrome).is_some() => {}
         Ok(outcome @ (Outcome::NotMapped | Outcome::Denied { .. } | Outcome::Inject)) => {
-            line!("hv: {fault:x?}: {outcome:?}, at {:#x}: an abort for the guest", registers.pc);
+            line!("hv: {}{fault:x?}: {outcome:?}, at {:#x}: an abort for the guest", machine.label, registers.pc);
             inject(registers, syndrome);
         }
         Err(error) => panic!("{fault:x?}: {error}"),

@@ -18,7 +18,13 @@ pub const TREE: usize = RAM + 0x800_0000;
 /// Where its initial file system goes.
 pub const INITRD: usize = RAM + 0x820_0000;
 
-/// The UART.
+/// The UART, and its registers' size.
 pub const UART: usize = 0x0900_0000;
-/// What the guest reaches of the board's devices: the GIC's distributor and redistributors, the UART.
-pub const DEVICES: [Range<usize>; 2] = [0x0800_0000..0x0900_0000, UART..UART + 0x1000];
+/// See there.
+pub const UART_SIZE: usize = 0x1000;
+/// The GIC's distributor and redistributors.
+pub const GIC: Range<usize> = 0x0800_0000..0x0900_0000;
+/// What a guest reaches of the board's devices, if the board is its own.
+pub const DEVICES: [Range<usize>; 2] = [GIC, UART..UART + UART_SIZE];
+/// What it reaches where another guest runs beside it.
+pub const DEVICES_BESIDE: [Range<usize>; 1] = [GIC];

@@ -10,13 +10,16 @@ use crate::{
 
 /// Loads it: where it starts.
 pub fn load(machine: &Machine) -> Result<Start, String> {
-    let arguments = &machine.arguments;
+    let arguments = &machine.host.arguments;
     write(machine, layout::KERNEL, board_memory(&arguments.kernel))?;
     write(machine, layout::INITRD, board_memory(&arguments.initrd))?;
     let initrd = (layout::INITRD as u64, (layout::INITRD + arguments.initrd.len()) as u64);
     let command_line = format!("console=ttyAMA0 rdinit=/init panic=-1 loglevel=4 nokaslr{}", arguments.rest);
-    let tree = devicetree::build(&machine.cpus[..arguments.cpus], &command_line, Some(initrd))
+    let tree = devicetree::build(machine.cpus(), &command_line, Some(initrd))
         .map_err(|error| format!("the guest's device tree: {error:?}"))?;
     write(machine, layout::TREE, &tree)?;
-    Ok(Start { entry: layout::KERNEL as u64, context: layout::TREE as u64 })
+    if !arguments.is_alone() {
+        machine.host.common.introduce(machine)?;
+    }
+    Ok(Start::at(layout::KERNEL as u64, layout::TREE as u64))
 }

@@ -1,21 +1,29 @@
 //! A virtual machine of EL1: QEMU's `virt` board less what masters the bus.
 #![allow(unsafe_code, reason = "system registers")]
 
+mod common;
+mod devices;
 mod devicetree;
 mod exits;
 mod firmware;
+mod fork;
+mod hypercalls;
 pub mod layout;
-pub mod linux;
-pub mod tiny;
+mod linux;
+mod neighbour;
+mod tiny;
+mod uart;
 
-use alloc::{format, string::String, vec::Vec};
+use alloc::{format, string::String, sync::Arc, vec::Vec};
 use core::{
     arch::asm,
+    ops::Range,
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use hypervisor::{
     memory::Pool,
+    system::System,
     vcpu::{self, Registers},
 };
 use stage2::{
@@ -24,7 +32,13 @@ use stage2::{
     native,
 };
 
-use crate::machine::{Board, Machine};
+use crate::{
+    arguments::{Arguments, Guest},
+    machine::{Board, Machine, Next},
+};
+
+pub use common::{Common, leave};
+pub use devices::Devices;
 
 /// The invalidations.
 pub type Invalidate = native::Invalidate;
@@ -33,20 +47,47 @@ pub type Invalidate = native::Invalidate;
 pub type StartError = u64;
 
 /// Where a virtual CPU starts.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Start {
-    /// Its first instruction.
-    pub entry: u64,
-    /// What it finds in X0.
-    pub context: u64,
+    /// What its registers hold.
+    pub registers: Registers,
+    /// What those of EL1 hold, if not what they do after a reset.
+    pub system: Option<System>,
 }
 
-/// What the space is made of. All of the board's CPUs are alike.
-pub fn config(frames: Pool, cpus: usize) -> Result<Config<Board>, String> {
+impl Start {
+    /// As the firmware starts a CPU: at its first instruction, with a value in X0.
+    pub fn at(entry: u64, context: u64) -> Self {
+        let mut registers = Registers { pc: entry, pstate: 0x3c5, ..Registers::default() };
+        registers.x[0] = context;
+        Self { registers, system: None }
+    }
+}
+
+/// What the space of machine `number` is made of. All of the board's CPUs are alike.
+pub fn config(frames: Pool, number: usize, cpus: &Range<usize>) -> Result<Config<Board>, String> {
     let Here { capabilities, instructions } = Here::detect();
     let bits = 40.min(capabilities.physical_bits);
-    let format = native::Format::new(&capabilities, bits, Vmid(1)).map_err(|error| format!("{error}"))?;
-    Ok(Config { format, frames, invalidate: native::Invalidate::new(capabilities, instructions), cpus })
+    let format = native::Format::new(&capabilities, bits, Vmid(number as u16)).map_err(|error| format!("{error}"))?;
+    let invalidate = native::Invalidate::new(capabilities, instructions);
+    Ok(Config { format, frames, invalidate, cpus: cpus.len() })
+}
+
+/// How many CPUs a guest has.
+pub fn cpus(guest: Guest, arguments: &Arguments) -> usize {
+    match guest {
+        Guest::Linux | Guest::Tiny => arguments.cpus,
+        Guest::Neighbour => neighbour::CPUS,
+    }
+}
+
+/// Loads a machine's guest: where it starts.
+pub fn load(machine: &Machine) -> Result<Start, String> {
+    match machine.guest {
+        Guest::Linux => linux::load(machine),
+        Guest::Tiny => tiny::load(machine),
+        Guest::Neighbour => neighbour::load(machine),
+    }
 }
 
 /// This CPU.
@@ -72,19 +113,24 @@ pub fn board() -> Result<(&'static str, Vec<u64>), String> {
     Ok((board.chosen().bootargs().unwrap_or(""), cpus))
 }
 
-/// Runs a virtual CPU on this CPU, for good.
-pub fn run(machine: &'static Machine, index: usize, start: Start) -> ! {
+/// Runs a virtual CPU on this CPU, up to its end.
+pub fn run(machine: &Arc<Machine>, index: usize, start: Start) -> Next {
     vcpu::prepare();
+    if let Some(system) = &start.system {
+        system.load();
+    }
     machine.space.activate();
     let here = Here::detect();
-    let mut registers = Registers { pc: start.entry, pstate: 0x3c5, ..Registers::default() };
-    registers.x[0] = start.context;
+    let mut registers = start.registers;
     loop {
         let syndrome = run_once(machine, index, &mut registers);
         if machine.ended.load(Ordering::Relaxed) {
-            crate::finish(machine, "off");
+            return Next::End("off");
         }
-        exits::handle(machine, &here, index, &mut registers, syndrome);
+        match exits::handle(machine, &here, index, &mut registers, syndrome) {
+            Next::Run => {}
+            end => return end,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{guest::write, machine::Machine};
 /// Loads it: where it starts, and how many CPUs it has.
 pub fn load(machine: &Machine) -> Result<Start, String> {
     write(machine, layout::KERNEL, program())?;
-    Ok(Start { entry: layout::KERNEL as u64, context: machine.arguments.cpus as u64 })
+    Ok(Start::at(layout::KERNEL as u64, machine.host.arguments.cpus as u64))
 }
 
 /// The program, which runs wherever it is put.

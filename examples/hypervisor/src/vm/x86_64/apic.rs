@@ -3,6 +3,7 @@
 //! Intel SDM Vol. 3A (edition of December 2024), 11.6.1 and 11.12.9.
 #![allow(unsafe_code, reason = "a model-specific register")]
 
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use hypervisor::{
@@ -42,7 +43,7 @@ pub fn take_nmi(index: usize) -> bool {
 /// Virtual CPU `index` writes its command register.
 ///
 /// Each CPU that is meant gets its own message, by its number: of the PC's CPUs not all are the guest's.
-pub fn command(machine: &'static Machine, index: usize, value: u64) {
+pub fn command(machine: &Arc<Machine>, index: usize, value: u64) {
     let destination = value >> DESTINATION;
     let is_meant = |&cpu: &usize| match value & SHORTHAND {
         ITSELF => cpu == index,
@@ -58,7 +59,7 @@ pub fn command(machine: &'static Machine, index: usize, value: u64) {
 }
 
 /// Sends to one CPU what the lower half of the register asks for.
-fn send(machine: &'static Machine, to: usize, message: u32) {
+fn send(machine: &Arc<Machine>, to: usize, message: u32) {
     let message = u64::from(message);
     match message >> 8 & 0b111 {
         // A CPU that is to start here waits for nothing else.
@@ -81,7 +82,7 @@ pub const fn logical(index: usize) -> u64 {
 }
 
 /// Starts a virtual CPU in real mode, as the first of two messages asks for.
-fn start(machine: &'static Machine, index: usize, page: u8) {
+fn start(machine: &Arc<Machine>, index: usize, page: u8) {
     let mode = Mode::Real { segment: u16::from(page) << 8, ip: 0 };
     if let Err(NotStarted::Refused(error)) = machine.start_vcpu(index, Start { mode, context: 0 }) {
         hypervisor::line!("hv: {error:x?} does not start");

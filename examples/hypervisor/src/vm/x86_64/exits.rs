@@ -1,5 +1,7 @@
 //! What a guest does that needs the hypervisor.
 
+use alloc::sync::Arc;
+
 use hypervisor::{
     line,
     vcpu::{Event, Exit, Vcpu, reason},
@@ -14,7 +16,7 @@ use x86::{
 };
 
 use super::{apic, cpuid};
-use crate::machine::Machine;
+use crate::machine::{Machine, Next};
 
 /// The hardware exception of general protection, with an error code of 0 (Intel SDM Vol. 3C, 25.8.3).
 const GENERAL_PROTECTION: Event = Event { information: 1 << 31 | 1 << 11 | 3 << 8 | 0xd, error: 0, length: 0 };
@@ -26,16 +28,17 @@ pub const READS: [u32; 1] = [IA32_X2APIC_LDR];
 /// Those that are written here.
 pub const WRITES: [u32; 1] = [IA32_X2APIC_ICR];
 
-/// Handles one exit; afterwards the guest goes on.
-pub fn handle(machine: &'static Machine, index: usize, vcpu: &mut Vcpu, exit: &Exit) {
+/// Handles one exit.
+pub fn handle(machine: &Arc<Machine>, index: usize, vcpu: &mut Vcpu, exit: &Exit) -> Next {
     match decode(exit.translation) {
         Decoded::Fault(fault) => answer(machine, index, vcpu, fault),
         Decoded::Misconfiguration(gpa) => panic!("the tables are encoded wrongly at {gpa:x?}"),
-        Decoded::NotTranslation { reason } => other(machine, index, vcpu, exit, reason),
+        Decoded::NotTranslation { reason } => return other(machine, index, vcpu, exit, reason),
     }
+    Next::Run
 }
 
-fn other(machine: &'static Machine, index: usize, vcpu: &mut Vcpu, exit: &Exit, reason: u16) {
+fn other(machine: &Arc<Machine>, index: usize, vcpu: &mut Vcpu, exit: &Exit, reason: u16) -> Next {
     match reason {
         // Of the shootdown: leaving the guest was all that was wanted.
         reason::EXCEPTION_OR_NMI if exit.is_nmi() => {}
@@ -55,9 +58,10 @@ fn other(machine: &'static Machine, index: usize, vcpu: &mut Vcpu, exit: &Exit, 
         reason::RDMSR | reason::WRMSR => vcpu.inject(GENERAL_PROTECTION),
         reason::VMCALL => vcpu.inject(UNDEFINED),
         // How the guest resets the PC where it finds no other way; whether it was done is for its own words to say.
-        reason::TRIPLE_FAULT => crate::finish(machine, "off"),
+        reason::TRIPLE_FAULT => return Next::End("off"),
         _ => panic!("exit {reason} at {:#x}: {exit:x?}", vcpu.read(guest::RIP)),
     }
+    Next::Run
 }
 
 /// Lets the space answer a fault.

@@ -30,6 +30,3 @@ pub const FIRMWARE: usize = 0xe_0000;
 pub const KERNEL: usize = 0x100_0000;
 /// Where its initial file system goes.
 pub const INITRD: usize = 0x500_0000;
-
-/// What the guest reaches of the PC's devices by memory: nothing. The local APICs are in x2APIC mode.
-pub const DEVICES: [Range<usize>; 0] = [];

@@ -44,7 +44,7 @@ const OPTIONS: &str = "console=ttyS0,115200 rdinit=/init panic=-1 loglevel=4 nok
 
 /// Loads it: where it starts.
 pub fn load(machine: &Machine) -> Result<Start, String> {
-    let arguments = &machine.arguments;
+    let arguments = &machine.host.arguments;
     let file = board_memory(&arguments.kernel);
     let (mut parameters, kernel) = split(file).ok_or("the kernel is no bzImage with a 64-bit entry")?;
     write(machine, layout::KERNEL, kernel)?;

@@ -7,6 +7,7 @@
 mod acpi;
 mod apic;
 mod cpuid;
+mod devices;
 mod exits;
 pub mod layout;
 pub mod linux;
@@ -14,9 +15,10 @@ mod shootdown;
 mod tables;
 pub mod tiny;
 
-use alloc::{format, string::String, vec::Vec};
-use core::{ffi::CStr, sync::atomic::Ordering};
+use alloc::{format, string::String, sync::Arc, vec::Vec};
+use core::{ffi::CStr, ops::Range, sync::atomic::Ordering};
 
+pub use devices::Devices;
 use hypervisor::{
     cpu,
     memory::Pool,
@@ -29,7 +31,10 @@ use stage2::{
 pub use tables::{TABLE_LEVELS, root_table, table_below};
 use x86::vmx::vmcs::guest;
 
-use crate::machine::{Board, Machine};
+use crate::{
+    arguments::{Arguments, Guest},
+    machine::{Board, Machine, Next},
+};
 
 /// The invalidations.
 pub type Invalidate = native::Invalidate<shootdown::Nmi>;
@@ -47,7 +52,7 @@ pub struct Start {
 }
 
 /// What the space is made of. All of the PC's CPUs are alike.
-pub fn config(frames: Pool, cpus: usize) -> Result<Config<Board>, String> {
+pub fn config(frames: Pool, _number: usize, cpus: &Range<usize>) -> Result<Config<Board>, String> {
     let capabilities = native::Capabilities::detect();
     let format = native::Format::new(&capabilities, Depth::Four).map_err(|error| format!("{error}"))?;
     // The guest is whoever runs this example's own: it does not try to make the CPU check the machine.
@@ -55,7 +60,8 @@ pub fn config(frames: Pool, cpus: usize) -> Result<Config<Board>, String> {
     // SAFETY: only CPUs that run the guest invalidate, after `vcpu::prepare`; a space is activated when the virtual
     // CPU's VMCS is the current one; the tables come from this program's pool.
     let instructions = unsafe { native::Instructions::new() };
-    Ok(Config { format, frames, invalidate: native::Invalidate::new(capabilities, instructions, shootdown::Nmi), cpus })
+    let invalidate = native::Invalidate::new(capabilities, instructions, shootdown::Nmi { first: cpus.start });
+    Ok(Config { format, frames, invalidate, cpus: cpus.len() })
 }
 
 /// The command line that the emulator passes, and the CPUs that there may be: nothing here says how many there are.
@@ -66,26 +72,51 @@ pub fn board() -> Result<(&'static str, Vec<u64>), String> {
     Ok((line, (0..cpu::MOST as u64).collect()))
 }
 
-/// Runs a virtual CPU on this CPU, for good.
-pub fn run(machine: &'static Machine, index: usize, start: Start) -> ! {
+/// How many CPUs a guest has.
+pub fn cpus(_guest: Guest, arguments: &Arguments) -> usize {
+    arguments.cpus
+}
+
+/// Loads a machine's guest: where it starts.
+pub fn load(machine: &Machine) -> Result<Start, String> {
+    match machine.guest {
+        Guest::Linux => linux::load(machine),
+        Guest::Tiny => tiny::load(machine),
+        Guest::Neighbour => Err("two guests are for EL2: a PC's devices are one guest's".into()),
+    }
+}
+
+/// What machines share: nothing.
+pub type Common = ();
+
+/// A machine is at its end.
+pub fn leave(_machine: &Machine) {}
+
+/// Runs a virtual CPU on this CPU, up to its end.
+pub fn run(machine: &Arc<Machine>, index: usize, start: Start) -> Next {
     vcpu::prepare();
     shootdown::prepare(machine);
     let mut vcpu = Vcpu::new(Setup { mode: start.mode, vpid: index as u16 + 1, exceptions: 0 });
     vcpu.trap_registers(&exits::READS, &exits::WRITES);
     vcpu.registers.rsi = start.context;
     machine.space.activate();
-    loop {
+    let end = loop {
         let exit = run_once(machine, index, &mut vcpu);
         if machine.ended.load(Ordering::Relaxed) {
-            crate::finish(machine, "off");
+            break Next::End("off");
         }
         if let Some(event) = exit.interrupted {
             vcpu.inject(event);
         } else if apic::take_nmi(index) {
             vcpu.inject(apic::NMI);
         }
-        exits::handle(machine, index, &mut vcpu, &exit);
-    }
+        match exits::handle(machine, index, &mut vcpu, &exit) {
+            Next::Run => {}
+            end => break end,
+        }
+    };
+    shootdown::end();
+    end
 }
 
 /// Runs the guest up to its next exit.

@@ -26,7 +26,7 @@ pub fn load(machine: &Machine) -> Result<Start, String> {
     write(machine, layout::TABLES, &first_gib(layout::TABLES))?;
     let first = (&raw const tiny_first).addr() - (&raw const tiny_start).addr();
     let mode = Mode::Long { cr3: layout::TABLES as u64, rip: (PLACE + first) as u64 };
-    Ok(Start { mode, context: machine.arguments.cpus as u64 })
+    Ok(Start { mode, context: machine.host.arguments.cpus as u64 })
 }
 
 /// The program.

@@ -1,0 +1,61 @@
+//! A program of a Linux guest, which talks to another guest through memory that the hypervisor mapped into both.
+//!
+//! It maps that memory by `/dev/mem`, as root: Linux forbids only what it takes for its own memory.
+
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use exchange::{End, Notes, REGION_SIZE, Talk, Word, linux};
+use rustix::fs::OFlags;
+use rustix::mm::{MapFlags, ProtFlags, mmap};
+
+/// After so long in vain it gives up.
+const PATIENCE: Duration = Duration::from_secs(100);
+const PAGE: usize = 4096;
+
+fn main() -> Result<()> {
+    let memory = Memory::open()?;
+    let page = memory.map(linux::NOTES, PAGE, ProtFlags::READ).context("the page that says what is to be done")?;
+    let words = [0, 1].map(|index: usize| page[index].load(Ordering::Relaxed));
+    let Notes { messages } = Notes::from_words(words).context("the page says nothing")?;
+    let ring = memory.map(linux::RING, REGION_SIZE, ProtFlags::READ | ProtFlags::WRITE).context("the ring")?;
+    let account = Talk::new(ring, End::First)?.exchange(messages, patience())?;
+    println!("guest: ring ok end={} {account}", End::First.number());
+    Ok(())
+}
+
+/// Lets others run, for the `idle`th time in a row; nothing if that took too long.
+fn patience() -> impl FnMut(u64) -> Option<()> {
+    let mut since = Instant::now();
+    move |idle| {
+        if idle == 1 {
+            since = Instant::now();
+        }
+        thread::yield_now();
+        (since.elapsed() < PATIENCE).then_some(())
+    }
+}
+
+/// What the guest takes for physical memory.
+struct Memory(File);
+
+impl Memory {
+    fn open() -> Result<Self> {
+        let flags = OFlags::SYNC.bits().cast_signed();
+        let file = File::options().read(true).write(true).custom_flags(flags).open("/dev/mem");
+        file.map(Self).context("/dev/mem")
+    }
+
+    /// Maps some of it, for good. Whoever else maps it uses atomics.
+    #[allow(unsafe_code, reason = "memory that another guest writes")]
+    fn map(&self, at: usize, size: usize, access: ProtFlags) -> Result<&'static [Word]> {
+        // SAFETY: a new mapping, of memory that is the kernel's own for nothing.
+        let start = unsafe { mmap(std::ptr::null_mut(), size, access, MapFlags::SHARED, &self.0, at as u64)? };
+        // SAFETY: so many bytes are mapped, and nobody unmaps them.
+        Ok(unsafe { std::slice::from_raw_parts(start.cast::<Word>(), size / size_of::<Word>()) })
+    }
+}

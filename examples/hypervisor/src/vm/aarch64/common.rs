@@ -1,0 +1,120 @@
+//! What two guests share: a ring, through which they talk, and a frozen page that says what is to be done.
+
+use alloc::{format, string::String, vec::Vec};
+use core::fmt::Write;
+
+use exchange::{Notes, REGION_SIZE, linux};
+use hypervisor::line;
+use memory_addr::PAGE_SIZE_4K;
+use spin::Mutex;
+use stage2::{Error, Mapping, MappingFlags, RegionError, SharedRegion};
+
+use crate::{guest::range, machine::Machine};
+
+/// Something that a guest can map.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// The ring, of which there are two ends.
+    Ring,
+    /// The page.
+    Notes,
+}
+
+/// What the machines of this board share.
+#[derive(Default)]
+pub struct Common(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    regions: Option<Regions>,
+    /// Who maps the ring.
+    ends: Vec<End>,
+}
+
+struct Regions {
+    ring: SharedRegion,
+    notes: SharedRegion,
+}
+
+/// A machine that maps the ring, and where.
+#[derive(Clone, Copy)]
+struct End {
+    number: usize,
+    at: usize,
+}
+
+/// How many can map the ring.
+const ENDS: usize = 2;
+
+impl Common {
+    /// Maps something for a guest: its size, and which end of the ring it is.
+    ///
+    /// # Errors
+    /// Nothing is mapped.
+    pub fn map(&self, machine: &Machine, what: What, at: usize, flags: MappingFlags) -> Result<(usize, usize), String> {
+        let mut state = self.0.lock();
+        if what == What::Ring && state.ends.len() == ENDS {
+            return Err("the ring has its two ends".into());
+        }
+        let regions = state.regions(machine)?;
+        let region = if what == What::Ring { &regions.ring } else { &regions.notes };
+        let size = region.size();
+        let mapping = Mapping::Shared { region: region.clone(), offset: 0 };
+        machine.space.map(range(at, size), mapping, flags).map_err(|error: Error| format!("{error}"))?;
+        let end = state.ends.len();
+        if what == What::Ring {
+            state.ends.push(End { number: machine.number, at });
+        }
+        Ok((size, end))
+    }
+
+    /// Maps everything for a guest that cannot ask.
+    ///
+    /// # Errors
+    /// As for [`map`](Self::map).
+    pub fn introduce(&self, machine: &Machine) -> Result<(), String> {
+        self.map(machine, What::Ring, linux::RING, MappingFlags::READ | MappingFlags::WRITE)?;
+        self.map(machine, What::Notes, linux::NOTES, MappingFlags::READ).map(drop)
+    }
+}
+
+/// A machine is at its end: says which frames were behind its ring.
+pub fn leave(machine: &Machine) {
+    let mut state = machine.host.common.0.lock();
+    if let Some(end) = state.ends.iter().position(|end| end.number == machine.number) {
+        let End { at, .. } = state.ends.remove(end);
+        line!("hv: {}ring at {at:#x} in frames{}", machine.label, frames(machine, at));
+    }
+    if state.ends.is_empty() {
+        state.regions = None;
+    }
+}
+
+impl State {
+    /// The regions, which the first guest that wants them makes.
+    fn regions(&mut self, machine: &Machine) -> Result<&Regions, String> {
+        if self.regions.is_none() {
+            self.regions = Some(Regions::new(machine).map_err(|error| format!("{error}"))?);
+        }
+        self.regions.as_ref().ok_or_else(String::new)
+    }
+}
+
+impl Regions {
+    fn new(machine: &Machine) -> Result<Self, RegionError> {
+        let (ring, notes) = (machine.space.region(REGION_SIZE)?, machine.space.region(PAGE_SIZE_4K)?);
+        let words = Notes { messages: machine.host.arguments.messages }.to_words();
+        notes.writer()?.write_obj(0, words)?;
+        notes.freeze()?;
+        Ok(Self { ring, notes })
+    }
+}
+
+/// The frames behind a machine's ring, in order.
+fn frames(machine: &Machine, at: usize) -> String {
+    let mut text = String::new();
+    let walked = machine.space.walk(range(at, REGION_SIZE), |leaf| {
+        let _ = write!(text, " {:#x}", leaf.hpa.as_usize());
+    });
+    walked.map_or_else(|error| format!(" none: {error}"), |()| text)
+}
