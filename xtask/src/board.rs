@@ -69,14 +69,60 @@ impl Staged {
 #[derive(Debug)]
 pub enum Guest {
     Tiny,
-    Linux { kernel: Staged, initrd: Staged },
+    Linux {
+        kernel: Staged,
+        initrd: Staged,
+    },
+    /// It exchanges so many messages with another guest, which is its own fork where there is no other.
+    Neighbour {
+        program: Staged,
+        messages: u32,
+    },
+}
+
+impl Guest {
+    /// As the hypervisor calls it.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Tiny => "tiny",
+            Self::Linux { .. } => "linux",
+            Self::Neighbour { .. } => "neighbour",
+        }
+    }
+
+    /// The CPUs that the board has for it, where others have `cpus` each.
+    fn cpus(&self, cpus: usize) -> usize {
+        match self {
+            Self::Tiny | Self::Linux { .. } => cpus,
+            // Two, and one for its fork.
+            Self::Neighbour { .. } => 3,
+        }
+    }
+
+    /// What else the hypervisor has to know of it.
+    fn options(&self) -> String {
+        match self {
+            Self::Tiny => String::new(),
+            Self::Linux { kernel, initrd } => format!(" kernel={} initrd={}", kernel.place(), initrd.place()),
+            Self::Neighbour { program, messages } => format!(" neighbour={} messages={messages}", program.place()),
+        }
+    }
+
+    /// The files that the emulator puts into the board's memory.
+    pub fn files(&self) -> Vec<&Staged> {
+        match self {
+            Self::Tiny => Vec::new(),
+            Self::Linux { kernel, initrd } => vec![kernel, initrd],
+            Self::Neighbour { program, .. } => vec![program],
+        }
+    }
 }
 
 /// A run of the example hypervisor.
 #[derive(Debug)]
 pub struct Demo {
-    pub guest: Guest,
-    /// The guest's CPUs.
+    pub guests: Vec<Guest>,
+    /// A guest's CPUs.
     pub cpus: usize,
     /// `4k` or `2m`.
     pub leaf: &'static str,
@@ -84,9 +130,9 @@ pub struct Demo {
 }
 
 impl Demo {
-    /// The board's CPUs: under torture one that the guest does not have moves the guest's pages.
+    /// The board's CPUs: under torture one that no guest has moves the guest's pages.
     pub fn board_cpus(&self) -> usize {
-        self.cpus + self.spare_cpus()
+        self.guests.iter().map(|guest| guest.cpus(self.cpus)).sum::<usize>() + self.spare_cpus()
     }
 
     fn spare_cpus(&self) -> usize {
@@ -95,13 +141,9 @@ impl Demo {
 
     /// The options, as the hypervisor reads them.
     pub fn options(&self) -> String {
-        let setting = format!("smp={} leaf={} torture={}", self.cpus, self.leaf, self.spare_cpus());
-        match &self.guest {
-            Guest::Tiny => format!("guest=tiny {setting}"),
-            Guest::Linux { kernel, initrd } => {
-                format!("guest=linux {setting} kernel={} initrd={}", kernel.place(), initrd.place())
-            }
-        }
+        let names = self.guests.iter().map(Guest::name).collect::<Vec<_>>().join(" guest=");
+        let more = self.guests.iter().map(Guest::options).collect::<Vec<_>>().concat();
+        format!("guest={names} smp={} leaf={} torture={}{more}", self.cpus, self.leaf, self.spare_cpus())
     }
 }
 
@@ -119,7 +161,7 @@ pub mod tests {
 
     #[test]
     fn the_hypervisor_is_told_where_the_guests_files_lie() {
-        let demo = Demo { guest: linux(), cpus: 2, leaf: "4k", torture: Torture::On };
+        let demo = Demo { guests: vec![linux()], cpus: 2, leaf: "4k", torture: Torture::On };
         let options = "guest=linux smp=2 leaf=4k torture=1 kernel=0xc0000000,0x20 initrd=0xc8000000,0x10";
         assert_eq!(demo.options(), options);
     }
@@ -127,15 +169,32 @@ pub mod tests {
     #[test]
     fn torture_takes_one_cpu_more_than_the_guest_has() {
         for (torture, board) in [(Torture::Off, 2), (Torture::On, 3)] {
-            let demo = Demo { guest: Guest::Tiny, cpus: 2, leaf: "2m", torture };
+            let demo = Demo { guests: vec![Guest::Tiny], cpus: 2, leaf: "2m", torture };
             assert_eq!(demo.board_cpus(), board);
         }
     }
 
     #[test]
     fn the_tiny_guest_needs_no_files() {
-        let demo = Demo { guest: Guest::Tiny, cpus: 1, leaf: "2m", torture: Torture::Off };
+        let demo = Demo { guests: vec![Guest::Tiny], cpus: 1, leaf: "2m", torture: Torture::Off };
         assert_eq!(demo.options(), "guest=tiny smp=1 leaf=2m torture=0");
+    }
+
+    /// A guest of a file that is not there.
+    pub fn neighbour() -> Guest {
+        let program = Staged { file: "neighbour.bin".into(), at: 0xdf00_0000, size: 0x30 };
+        Guest::Neighbour { program, messages: 7 }
+    }
+
+    #[test]
+    fn two_guests_have_cpus_of_their_own_and_one_is_left_for_the_fork() {
+        let demo = |guests| Demo { guests, cpus: 1, leaf: "2m", torture: Torture::Off };
+        assert_eq!(demo(vec![neighbour()]).board_cpus(), 3);
+        let beside_linux = demo(vec![linux(), neighbour()]);
+        assert_eq!(beside_linux.board_cpus(), 4);
+        let options = "guest=linux guest=neighbour smp=1 leaf=2m torture=0 kernel=0xc0000000,0x20 \
+                       initrd=0xc8000000,0x10 neighbour=0xdf000000,0x30 messages=7";
+        assert_eq!(beside_linux.options(), options);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::board::{Demo, Guest, Staged};
 use crate::process::quietly;
 use crate::setup;
-use crate::workspace::{X86_64, bare_metal_program, target};
+use crate::workspace::{X86_64, release_program, target};
 
 const ASKING: Duration = Duration::from_secs(10);
 
@@ -59,10 +59,8 @@ pub struct Ready {
 /// As [`Machine::prepare`]'s; a file of the guest's cannot be read.
 pub fn demo(demo: &Demo) -> Result<Ready> {
     let mut data = vec![(OPTIONS_AT, [demo.options().as_bytes(), b"\0"].concat())];
-    if let Guest::Linux { kernel, initrd } = &demo.guest {
-        for Staged { file, at, .. } in [kernel, initrd] {
-            data.push((*at, fs::read(file).with_context(|| format!("cannot read {}", file.display()))?));
-        }
+    for Staged { file, at, .. } in demo.guests.iter().flat_map(Guest::files) {
+        data.push((*at, fs::read(file).with_context(|| format!("cannot read {}", file.display()))?));
     }
     let (cpus, memory, program) = (demo.board_cpus(), DEMO_MEMORY, "hypervisor");
     Machine { name: "demo", model: "corei7_skylake_x", cpus, memory, program, data }.prepare()
@@ -78,7 +76,7 @@ impl Machine<'_> {
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let mut turns = vec![take_turn(&folder.join("lock"))?];
         // One file: each of several would be put over the one before (the ROM says why).
-        let mut memory = flat(&bare_metal_program(X86_64, self.program), PROGRAM_AT)?;
+        let mut memory = flat(&release_program(X86_64, self.program), PROGRAM_AT)?;
         self.data.iter().for_each(|(at, bytes)| put(&mut memory, (at - PROGRAM_AT) as usize, bytes));
         let files = [
             ("rom.bin", rom()?),
@@ -158,7 +156,7 @@ fn take_turn(path: &Path) -> Result<File> {
 /// # Errors
 /// It was not, or has another size.
 pub fn rom() -> Result<Vec<u8>> {
-    let rom = flat(&bare_metal_program(X86_64, "boot-rom"), ROM_AT)?;
+    let rom = flat(&release_program(X86_64, "boot-rom"), ROM_AT)?;
     if rom.len() != ROM_SIZE {
         bail!("the ROM has {} bytes, not {ROM_SIZE}", rom.len());
     }
@@ -166,7 +164,7 @@ pub fn rom() -> Result<Vec<u8>> {
 }
 
 /// What a linked program's memory holds, from `start` on; what is zero at its end is left out.
-fn flat(program: &Path, start: u64) -> Result<Vec<u8>> {
+pub fn flat(program: &Path, start: u64) -> Result<Vec<u8>> {
     let bytes = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
     let file = object::File::parse(&*bytes).with_context(|| format!("{} is no program", program.display()))?;
     let mut memory = Vec::new();

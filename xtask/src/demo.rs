@@ -13,8 +13,8 @@ use crate::initramfs::{Ending, Workload};
 use crate::process::{self, End, Finished, Heard, Job};
 use crate::qemu;
 use crate::verdict::{self, Expected, Torture};
-use crate::workspace::{AARCH64, bare_metal_program, build_bare_metal};
-use crate::{Verdict, setup};
+use crate::workspace::{AARCH64, build_bare_metal, release_program};
+use crate::{Verdict, pair, setup};
 
 const BUILDING: Duration = Duration::from_secs(600);
 
@@ -23,6 +23,9 @@ pub struct Options {
     /// The architecture of the hypervisor and its guest
     #[arg(long, value_enum, default_value_t = Arch::Aarch64)]
     pub arch: Arch,
+    /// How many guests run at once: one, or two that talk to each other
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub guests: u8,
     /// The guest's CPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
     pub smp: u8,
@@ -32,7 +35,8 @@ pub struct Options {
     /// Move the guest's pages all the time, from a CPU that the guest does not have
     #[arg(long)]
     pub torture: bool,
-    /// The guest; without this, Linux where it can be had, else the tiny one
+    /// The guest; without this, Linux where it can be had, else the tiny one. Of two guests, what runs beside the small
+    /// one: without this, first its own fork, then Linux
     #[arg(long, value_enum)]
     pub guest: Option<Kind>,
     /// A Linux kernel of your own (an uncompressed arm64 Image, or a bzImage)
@@ -53,6 +57,9 @@ pub struct Options {
     /// Memory that the Linux guest fills at once, in MiB; without this, what takes a moment
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u16).range(4..=320))]
     pub fill_mb: Option<u16>,
+    /// Messages that two guests exchange, each way
+    #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub messages: u32,
     /// Seconds after which a guest that has not ended is given up
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub limit: u64,
@@ -67,7 +74,7 @@ pub enum Leaf {
 }
 
 impl Leaf {
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::FourKilobytes => "4k",
             Self::TwoMegabytes => "2m",
@@ -104,6 +111,10 @@ pub fn run(options: &Options) -> Verdict {
 
 /// Sets up, builds, boots and judges; the figures of a good run.
 pub fn boot(options: &Options) -> Result<String> {
+    if options.guests == 1 { boot_one(options) } else { pair::boot(options) }
+}
+
+fn boot_one(options: &Options) -> Result<String> {
     let (tool, packages): (_, &[&str]) = match options.arch {
         Arch::Aarch64 => (setup::QEMU_AARCH64, &["hypervisor"]),
         Arch::X86_64 => (setup::BOCHS, &["hypervisor", "boot-rom"]),
@@ -121,9 +132,9 @@ pub fn boot(options: &Options) -> Result<String> {
     Ok(format!("guest={} seconds={seconds:.1} {figures}", prepared.name))
 }
 
-fn emulate(options: &Options, demo: &Demo) -> Result<Finished> {
+pub fn emulate(options: &Options, demo: &Demo) -> Result<Finished> {
     match options.arch {
-        Arch::Aarch64 => watch_console(options, qemu::demo(demo, &bare_metal_program(AARCH64, "hypervisor"))),
+        Arch::Aarch64 => watch_console(options, qemu::demo(demo, &release_program(AARCH64, "hypervisor"))),
         Arch::X86_64 => {
             let bochs::Ready { command, log, turns } = bochs::demo(demo)?;
             let finished = watch_console(options, command)
@@ -159,7 +170,8 @@ fn prepare(options: &Options) -> Result<Prepared> {
     let moved = if options.torture { ", its pages moved all the time" } else { "" };
     let arch = options.arch.target().split('-').next().unwrap_or_default();
     let what = format!("the {name} guest on {arch}: {cpus} CPU(s), {leaf} leaves{moved}");
-    Ok(Prepared { demo: Demo { guest, cpus, leaf, torture }, expected: Expected { torture, sums }, name, what })
+    let demo = Demo { guests: vec![guest], cpus, leaf, torture };
+    Ok(Prepared { demo, expected: Expected { torture, sums }, name, what })
 }
 
 /// The Linux guest, or `None` for the tiny one.
@@ -173,7 +185,7 @@ fn linux(options: &Options) -> Result<Option<Linux>> {
     if options.guest == Some(Kind::Tiny) {
         return Ok(None);
     }
-    match guest::debian(options.arch, workload(options)) {
+    match guest::debian(options.arch, workload(options), None) {
         Ok(linux) => Ok(Some(linux)),
         Err(error) if options.guest.is_none() => {
             println!("demo: no Linux guest to be had, running the tiny one instead: {error:#}");
@@ -184,7 +196,7 @@ fn linux(options: &Options) -> Result<Option<Linux>> {
 }
 
 /// Bochs is slower than QEMU by far, and its guest's memory is smaller.
-fn workload(options: &Options) -> Workload {
+pub fn workload(options: &Options) -> Workload {
     let (rounds, random_kb, fill_mb, end) = match options.arch {
         Arch::Aarch64 => (4, 1024, 160, Ending::PowerOff),
         Arch::X86_64 => (1, 128, 8, Ending::Reboot),
@@ -195,7 +207,7 @@ fn workload(options: &Options) -> Workload {
 
 fn watch_console(options: &Options, command: std::process::Command) -> Result<Finished> {
     let mut hear = |line: &str| {
-        let words = line.starts_with("hv: ") || line.starts_with("guest: ");
+        let words = line.starts_with("hv: ") || verdict::without_number(line).starts_with("guest: ");
         if options.watch || (words && !options.quiet) {
             println!("{line}");
         }
@@ -204,18 +216,21 @@ fn watch_console(options: &Options, command: std::process::Command) -> Result<Fi
     process::run(Job { name: "demo", command, limit: Duration::from_secs(options.limit), hear: &mut hear })
 }
 
-/// The words come first: why a run went wrong stands there, and not in how the emulator ended.
 fn judge(finished: &Finished, expected: &Expected) -> Result<verdict::Figures> {
-    let judged = verdict::judge_demo(&finished.output, expected);
-    match (judged, finished.end) {
+    believe(finished, verdict::judge_demo(&finished.output, expected))
+}
+
+/// The words come first: why a run went wrong stands there, and not in how the emulator ended.
+pub fn believe<T, E: Into<anyhow::Error>>(finished: &Finished, judged: Result<T, E>) -> Result<T> {
+    match (judged.map_err(Into::into), finished.end) {
         (Ok(figures), End::Exited(_)) => Ok(figures),
         (Ok(_), end) => Err(anyhow!("the emulator {end}")),
         (Err(failure), End::TimedOut(limit)) => Err(anyhow!("{failure} within {} s", limit.as_secs())),
-        (Err(failure), _) => Err(failure.into()),
+        (Err(failure), _) => Err(failure),
     }
 }
 
-fn show_failure(options: &Options, finished: &Finished) {
+pub fn show_failure(options: &Options, finished: &Finished) {
     if !options.watch {
         println!("---- the console ----\n{}\n---- end of the console ----", finished.output.trim_end());
     }

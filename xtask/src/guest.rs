@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::apt;
 use crate::board::Arch;
-use crate::initramfs::{self, Workload};
+use crate::initramfs::{self, Programs, Workload};
 use crate::workspace::target;
 
 const BUSYBOX_PACKAGE: &str = "busybox-static";
@@ -35,11 +35,11 @@ pub struct Linux {
     pub sums: Vec<String>,
 }
 
-/// Debian's kernel with our workload.
+/// Debian's kernel with our workload, and a program of ours that talks to another guest, if there is one.
 ///
 /// # Errors
 /// The packages are not cached and cannot be fetched.
-pub fn debian(arch: Arch, workload: Workload) -> Result<Linux> {
+pub fn debian(arch: Arch, workload: Workload, neighbour: Option<&[u8]>) -> Result<Linux> {
     let folder = target().join("guest").join(arch.debian());
     let cached = folder.join("linux");
     let (kernel, busybox) = (cached.join("kernel"), cached.join("busybox"));
@@ -51,7 +51,7 @@ pub fn debian(arch: Arch, workload: Workload) -> Result<Linux> {
     check_kernel(arch, &kernel)?;
     let program = fs::read(&busybox).with_context(|| format!("cannot read {}", busybox.display()))?;
     let initrd = folder.join("initramfs.cpio.gz");
-    fs::write(&initrd, initramfs::build(&program, workload)?)
+    fs::write(&initrd, initramfs::build(Programs { busybox: &program, neighbour }, workload)?)
         .with_context(|| format!("cannot write {}", initrd.display()))?;
     Ok(Linux { kernel, initrd, sums: initramfs::checksums(&program, workload.rounds) })
 }

@@ -49,10 +49,18 @@ impl Ending {
     }
 }
 
+/// What is in the file system.
+#[derive(Clone, Copy)]
+pub struct Programs<'a> {
+    pub busybox: &'a [u8],
+    /// What talks to another guest, if there is one.
+    pub neighbour: Option<&'a [u8]>,
+}
+
 /// The whole file system, compressed.
-pub fn build(busybox: &[u8], workload: Workload) -> Result<Vec<u8>> {
+pub fn build(programs: Programs, workload: Workload) -> Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(&archive(busybox, workload)?)?;
+    encoder.write_all(&archive(programs, workload)?)?;
     Ok(encoder.finish()?)
 }
 
@@ -71,20 +79,21 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
-fn archive(busybox: &[u8], workload: Workload) -> Result<Vec<u8>> {
+fn archive(programs: Programs, workload: Workload) -> Result<Vec<u8>> {
     let Workload { rounds, random_kb, fill_mb, end } = workload;
     let end = end.command();
     let settings =
         format!("stage2.rounds={rounds} stage2.random_kb={random_kb} stage2.fill_mb={fill_mb} stage2.end={end}\n");
-    let entries = [
+    let mut entries = vec![
         (Builder::new("bin").mode(FOLDER), &[][..]),
         (Builder::new("dev").mode(FOLDER), &[]),
         (Builder::new("etc").mode(FOLDER), &[]),
         (Builder::new("dev/console").mode(CHARACTER_DEVICE).rdev_major(CONSOLE.0).rdev_minor(CONSOLE.1), &[]),
-        (Builder::new("bin/busybox").mode(PROGRAM), busybox),
+        (Builder::new("bin/busybox").mode(PROGRAM), programs.busybox),
         (Builder::new("etc/workload").mode(TEXT), settings.as_bytes()),
         (Builder::new("init").mode(PROGRAM), INIT),
     ];
+    entries.extend(programs.neighbour.map(|program| (Builder::new("bin/neighbour").mode(PROGRAM), program)));
     let mut archive = Vec::new();
     for (number, (entry, contents)) in (1..).zip(entries) {
         let mut writer = entry.ino(number).nlink(1).write(&mut archive, u32::try_from(contents.len())?);
@@ -103,6 +112,10 @@ mod tests {
 
     const WORKLOAD: Workload = Workload { rounds: 3, random_kb: 7, fill_mb: 5, end: Ending::Reboot };
 
+    fn busybox(busybox: &[u8]) -> Programs<'_> {
+        Programs { busybox, neighbour: None }
+    }
+
     /// Each entry's name, mode and size, as a reader finds them.
     fn entries(mut archive: &[u8]) -> Vec<(String, u32, u32)> {
         let mut found = Vec::new();
@@ -119,20 +132,28 @@ mod tests {
 
     #[test]
     fn folders_come_before_what_is_in_them() {
-        let names: Vec<String> = entries(&archive(b"x", WORKLOAD).unwrap()).into_iter().map(|entry| entry.0).collect();
+        let names: Vec<String> =
+            entries(&archive(busybox(b"x"), WORKLOAD).unwrap()).into_iter().map(|entry| entry.0).collect();
         assert_eq!(names, ["bin", "dev", "etc", "dev/console", "bin/busybox", "etc/workload", "init"]);
     }
 
     #[test]
     fn the_programs_are_whole_and_executable() {
-        let found = entries(&archive(&[7; 1001], WORKLOAD).unwrap());
+        let found = entries(&archive(busybox(&[7; 1001]), WORKLOAD).unwrap());
         assert!(found.contains(&("bin/busybox".to_owned(), PROGRAM, 1001)));
         assert!(found.contains(&("init".to_owned(), PROGRAM, INIT.len() as u32)));
     }
 
     #[test]
+    fn a_guest_with_a_neighbour_has_the_program_that_talks_to_it() {
+        let found = entries(&archive(Programs { busybox: b"", neighbour: Some(b"talk") }, WORKLOAD).unwrap());
+        assert!(found.contains(&("bin/neighbour".to_owned(), PROGRAM, 4)));
+        assert!(entries(&archive(busybox(b""), WORKLOAD).unwrap()).iter().all(|entry| entry.0 != "bin/neighbour"));
+    }
+
+    #[test]
     fn the_console_is_character_device_5_1() {
-        let archive = archive(b"", WORKLOAD).unwrap();
+        let archive = archive(busybox(b""), WORKLOAD).unwrap();
         let name = archive.windows(12).position(|window| window == b"dev/console\0").expect("the node");
         // newc: a header of 6 + 13 * 8 characters before the name; rdev is its tenth and eleventh number.
         let field = |number: usize| {
@@ -144,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_workload_is_written_as_the_script_reads_it() {
-        let archive = archive(b"", WORKLOAD).unwrap();
+        let archive = archive(busybox(b""), WORKLOAD).unwrap();
         let text = String::from_utf8_lossy(&archive);
         assert!(text.contains("stage2.rounds=3 stage2.random_kb=7 stage2.fill_mb=5 stage2.end=reboot\n"));
     }
@@ -158,6 +179,6 @@ mod tests {
 
     #[test]
     fn it_is_compressed_as_gzip() {
-        assert_eq!(build(b"x", WORKLOAD).unwrap()[..2], [0x1f, 0x8b]);
+        assert_eq!(build(busybox(b"x"), WORKLOAD).unwrap()[..2], [0x1f, 0x8b]);
     }
 }

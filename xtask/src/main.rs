@@ -9,6 +9,8 @@ mod faults;
 mod guest;
 mod house;
 mod initramfs;
+mod pair;
+mod pair_verdict;
 mod pc;
 mod process;
 mod qemu;

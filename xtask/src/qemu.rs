@@ -11,7 +11,8 @@ use crate::setup::QEMU_AARCH64;
 /// Where the guest's files lie in the board's memory until the hypervisor copies them into the guest. They lie above
 /// all that the hypervisor hands out, and nowhere near the guest's own addresses, which begin at `0x4000_0000`.
 pub const KERNEL_AT: Range<u64> = 0xC000_0000..INITRD_AT.start;
-pub const INITRD_AT: Range<u64> = 0xC800_0000..0xE000_0000;
+pub const INITRD_AT: Range<u64> = 0xC800_0000..NEIGHBOUR_AT.start;
+pub const NEIGHBOUR_AT: Range<u64> = 0xDF00_0000..0xE000_0000;
 /// The board's memory begins at `0x4000_0000`; with this much it ends behind them.
 const DEMO_MEMORY: &str = "2560M";
 
@@ -19,8 +20,8 @@ const DEMO_MEMORY: &str = "2560M";
 pub fn demo(demo: &Demo, hypervisor: &Path) -> Command {
     let mut command = board("max,pauth-impdef=on", demo.board_cpus(), DEMO_MEMORY, hypervisor);
     command.arg("-append").arg(demo.options());
-    if let Guest::Linux { kernel, initrd } = &demo.guest {
-        command.arg("-device").arg(loader(kernel)).arg("-device").arg(loader(initrd));
+    for file in demo.guests.iter().flat_map(Guest::files) {
+        command.arg("-device").arg(loader(file));
     }
     command
 }
@@ -62,7 +63,7 @@ mod tests {
 
     #[test]
     fn the_guests_files_are_loaded_and_the_options_passed() {
-        let run = Demo { guest: linux(), cpus: 2, leaf: "4k", torture: Torture::On };
+        let run = Demo { guests: vec![linux()], cpus: 2, leaf: "4k", torture: Torture::On };
         let command = demo(&run, Path::new("hypervisor"));
         assert_eq!(after(&command, "-append"), [run.options()]);
         assert_eq!(
@@ -74,13 +75,13 @@ mod tests {
 
     #[test]
     fn the_tiny_guest_loads_nothing() {
-        let run = Demo { guest: Guest::Tiny, cpus: 1, leaf: "2m", torture: Torture::Off };
+        let run = Demo { guests: vec![Guest::Tiny], cpus: 1, leaf: "2m", torture: Torture::Off };
         assert!(after(&demo(&run, Path::new("h")), "-device").is_empty());
     }
 
     #[test]
     fn staged_files_end_with_the_boards_memory() {
-        assert_eq!(0x4000_0000 + 2560 * 0x10_0000, INITRD_AT.end);
+        assert_eq!(0x4000_0000 + 2560 * 0x10_0000, NEIGHBOUR_AT.end);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::board::Arch;
 use crate::demo::{self, Kind, Leaf};
 use crate::process::{self, End, Heard, Job, quietly};
-use crate::workspace::{AARCH64, RISCV64, X86_64, bare_metal_program, build_bare_metal, cargo, root};
+use crate::workspace::{AARCH64, RISCV64, X86_64, build_bare_metal, cargo, release_program, root};
 use crate::{bochs, house, pc, qemu, setup, verdict};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -61,7 +61,8 @@ pub fn lints() -> Result<Outcome> {
     for target in [AARCH64, X86_64, RISCV64] {
         clippy(&format!("lints-{target}"), &["--package", "stage2", "--lib", "--target", target])?;
     }
-    clippy("lints-bare-metal", &["--package", "hypervisor", "--package", "stage2-qemu", "--target", AARCH64])?;
+    let programs = ["hypervisor", "neighbour", "stage2-qemu"].map(|program| ["--package", program]);
+    clippy("lints-bare-metal", &[programs.as_flattened(), &["--target", AARCH64]].concat())?;
     let programs = ["boot-rom", "hypervisor", "stage2-bochs", "stage2-svm"].map(|program| ["--package", program]);
     clippy("lints-pc", &[programs.as_flattened(), &["--target", X86_64]].concat())?;
     Ok(passed())
@@ -130,7 +131,7 @@ pub fn qemu() -> Result<Outcome> {
     let mut total = 0;
     for model in CPU_MODELS {
         for cpus in CPU_COUNTS {
-            let command = qemu::suite(model, cpus, &bare_metal_program(AARCH64, "stage2-qemu"));
+            let command = qemu::suite(model, cpus, &release_program(AARCH64, "stage2-qemu"));
             total += run_suite("qemu", model, cpus, command, MINUTE)?;
         }
     }
@@ -160,7 +161,7 @@ pub fn npt() -> Result<Outcome> {
     setup::tools(&[setup::QEMU_X86_64])?;
     setup::rust_targets(&[X86_64])?;
     quietly("npt-build", build_bare_metal(X86_64, &["boot-rom", "stage2-svm"]), BUILDING)?;
-    let (rom, program) = (pc::write_rom()?, bare_metal_program(X86_64, "stage2-svm"));
+    let (rom, program) = (pc::write_rom()?, release_program(X86_64, "stage2-svm"));
     let mut total = 0;
     for model in SVM_MODELS {
         for cpus in CPU_COUNTS {
@@ -192,11 +193,12 @@ fn run_suite(emulator: &str, model: &str, cpus: usize, command: Command, limit: 
     judged.with_context(|| format!("{model} with {cpus} CPU(s)"))
 }
 
-/// The small guest at once, then on each architecture the hardest setting that is still quick: two CPUs, small leaves,
-/// pages that move.
+/// The small guest at once; two guests that talk to each other; then on each architecture the hardest setting that is
+/// still quick: two CPUs, small leaves, pages that move.
 pub fn demo() -> Result<Outcome> {
     let tiny = demo::Options {
         arch: Arch::Aarch64,
+        guests: 1,
         smp: 1,
         leaf: Leaf::TwoMegabytes,
         torture: false,
@@ -207,11 +209,13 @@ pub fn demo() -> Result<Outcome> {
         quiet: true,
         rounds: Some(2),
         fill_mb: Some(64),
+        messages: 2000,
         limit: 300,
     };
     let hard = demo::Options { smp: 2, leaf: Leaf::FourKilobytes, torture: true, guest: None, ..tiny.clone() };
     let hard_on_pc = demo::Options { arch: Arch::X86_64, rounds: None, fill_mb: Some(4), ..hard.clone() };
-    for options in [tiny, hard, hard_on_pc] {
+    let pairs = demo::Options { guests: 2, guest: None, rounds: Some(1), fill_mb: Some(16), ..tiny.clone() };
+    for options in [tiny, pairs, hard, hard_on_pc] {
         println!("demo: ok {}", demo::boot(&options)?);
     }
     Ok(passed())

@@ -92,14 +92,29 @@ pub fn judge_demo(console: &str, expected: &Expected) -> Result<Figures, Failure
 
 /// Whether a line is the last that a demo's console has to say.
 pub fn is_last_word(line: &str) -> bool {
-    ["hv: end ", "hv: panic"].iter().any(|start| line.trim_start().starts_with(start)) || guest_panic(line).is_some()
+    let end = ["hv: end ", "hv: panic"].iter().any(|start| line.trim_start().starts_with(start));
+    // Of several guests one that failed keeps the others waiting.
+    let failed = without_number(line) != line && without_number(line).starts_with("guest: workload FAILED");
+    end || failed || guest_panic(line).is_some()
 }
 
-fn refuse_bad_words(console: &str) -> Result<(), Failure> {
+/// What a guest said, without the number that the hypervisor puts before it where there are several.
+pub fn without_number(line: &str) -> &str {
+    numbered(line).map_or(line, |(_, words)| words)
+}
+
+/// The guest's number, and what it said.
+pub fn numbered(line: &str) -> Option<(usize, &str)> {
+    let (number, words) = line.split_once("| ")?;
+    Some((number.parse().ok()?, words))
+}
+
+pub fn refuse_bad_words(console: &str) -> Result<(), Failure> {
     if let Some(reason) = said(console, "hv: end panic").or_else(|| said(console, "hv: panic")) {
         return Err(Failure::Hypervisor(reason.trim_start_matches([':', ' ']).to_owned()));
     }
-    if let Some(reason) = said(console, "guest: workload FAILED") {
+    let mut words = console.lines().map(|line| without_number(line.trim()));
+    if let Some(reason) = words.find_map(|words| words.strip_prefix("guest: workload FAILED")) {
         return Err(Failure::Workload(reason.trim().to_owned()));
     }
     match console.lines().find_map(guest_panic) {
@@ -113,12 +128,12 @@ fn guest_panic(line: &str) -> Option<&str> {
 }
 
 /// The rest of the first line that begins so.
-fn said<'a>(console: &'a str, start: &str) -> Option<&'a str> {
+pub fn said<'a>(console: &'a str, start: &str) -> Option<&'a str> {
     console.lines().find_map(|line| line.trim().strip_prefix(start))
 }
 
-fn compare_sums(console: &str, expected: &[String]) -> Result<(), Failure> {
-    let rounds = console.lines().filter_map(|line| line.trim().strip_prefix("guest: round "));
+pub fn compare_sums(console: &str, expected: &[String]) -> Result<(), Failure> {
+    let rounds = console.lines().filter_map(|line| without_number(line.trim()).strip_prefix("guest: round "));
     let found: Vec<&str> = rounds.filter_map(|words| words.split_once(" sha256 ")).map(|(_, sum)| sum).collect();
     for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
         if found != expected {

@@ -109,6 +109,14 @@ fn the_last_word_is_the_hypervisors_end() {
 }
 
 #[test]
+fn of_several_guests_one_that_fails_ends_the_run() {
+    assert!(is_last_word("2| guest: workload FAILED: the sums differ"));
+    assert!(!is_last_word("guest: workload FAILED: the sums differ"));
+    assert_eq!(numbered("2| guest: x"), Some((2, "guest: x")));
+    assert_eq!((numbered("a| b"), without_number("a| b")), (None, "a| b"));
+}
+
+#[test]
 fn a_suite_is_judged_by_its_closing_line() {
     assert_eq!(judge_suite("test a ... ok\r\ntest b ... ok\r\n2 passed, 0 failed\r\n"), Ok(2));
 }

@@ -23,9 +23,20 @@ pub fn target() -> PathBuf {
     }
 }
 
-/// The release build of a bare-metal program.
-pub fn bare_metal_program(target_name: &str, name: &str) -> PathBuf {
+/// The release build of a program.
+pub fn release_program(target_name: &str, name: &str) -> PathBuf {
     target().join(target_name).join("release").join(name)
+}
+
+/// A program of a Linux guest on arm64, without a library that it would have to find there.
+pub const AARCH64_LINUX: &str = "aarch64-unknown-linux-musl";
+
+/// Builds a program of a Linux guest, by the linker that comes with Rust.
+pub fn build_for_linux(package: &str) -> Command {
+    let mut command = cargo(["build", "--release", "--target", AARCH64_LINUX, "--package", package]);
+    command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld");
+    command.env("CARGO_PROFILE_RELEASE_STRIP", "true");
+    command
 }
 
 /// `cargo` with arguments, at the repository's top.

@@ -1,0 +1,180 @@
+//! What a console says about a run of two guests. What they had to say to each other is known beforehand.
+
+use std::fmt;
+
+use exchange::{Account, End};
+use thiserror::Error;
+
+use crate::verdict::{self, Failure, numbered, said};
+
+/// Which guests run beside each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pair {
+    /// The small one and its fork.
+    Fork,
+    /// Linux and the small one, which is forked, too.
+    Linux,
+}
+
+impl Pair {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fork => "small,fork",
+            Self::Linux => "linux,small",
+        }
+    }
+
+    /// The guests by number: who is forked, who is the fork, and who talk to each other, by their ends of the ring.
+    fn roles(self) -> Roles {
+        match self {
+            Self::Fork => Roles { forked: 1, fork: 2, ends: [1, 2] },
+            Self::Linux => Roles { forked: 2, fork: 3, ends: [1, 2] },
+        }
+    }
+}
+
+impl fmt::Display for Pair {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fork => write!(formatter, "the small guest, which talks to its fork"),
+            Self::Linux => write!(formatter, "Linux beside the small guest"),
+        }
+    }
+}
+
+struct Roles {
+    forked: usize,
+    fork: usize,
+    ends: [usize; 2],
+}
+
+/// Why a run of two guests is not believed.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum PairFailure {
+    #[error(transparent)]
+    Run(#[from] Failure),
+    #[error("guest {number} never said \"{words}\"")]
+    Unsaid { number: usize, words: String },
+    #[error("guest {number} received {found}, where {expected} was sent")]
+    Ring { number: usize, found: String, expected: String },
+    #[error("the fork found the counters at {found}, where they had been between {before} and {after}")]
+    Moment { before: u64, found: u64, after: u64 },
+    #[error("guest {number} was not refused with \"{reason}\"")]
+    NotRefused { number: usize, reason: &'static str },
+    #[error("guest {number} has no ring")]
+    NoRing { number: usize },
+    #[error("the rings are at {0} and {1}")]
+    SamePlace(String, String),
+    #[error("the rings are not in the same frames: {0}; {1}")]
+    OtherFrames(String, String),
+    #[error("{0} frames did not come back")]
+    FramesLeft(String),
+}
+
+/// What a good run's last line shows.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Figures {
+    messages: u32,
+    bytes: u64,
+    counted: u64,
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { messages, bytes, counted } = self;
+        write!(formatter, "messages={messages} bytes={bytes} forked_at={counted} frames_left=0")
+    }
+}
+
+/// The figures, if the console shows a good run from end to end.
+///
+/// # Errors
+/// The first thing that is wrong, root causes before what follows from them.
+pub fn judge(console: &str, pair: Pair, messages: u32, sums: &[String]) -> Result<Figures, PairFailure> {
+    verdict::refuse_bad_words(console)?;
+    let roles = pair.roles();
+    let everybody = if pair == Pair::Linux { vec![1, 2, 3] } else { vec![1, 2] };
+    let bytes = judge_ring(console, &roles, messages)?;
+    let counted = judge_fork(console, &roles)?;
+    if pair == Pair::Linux {
+        verdict::compare_sums(console, sums)?;
+    }
+    for number in everybody {
+        words_of(console, number, "guest: workload ok")?;
+    }
+    judge_refusals(console, roles.forked)?;
+    judge_frames(console, &roles)?;
+    if said(console, "hv: end off").is_none() {
+        return Err(Failure::StillOn.into());
+    }
+    Ok(Figures { messages, bytes, counted })
+}
+
+/// The rest of the first line of a guest's that begins so.
+fn words_of<'a>(console: &'a str, number: usize, start: &str) -> Result<&'a str, PairFailure> {
+    let mut lines = console.lines().filter_map(|line| numbered(line.trim()));
+    let found = lines.find_map(|(who, words)| words.strip_prefix(start).filter(|_| who == number));
+    found.ok_or(PairFailure::Unsaid { number, words: start.to_owned() })
+}
+
+/// Each side received what the other had to say: so many bytes, both together.
+fn judge_ring(console: &str, roles: &Roles, messages: u32) -> Result<u64, PairFailure> {
+    let mut bytes = 0;
+    for (end, number) in [End::First, End::Second].into_iter().zip(roles.ends) {
+        let found = words_of(console, number, &format!("guest: ring ok end={} ", end.number()))?;
+        let account = Account::of(end.other(), messages);
+        let expected = account.to_string();
+        if found != expected {
+            return Err(PairFailure::Ring { number, found: found.to_owned(), expected });
+        }
+        bytes += account.bytes;
+    }
+    Ok(bytes)
+}
+
+/// The fork found memory as it was at one moment while it was forked: where the counter stood then.
+fn judge_fork(console: &str, roles: &Roles) -> Result<u64, PairFailure> {
+    let forked = words_of(console, roles.forked, "guest: fork ok child=")?;
+    let fork = words_of(console, roles.fork, "guest: fork ok ")?;
+    let figure = |words: &str, name: &str| {
+        let value = words.split_whitespace().find_map(|word| word.strip_prefix(name)?.parse().ok());
+        value.ok_or(PairFailure::Unsaid { number: roles.forked, words: format!("guest: fork ok … {name}") })
+    };
+    let (before, after, found) = (figure(forked, "before=")?, figure(forked, "after=")?, figure(fork, "found=")?);
+    if (before..=after).contains(&found) { Ok(found) } else { Err(PairFailure::Moment { before, found, after }) }
+}
+
+/// Everything that the small guest should not have got was refused, for the right reason.
+fn judge_refusals(console: &str, number: usize) -> Result<(), PairFailure> {
+    const REASONS: [&str; 1] = ["the region is frozen"];
+    let start = format!("hv: guest {number}: refused: ");
+    let refused = |reason: &&&str| !console.lines().any(|line| line.starts_with(&start) && line.contains(**reason));
+    match REASONS.iter().find(refused) {
+        None => Ok(()),
+        Some(reason) => Err(PairFailure::NotRefused { number, reason }),
+    }
+}
+
+/// Both rings are the same memory at different addresses, and in the end everything came back.
+fn judge_frames(console: &str, roles: &Roles) -> Result<(), PairFailure> {
+    let [one, other] = roles.ends.map(|number| {
+        let words =
+            said(console, &format!("hv: guest {number}: ring at ")).and_then(|words| words.split_once(" in frames"));
+        words.filter(|(_, frames)| !frames.is_empty()).ok_or(PairFailure::NoRing { number })
+    });
+    let (one, other) = (one?, other?);
+    if one.0 == other.0 {
+        return Err(PairFailure::SamePlace(one.0.to_owned(), other.0.to_owned()));
+    }
+    if one.1 != other.1 {
+        return Err(PairFailure::OtherFrames(one.1.to_owned(), other.1.to_owned()));
+    }
+    match said(console, "hv: frames left=") {
+        Some("0") => Ok(()),
+        left => Err(PairFailure::FramesLeft(left.unwrap_or("all").to_owned())),
+    }
+}
+
+#[cfg(test)]
+#[path = "pair_verdict_tests.rs"]
+mod tests;

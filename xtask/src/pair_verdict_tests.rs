@@ -1,0 +1,123 @@
+use super::*;
+
+const MESSAGES: u32 = 3;
+
+/// A good run of the small guest and its fork.
+fn good() -> String {
+    let (first, second) = (Account::of(End::First, MESSAGES), Account::of(End::Second, MESSAGES));
+    format!(
+        "hv: guest 1: refused: GPA:0x75000000..GPA:0x75001000: the region is frozen\r\n\
+         2| guest: fork ok found=40\r\n\
+         1| guest: fork ok child=2 before=30 after=50\r\n\
+         2| guest: ring ok end=1 {first}\r\n\
+         1| guest: ring ok end=0 {second}\r\n\
+         2| guest: workload ok rounds=1 forks=1\r\n\
+         hv: guest 2: ring at 0x78000000 in frames 0x8000 0x9000\r\n\
+         hv: guest 2: ended: off\r\n\
+         1| guest: workload ok rounds=1 forks=1\r\n\
+         hv: guest 1: ring at 0x74000000 in frames 0x8000 0x9000\r\n\
+         hv: guest 1: ended: off\r\n\
+         hv: frames left=0\r\n\
+         hv: end off\r\n"
+    )
+}
+
+/// What is made of a run in which something else was said.
+fn judge_with(from: &str, to: &str) -> Result<Figures, PairFailure> {
+    let console = good();
+    assert!(console.contains(from), "{from} is not in the good run");
+    judge(&console.replace(from, to), Pair::Fork, MESSAGES, &[])
+}
+
+fn unsaid(number: usize, words: &str) -> Result<Figures, PairFailure> {
+    Err(PairFailure::Unsaid { number, words: words.to_owned() })
+}
+
+#[test]
+fn a_good_run_gives_its_figures() {
+    let figures = judge(&good(), Pair::Fork, MESSAGES, &[]).expect("a good run");
+    let bytes = Account::of(End::First, MESSAGES).bytes + Account::of(End::Second, MESSAGES).bytes;
+    assert_eq!(figures, Figures { messages: MESSAGES, bytes, counted: 40 });
+}
+
+#[test]
+fn linux_beside_the_small_guest_has_one_more_to_wait_for_and_its_checksums() {
+    let fork = "3| guest: workload ok\n3| guest: fork ok found=40\n1| guest: round 1/1 sha256 aa\n";
+    let console = good()
+        .replace("guest: fork ok child=2", "guest: fork ok")
+        .replace("1| guest: fork ok before", "2| guest: fork ok child=3 before");
+    let console =
+        console.replace("2| guest: fork ok found", "noise").replace("hv: guest 1: refused", "hv: guest 2: refused")
+            + fork;
+    let sums = |sum: &str| [sum.to_owned()];
+    assert!(judge(&console, Pair::Linux, MESSAGES, &sums("aa")).is_ok());
+    assert!(matches!(
+        judge(&console, Pair::Linux, MESSAGES, &sums("bb")),
+        Err(PairFailure::Run(Failure::Checksum { round: 1, .. }))
+    ));
+    let silent = console.replace("3| guest: workload ok", "");
+    assert_eq!(judge(&silent, Pair::Linux, MESSAGES, &sums("aa")), unsaid(3, "guest: workload ok"));
+}
+
+#[test]
+fn each_guest_has_to_be_content() {
+    for number in [1, 2] {
+        let words = format!("{number}| guest: workload ok");
+        assert_eq!(judge_with(&words, "bye"), unsaid(number, "guest: workload ok"));
+        let failed = Failure::Workload(": a page".to_owned());
+        assert_eq!(judge_with(&words, &format!("{number}| guest: workload FAILED: a page\n")), Err(failed.into()));
+    }
+}
+
+#[test]
+fn a_guest_that_received_something_else_is_not_believed() {
+    let expected = Account::of(End::First, MESSAGES).to_string();
+    let found = Account::of(End::First, MESSAGES - 1).to_string();
+    let failure = PairFailure::Ring { number: 2, found: found.clone(), expected: expected.clone() };
+    assert_eq!(judge_with(&expected, &found), Err(failure));
+    assert_eq!(judge_with("1| guest: ring ok", "1| guest: ring"), unsaid(1, "guest: ring ok end=0 "));
+}
+
+#[test]
+fn the_fork_was_made_while_the_counter_ran() {
+    for found in [29, 51] {
+        let failure = PairFailure::Moment { before: 30, found, after: 50 };
+        assert_eq!(judge_with("found=40", &format!("found={found}")), Err(failure));
+    }
+    assert_eq!(judge_with("2| guest: fork ok", "2| guest: fork"), unsaid(2, "guest: fork ok "));
+    assert_eq!(judge_with("before=30 ", ""), unsaid(1, "guest: fork ok … before="));
+}
+
+#[test]
+fn what_is_wrong_has_to_be_refused_for_the_right_reason() {
+    let failure = PairFailure::NotRefused { number: 1, reason: "the region is frozen" };
+    assert_eq!(judge_with("the region is frozen", "out of memory"), Err(failure));
+}
+
+#[test]
+fn the_ring_is_the_same_memory_at_different_addresses() {
+    let (one, other) = (" 0x8000 0x9000".to_owned(), " 0x8000 0xa000".to_owned());
+    assert_eq!(
+        judge_with("0x78000000 in frames 0x8000 0x9000", "0x78000000 in frames 0x8000 0xa000"),
+        Err(PairFailure::OtherFrames(one, other))
+    );
+    let place = "0x74000000".to_owned();
+    assert_eq!(judge_with("0x78000000", "0x74000000"), Err(PairFailure::SamePlace(place.clone(), place)));
+    assert_eq!(
+        judge_with("0x74000000 in frames 0x8000 0x9000", "0x74000000 in frames"),
+        Err(PairFailure::NoRing { number: 1 })
+    );
+}
+
+#[test]
+fn every_frame_has_to_come_back() {
+    assert_eq!(judge_with("frames left=0", "frames left=1"), Err(PairFailure::FramesLeft("1".to_owned())));
+    assert_eq!(judge_with("hv: frames left=0", ""), Err(PairFailure::FramesLeft("all".to_owned())));
+}
+
+#[test]
+fn the_board_has_to_be_turned_off() {
+    assert_eq!(judge_with("hv: end off", ""), Err(Failure::StillOn.into()));
+    let failure = Failure::Hypervisor("no memory".to_owned());
+    assert_eq!(judge_with("hv: end off", "hv: end panic: no memory"), Err(failure.into()));
+}
