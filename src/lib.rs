@@ -48,4 +48,6 @@ pub use set::{
     AreaError, Backing, MappingBackend, MappingChange, MappingError, MappingResult, MemoryArea, MemorySet, Plan,
 };
 pub use shootdown::Invalidations;
-pub use space::{Area, AreaKind, Config, Dismantling, GuestSpace, Platform, Progress, Root, Stats, Unmapping};
+pub use space::{
+    Area, AreaKind, Config, Dismantling, GuestSpace, Platform, Progress, Protecting, Root, Stats, Unmapping,
+};

@@ -83,6 +83,11 @@ impl<B: Backing> MemoryArea<B> {
         self.flags = flags;
     }
 
+    /// Puts the end elsewhere.
+    pub(super) const fn set_end(&mut self, end: B::Addr) {
+        self.va_range.end = end;
+    }
+
     /// Cuts the area in two at an address within it, and gives the right part.
     pub(super) fn split_off(&mut self, at: B::Addr) -> Self {
         debug_assert!(self.start() < at && at < self.end(), "a cut leaves no empty part");

@@ -18,17 +18,17 @@ pub(super) struct Areas<B: Backing> {
     /// One for each chunk, in the same order.
     heads: Vec<Head<B::Addr>>,
     /// None of them is empty.
-    chunks: Vec<Chunk<B>>,
+    pub(super) chunks: Vec<Chunk<B>>,
     /// Reserved for chunks that overflow.
     spares: Vec<Chunk<B>>,
-    len: usize,
+    pub(super) len: usize,
 }
 
 /// Between two areas, or at an end: the place before the area `index` of a chunk.
 #[derive(Clone, Copy)]
-struct Place {
-    chunk: usize,
-    index: usize,
+pub(super) struct Place {
+    pub(super) chunk: usize,
+    pub(super) index: usize,
 }
 
 impl<B: Backing> Areas<B> {
@@ -139,16 +139,6 @@ impl<B: Backing> Areas<B> {
         self.remove(rest, gone);
     }
 
-    /// Takes the last area out.
-    pub(super) fn pop(&mut self) -> Option<MemoryArea<B>> {
-        let last = self.chunks.len().checked_sub(1)?;
-        let index = self.chunks[last].len() - 1;
-        let area = self.chunks[last].drain(index..).next();
-        self.len -= usize::from(area.is_some());
-        self.refresh(last);
-        area
-    }
-
     /// Cuts the area in two that `at` lies within, if there is one.
     pub(super) fn cut(&mut self, at: B::Addr) {
         let place = self.first_starting_from(at);
@@ -171,7 +161,7 @@ impl<B: Backing> Areas<B> {
     }
 
     /// The place before the first area that starts at `addr` or behind it, in the chunk of the area before that.
-    fn first_starting_from(&self, addr: B::Addr) -> Place {
+    pub(super) fn first_starting_from(&self, addr: B::Addr) -> Place {
         match self.heads.partition_point(|head| head.span.start < addr).checked_sub(1) {
             Some(chunk) => Place { chunk, index: self.chunks[chunk].starting_before(addr) },
             None => Place { chunk: 0, index: 0 },
@@ -227,7 +217,7 @@ impl<B: Backing> Areas<B> {
     }
 
     /// Removes all areas that start in `range`, none of which its ends cut. `gone` gets them in order.
-    fn remove(&mut self, range: AddrRange<B::Addr>, mut gone: impl FnMut(MemoryArea<B>)) {
+    pub(super) fn remove(&mut self, range: AddrRange<B::Addr>, mut gone: impl FnMut(MemoryArea<B>)) {
         if self.chunks.is_empty() {
             return;
         }
@@ -273,7 +263,7 @@ impl<B: Backing> Areas<B> {
     }
 
     /// Brings a chunk's head up to date; an empty chunk goes.
-    fn refresh(&mut self, index: usize) {
+    pub(super) fn refresh(&mut self, index: usize) {
         match self.chunks.get(index).map(Chunk::head) {
             Some(Some(head)) => self.heads[index] = head,
             Some(None) => {

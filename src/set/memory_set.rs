@@ -97,6 +97,15 @@ impl<B: Backing> MemorySet<B> {
         self.areas.carve(range, drop);
     }
 
+    /// Makes one area of the one that ends at `at` and the one that starts there, if nothing else tells them apart.
+    pub(crate) fn join(&mut self, at: B::Addr)
+    where
+        B: PartialEq,
+        B::Flags: PartialEq,
+    {
+        self.areas.join(at);
+    }
+
     /// Takes the last area out.
     pub(crate) fn pop(&mut self) -> Option<MemoryArea<B>> {
         self.areas.pop()

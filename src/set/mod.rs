@@ -9,6 +9,7 @@ mod gap;
 mod mapping;
 mod memory_set;
 mod plan;
+mod seam;
 #[cfg(test)]
 #[path = "tests/twin.rs"]
 mod twin;

@@ -57,6 +57,20 @@ impl<'a, B: Backing> Plan<'a, B> {
         self.areas.change(self.range, |area| area.set_flags(flags(area.flags())));
     }
 
+    /// Gives all pieces these flags, and cuts no area that has them already.
+    pub(crate) fn set_flags(self, flags: B::Flags)
+    where
+        B::Flags: PartialEq,
+    {
+        for end in [self.range.start, self.range.end] {
+            let across = self.areas.ending_after(end).next().filter(|area| area.start() < end);
+            if across.is_some_and(|area| area.flags() != flags) {
+                self.areas.cut(end);
+            }
+        }
+        self.areas.change(self.range, |area| area.set_flags(flags));
+    }
+
     /// Puts one area over the whole range, and gives what was in it, as [`carve`](Self::carve) does.
     pub fn replace_with(mut self, flags: B::Flags, backend: B) -> Vec<MemoryArea<B>> {
         let area = MemoryArea::over(self.range, flags, backend);

@@ -9,7 +9,7 @@ use crate::{
     PhysAddr, Populate, RegionError, SharedRegion, SpaceLock,
     backend::{Backend, Offset},
     region::Lease,
-    table::{Edit, Fill, Fit},
+    table::{Fill, Fit},
 };
 
 /// What came of adding an area.
@@ -74,50 +74,6 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             state.table.graft(detached, self.shootdown.operations());
         }
         Ok(Placed::Done)
-    }
-
-    /// Gives `range`, all of which is mapped, other flags; blocks are split at its ends.
-    ///
-    /// When it returns no CPU allows what the flags do not. Where they allow more, a CPU that remembers a denial
-    /// finds out by a fault.
-    ///
-    /// # Errors
-    /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
-    /// - [`Error::Flags`] for flags that the format cannot express, or a device as private memory;
-    /// - [`Error::NotMemory`] for a linear area that is a device and would become memory (H18);
-    /// - [`Error::Region`] for a frozen region that would be written;
-    /// - [`Error::NotMapped`] with the first hole;
-    /// - [`Error::NoMemory`] for the tables that split blocks;
-    /// - [`Error::Invalidation`]: see there.
-    pub fn protect(&self, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
-        self.check(range)?;
-        self.check_flags(range, flags)?;
-        let mut guard = self.state.exclusive();
-        guard.settle(&self.shootdown)?;
-        let State { areas, table, gone, .. } = &mut *guard;
-        let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
-        let mut covered = range.start;
-        for (area, part) in plan.pieces() {
-            if part.start > covered {
-                break;
-            }
-            check_kind(area, range, flags)?;
-            covered = part.end;
-        }
-        if covered < range.end {
-            let end = plan.pieces().map(|(_, part)| part.start).find(|&start| start > covered).unwrap_or(range.end);
-            return Err(Error::NotMapped(GuestPhysRange { start: covered, end }));
-        }
-        let (new, leases) = (shared::new_leases(&plan, flags)?, shared::lost_leases(&plan, flags)?);
-        let Ok(flush) = table.edit(range, Edit::Protect(flags), &self.shootdown) else {
-            return Err(shared::keep(leases, Error::NoMemory(range)));
-        };
-        plan.replace(|_| flags);
-        new.into_iter().for_each(Lease::keep);
-        gone.leases = leases;
-        flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
-        gone.leases.clear();
-        Ok(())
     }
 
     /// Refuses flags that the format cannot express.
@@ -186,7 +142,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 }
 
 /// Refuses flags that make a device of private memory, or memory of a linear area's device.
-fn check_kind(area: &MemoryArea<Backend>, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
+pub(super) fn check_kind(area: &MemoryArea<Backend>, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
     let was_device = area.flags().contains(MappingFlags::DEVICE);
     match area.backend() {
         Backend::Private(_) | Backend::Shared(_) | Backend::CopyOnWrite(_) => check_private(range, flags),

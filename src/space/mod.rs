@@ -6,6 +6,7 @@ mod debris;
 mod dismantle;
 mod edit;
 mod fault;
+mod protect;
 mod query;
 mod relocate;
 mod shared;
@@ -19,6 +20,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 pub use self::{
     debris::Progress,
     dismantle::Dismantling,
+    protect::Protecting,
     query::{Area, AreaKind, Stats},
     unmap::Unmapping,
 };

@@ -8,7 +8,7 @@ use super::{
     Table,
     walk::{Slot, Step},
 };
-use crate::{Entry, Format, Frames, GuestPhysRange, Leaf, Owner};
+use crate::{Entry, Format, Frames, GuestPhysAddr, GuestPhysRange, Leaf, Owner};
 
 /// How many levels a tree has at most, all architectures considered.
 pub(crate) const LEVELS: usize = 5;
@@ -67,6 +67,22 @@ impl<F: Format, M: Frames> Table<F, M> {
             Entry::Leaf(leaf) => leaves.try_push(Run { range: slot.span, leaf: *leaf }).map_err(drop),
             _ => Ok(()),
         });
+    }
+
+    /// Where the first `count` entries end that translate part of `range`; those of tables are not counted.
+    pub(crate) fn end_of_entries(&self, range: GuestPhysRange, count: usize) -> GuestPhysAddr {
+        let mut left = count;
+        let end = self.context.walk(self.root(), range, &mut |slot: Slot<'_>| {
+            if left == 0 {
+                return Err(slot.part.start);
+            }
+            if let Entry::Table(table) = self.context.decode(&slot) {
+                return Ok(Step::Into(table));
+            }
+            left -= 1;
+            Ok(Step::Next)
+        });
+        end.err().unwrap_or(range.end)
     }
 
     /// Shows every entry that translates part of `range` to `each`.

@@ -118,9 +118,9 @@ pub const FAULTS: &[Fault] = &[
         name: "protect-over-a-hole",
         rules: &["W3"],
         edits: &[Edit {
-            file: EDIT,
-            text: "        if covered < range.end {",
-            instead: "        if covered < range.start {",
+            file: "src/space/protect.rs",
+            text: "        if area.start() > covered {",
+            instead: "        if area.start() > covered.max(area.start()) {",
         }],
         host: &[host("cortex_a57::refusals::a_hole_is_named"), toy("names_the_hole_and_changes_nothing")],
         emulator: Emulator::Shows(A57, &["refusals::a_hole_is_named"]),

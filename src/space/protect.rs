@@ -1,0 +1,157 @@
+//! Giving a range other flags: at once, or a part at a time.
+
+use alloc::vec::Vec;
+
+use super::{GuestSpace, Platform, Progress, State, edit, shared};
+use crate::{
+    Error, GuestPhysAddr, GuestPhysRange, LockFamily, MappingFlags, SpaceLock, backend::Backend, region::Lease,
+    set::MemorySet, table::Edit,
+};
+
+/// A range that gets other flags, of which a part has them already: [`GuestSpace::protect_in_steps`] makes it.
+///
+/// Dropped, it leaves [`rest`](Self::rest) as it was.
+#[must_use = "nothing is protected before the first step"]
+pub struct Protecting<'s, P: Platform, L: LockFamily> {
+    space: &'s GuestSpace<P, L>,
+    flags: MappingFlags,
+    rest: GuestPhysRange,
+    stage: Stage,
+    /// Where a part's end has cut an area, which becomes one again when the next part has the flags too.
+    seam: Option<GuestPhysAddr>,
+}
+
+/// How far a range is.
+enum Stage {
+    /// Nothing is known of it.
+    Unchecked,
+    /// The flags suit what was mapped there at the first step; the regions among it are not frozen meanwhile.
+    Begun(#[allow(dead_code, reason = "it is there to be dropped in time")] Vec<Lease>),
+}
+
+impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
+    /// Gives `range`, all of which is mapped, other flags; blocks are split at its ends.
+    ///
+    /// When it returns no CPU allows what the flags do not. Where they allow more, a CPU that remembers a denial
+    /// finds out by a fault. [`protect_in_steps`](Self::protect_in_steps) holds the lock for a part at a time.
+    ///
+    /// # Errors
+    /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
+    /// - [`Error::Flags`] for flags that the format cannot express, or a device as private memory;
+    /// - [`Error::NotMemory`] for a linear area that is a device and would become memory (H18);
+    /// - [`Error::Region`] for a frozen region that would be written;
+    /// - [`Error::NotMapped`] with the first hole;
+    /// - [`Error::NoMemory`] for the tables that split blocks;
+    /// - [`Error::Invalidation`]: see there.
+    pub fn protect(&self, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
+        self.protect_in_steps(range, flags)?.step(usize::MAX).map(|_| ())
+    }
+
+    /// Gives `range` other flags as [`protect`](Self::protect) does, but a part at a time: see [`Protecting::step`].
+    ///
+    /// # Errors
+    /// [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range; [`Error::Flags`] for flags that the
+    /// format cannot express.
+    pub fn protect_in_steps(&self, range: GuestPhysRange, flags: MappingFlags) -> Result<Protecting<'_, P, L>, Error> {
+        self.check(range)?;
+        self.check_flags(range, flags)?;
+        Ok(Protecting { space: self, flags, rest: range, stage: Stage::Unchecked, seam: None })
+    }
+}
+
+impl<P: Platform, L: LockFamily> Protecting<'_, P, L> {
+    /// What does not have the flags yet. Empty when all is done.
+    #[must_use]
+    pub const fn rest(&self) -> GuestPhysRange {
+        self.rest
+    }
+
+    /// Gives the first part of [`rest`](Self::rest) the flags: no more than so many table entries, and as many areas.
+    ///
+    /// The part is complete when it returns: no CPU allows there what the flags do not, and the lock is free. All that
+    /// [`protect`](GuestSpace::protect) refuses in the range is refused by the first step, before anything changed. If
+    /// others change the map between two steps, a later one may be refused too.
+    ///
+    /// # Errors
+    /// As for [`protect`](GuestSpace::protect), for the rest; all that is before it is done, and the step may be tried
+    /// again.
+    pub fn step(&mut self, entries: usize) -> Result<Progress, Error> {
+        if entries == 0 || self.rest.is_empty() {
+            return Ok(self.progress());
+        }
+        let (range, flags) = (self.rest, self.flags);
+        let mut guard = self.space.state.exclusive();
+        guard.settle(&self.space.shootdown)?;
+        let State { areas, table, gone, .. } = &mut *guard;
+        let end = if entries == usize::MAX {
+            range.end
+        } else {
+            let most = areas.iter_range(range).nth(entries - 1).map_or(range.end, |area| area.end().min(range.end));
+            table.end_of_entries(GuestPhysRange { end: most, ..range }, entries)
+        };
+        let part = GuestPhysRange { end, ..range };
+        if let Stage::Unchecked = self.stage {
+            self.stage = Stage::Begun(begin(areas, range, part, flags)?);
+        } else {
+            check_all(areas, part, range, flags)?;
+        }
+        let cut = areas.find(end).filter(|area| area.start() < end && area.flags() != flags).map(|_| end);
+        let plan = areas.plan(part).map_err(|_| Error::NoMemory(range))?;
+        let (new, leases) = (shared::new_leases(&plan, flags)?, shared::lost_leases(&plan, flags)?);
+        let Ok(flush) = table.edit(part, Edit::Protect(flags), &self.space.shootdown) else {
+            return Err(shared::keep(leases, Error::NoMemory(range)));
+        };
+        plan.set_flags(flags);
+        if let Some(seam) = self.seam.take_if(|&mut seam| part.start <= seam && seam < part.end) {
+            areas.join(seam);
+        }
+        self.seam = self.seam.or(cut);
+        new.into_iter().for_each(Lease::keep);
+        gone.leases = leases;
+        flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
+        gone.leases.clear();
+        self.rest.start = end;
+        Ok(self.progress())
+    }
+
+    fn progress(&self) -> Progress {
+        if self.rest.is_empty() { Progress::Done } else { Progress::More }
+    }
+}
+
+/// Refuses what cannot be done with all of `range`. What keeps its regions as they are until all is done, if `part`, the
+/// first, is not all of it.
+fn begin(
+    areas: &mut MemorySet<Backend>,
+    range: GuestPhysRange,
+    part: GuestPhysRange,
+    flags: MappingFlags,
+) -> Result<Vec<Lease>, Error> {
+    check_all(areas, range, range, flags)?;
+    if part == range {
+        return Ok(Vec::new());
+    }
+    let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
+    shared::new_leases(&plan, flags)
+}
+
+/// Refuses holes in `part`, and areas that the flags do not suit; `range` is what is wanted.
+fn check_all(
+    areas: &MemorySet<Backend>,
+    part: GuestPhysRange,
+    range: GuestPhysRange,
+    flags: MappingFlags,
+) -> Result<(), Error> {
+    let mut covered = part.start;
+    for area in areas.iter_range(part) {
+        if area.start() > covered {
+            return Err(Error::NotMapped(GuestPhysRange { start: covered, end: area.start() }));
+        }
+        edit::check_kind(area, range, flags)?;
+        covered = area.end();
+    }
+    if covered < part.end {
+        return Err(Error::NotMapped(GuestPhysRange { start: covered, end: part.end }));
+    }
+    Ok(())
+}
