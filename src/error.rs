@@ -3,7 +3,7 @@
 use memory_addr::PhysAddr;
 use page_table_multiarch::MappingFlags;
 
-use crate::{CpuId, GuestPhysRange, Inexpressible, RegionError, Unreachable};
+use crate::{CpuId, GuestPhysRange, Inexpressible, PageState, RegionError, Unreachable};
 
 /// Why an operation on a space did nothing.
 ///
@@ -80,6 +80,28 @@ pub enum Error {
         range: GuestPhysRange,
         /// What the region says.
         cause: RegionError,
+    },
+    /// It is in another state than this can be done in.
+    #[error("{range:#x?} is {state}")]
+    State {
+        /// The first page, or as much of what was asked for as lies in it.
+        range: GuestPhysRange,
+        /// What it is.
+        state: PageState,
+    },
+    /// Giver and taker are the same space.
+    #[error("{0:#x?} is to go where it is")]
+    SameSpace(GuestPhysRange),
+    /// The loan is over, or another space's.
+    #[error("no such loan of {0:#x?}")]
+    NoLoan(GuestPhysRange),
+    /// The loan is not returned yet.
+    #[error("{bytes:#x} bytes of {range:#x?} are still borrowed")]
+    StillBorrowed {
+        /// Where the borrower had the memory.
+        range: GuestPhysRange,
+        /// How many bytes of it.
+        bytes: usize,
     },
     /// An atomic access is not aligned to its size.
     #[error("{0:#x?} is not aligned to its size")]

@@ -52,6 +52,8 @@ pub enum Outcome {
         /// What it allows.
         flags: MappingFlags,
     },
+    /// The memory is lent to another space: it will go through when that has returned it.
+    Lent,
     /// The guest put its own tables where there is no memory: it gets an external abort on a walk, never an
     /// emulated device (H11).
     Inject,

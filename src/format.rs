@@ -56,7 +56,8 @@ pub trait Format: Clone + Debug + Send + Sync + 'static {
     /// The entry that maps memory.
     fn leaf(&self, level: Level, leaf: &Leaf) -> u64;
 
-    /// `entry`, a table or leaf of `level`, made invalid for the hardware but complete for [`decode`](Format::decode).
+    /// `entry`, a table or leaf of `level`, made invalid for the hardware but complete for [`decode`](Format::decode):
+    /// [`Entry::Lent`] for a leaf that is [on loan](Owner::OnLoan), else [`Entry::Marked`].
     fn mark(&self, level: Level, entry: u64) -> u64;
 
     /// The invalid entry of a leaf that is being changed by somebody who will finish.
@@ -94,6 +95,8 @@ pub enum Entry {
     Leaf(Leaf),
     /// Taken away, and waiting for the invalidation: what stood here, for the reaper (H22).
     Marked(Marked),
+    /// The space's own memory that it lent to another: out of reach until it comes back.
+    Lent(Leaf),
     /// A leaf that somebody is changing and will finish (H26).
     Busy,
 }
@@ -131,13 +134,21 @@ pub enum Owner {
     Shared,
     /// A frozen region's, to be copied before it is written: such a leaf never allows that.
     Frozen,
+    /// The space's own, and another space has a view of it: it stays when the space goes, until nobody has.
+    OnLoan,
+    /// Another space's: it goes back to that one when it is unmapped, and nothing is ever executed from it.
+    Borrowed,
 }
 
 impl Owner {
     /// What of `flags` a leaf of this owner's memory may allow.
     #[must_use]
     pub fn limit(self, flags: MappingFlags) -> MappingFlags {
-        if self == Self::Frozen { flags - MappingFlags::WRITE } else { flags }
+        match self {
+            Self::Frozen => flags - MappingFlags::WRITE,
+            Self::Borrowed => flags - MappingFlags::EXECUTE,
+            Self::Space | Self::Foreign | Self::Shared | Self::OnLoan => flags,
+        }
     }
 }
 

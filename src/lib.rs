@@ -22,6 +22,7 @@ mod format;
 mod frame;
 mod geometry;
 mod invalidate;
+mod loan;
 mod lock;
 mod plain;
 mod region;
@@ -40,6 +41,7 @@ pub use format::{Access, Change, Denials, Entry, Format, Inexpressible, Leaf, Ma
 pub use frame::{Contents, Frames, Handler, Pieces};
 pub use geometry::Geometry;
 pub use invalidate::{Changed, Content, Invalidate, Reach, Scope, Unreachable};
+pub use loan::{Handover, Loan, LoanKind, PageState};
 pub use lock::{LockFamily, SpaceLock, Spin, Striped};
 pub use page_table_multiarch::MappingFlags;
 pub use plain::{Plain, Word};

@@ -6,6 +6,8 @@
 mod board;
 #[path = "toy/format.rs"]
 mod format;
+#[path = "toy/loans.rs"]
+mod loans;
 #[path = "toy/regions.rs"]
 mod regions;
 #[path = "toy/steps.rs"]

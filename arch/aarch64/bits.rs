@@ -28,12 +28,14 @@ pub(super) const EXECUTE_NEVER_ALL: u64 = 0b10 << 53;
 
 // Bits 58:55 are the software's (D8.3).
 
-/// The frame is the space's own; with [`REGION`], a frozen region's.
+/// The frame is the space's own; with [`REGION`], a frozen region's; with [`LOAN`], on loan to another space.
 pub(super) const OWNED: u64 = 1 << 55;
 /// It was written, as far as the hardware's dirty state does not say so.
 pub(super) const DIRTY: u64 = 1 << 56;
-/// In an invalid entry: somebody is changing a leaf.
-pub(super) const BUSY: u64 = 1 << 57;
+/// The frame is on loan: with [`OWNED`] from this space, without to it.
+pub(super) const LOAN: u64 = 1 << 57;
+/// Alone in an invalid entry: somebody is changing a leaf.
+pub(super) const BUSY: u64 = LOAN;
 /// The frame is a region's.
 pub(super) const REGION: u64 = 1 << 58;
 
@@ -54,7 +56,7 @@ const _: () = {
     #[rustfmt::skip]
     let fields = [
         VALID, TABLE_OR_PAGE, MEM_ATTR, READ, WRITE, INNER_SHAREABLE, ACCESSED, ADDRESS, DBM, EXECUTE_NEVER, OWNED,
-        DIRTY, BUSY, REGION,
+        DIRTY, LOAN, REGION,
     ];
     let mut seen = 0;
     let mut index = 0;
@@ -64,6 +66,6 @@ const _: () = {
         index += 1;
     }
     assert!(0b11 & (READ | WRITE | ACCESSED | DBM) == 0);
-    // Something is left of every leaf and table when bit 0 goes, even at address 0 (W7).
+    // Something is left of every leaf and table when bit 0 goes, even at address 0 (W7), and it is not `BUSY`.
     assert!(INNER_SHAREABLE & !VALID != 0 && TABLE_OR_PAGE & !VALID != 0);
 };

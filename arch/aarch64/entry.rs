@@ -7,8 +7,8 @@ use super::{
     Capabilities, Features, Root, Tracking, Vmid,
     bits::{
         ACCESSED, ADDRESS, BUSY, DBM, DEVICE, DIRTY, EXECUTE_NEVER, EXECUTE_NEVER_ALL, FORCED_WRITE_BACK,
-        INNER_SHAREABLE, MEM_ATTR, NON_CACHEABLE, OWNED, READ, REGION, STRICT_DEVICE, TABLE_OR_PAGE, VALID, WRITE,
-        WRITE_BACK,
+        INNER_SHAREABLE, LOAN, MEM_ATTR, NON_CACHEABLE, OWNED, READ, REGION, STRICT_DEVICE, TABLE_OR_PAGE, VALID,
+        WRITE, WRITE_BACK,
     },
 };
 use crate::{Access, Change, Denials, Entry, Format, Geometry, Inexpressible, Leaf, Level, Marked, Used, arch::owner};
@@ -81,7 +81,7 @@ impl Format for Stage2 {
             | kind
             | INNER_SHAREABLE
             | accessed
-            | owner::encode(leaf.owner, OWNED, REGION)
+            | owner::encode(leaf.owner, OWNED, REGION, LOAN)
             | self.encode_flags(leaf.flags)
             | self.encode_written(leaf.flags, written)
     }
@@ -146,7 +146,7 @@ impl Format for Stage2 {
     #[inline]
     fn change(&self, _level: Level, old: u64, new: u64) -> Change {
         // D8.16, "Using break-before-make when updating translation table entries".
-        const IN_PLACE: u64 = READ | WRITE | ACCESSED | DBM | EXECUTE_NEVER | OWNED | REGION | DIRTY;
+        const IN_PLACE: u64 = READ | WRITE | ACCESSED | DBM | EXECUTE_NEVER | OWNED | REGION | LOAN | DIRTY;
         if (old ^ new) & !IN_PLACE != 0 {
             Change::Break
         } else if self.allowances(old) & !self.allowances(new) != 0 {
@@ -202,12 +202,12 @@ impl Stage2 {
     fn decode_invalid(&self, level: Level, entry: u64) -> Entry {
         if entry == 0 {
             Entry::Absent
-        } else if entry & BUSY != 0 {
+        } else if entry == BUSY {
             Entry::Busy
         } else if level != Level::PAGE && entry & TABLE_OR_PAGE != 0 {
             Entry::Marked(Marked::Table(decode_address(entry)))
         } else if self.is_leaf(level, entry) {
-            Entry::Marked(Marked::Leaf(self.decode_leaf(entry)))
+            owner::withdrawn(self.decode_leaf(entry))
         } else {
             Entry::Absent
         }
@@ -229,7 +229,7 @@ impl Stage2 {
         Leaf {
             at: decode_address(entry),
             flags: self.decode_flags(entry),
-            owner: owner::decode(entry, OWNED, REGION),
+            owner: owner::decode(entry, OWNED, REGION, LOAN),
             used,
         }
     }

@@ -2,7 +2,7 @@
 
 use memory_addr::PhysAddr;
 
-use crate::{GuestPhysAddr, SharedRegion, region::View};
+use crate::{GuestPhysAddr, Loan, SharedRegion, region::View};
 
 /// What to map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +66,8 @@ pub(crate) enum Backend {
     Shared(View),
     /// A frozen region's memory, or the space's own copies of it: a leaf says which.
     CopyOnWrite(View),
+    /// Another space's memory.
+    Borrowed(Loan),
 }
 
 /// From a guest-physical to a host-physical address. Either may be the larger one: the difference wraps.

@@ -50,6 +50,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         let range = super::everything(self.builder.format());
         self.shootdown.invalidate_all().map_err(|cause| Error::Invalidation { range, cause })?;
+        self.state.get_mut().end_loans();
         let State { table, gone, life, .. } = self.state.get_mut();
         *life = Life::Ended;
         // SAFETY: no CPU is in the guest, all were made to forget, and a CPU that enters needs `&self`, which nobody has

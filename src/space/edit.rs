@@ -96,7 +96,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         range: GuestPhysRange,
         mapping: Mapping,
         flags: MappingFlags,
-    ) -> Result<(Backend, Option<Fill>), Error> {
+    ) -> Result<(Backend, Option<Fill<'static>>), Error> {
         match mapping {
             Mapping::Linear { to } => {
                 self.check_target(range, to)?;
@@ -150,6 +150,8 @@ pub(super) fn check_kind(area: &MemoryArea<Backend>, range: GuestPhysRange, flag
             Err(Error::NotMemory(area.va_range()))
         }
         Backend::Linear(_) => Ok(()),
+        Backend::Borrowed(loan) if loan.flags().contains(flags) => Ok(()),
+        Backend::Borrowed(loan) => Err(Error::Denied { range: area.va_range(), flags: loan.flags() }),
     }
 }
 
@@ -167,6 +169,7 @@ impl<P: Platform> State<P> {
         if let Some(flush) = self.table.unfinished(shootdown) {
             let range = flush.range();
             flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
+            self.gone.give_back();
             self.gone = Gone::default();
         }
         Ok(())

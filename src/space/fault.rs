@@ -94,6 +94,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             (Found::Leaf { leaf, .. }, _) => Ok(Verdict::Answer(self.present(&state, fault, &leaf, area.flags()))),
             (Found::Changing, _) => Ok(Verdict::Unsettled),
             (Found::Busy, _) => Ok(Verdict::Answer(Outcome::Retry)),
+            (Found::Lent(_), _) => Ok(Verdict::Answer(Outcome::Lent)),
             (Found::Nothing(_), Backend::CopyOnWrite(_)) if is_write(fault) => Ok(Verdict::Inherited),
             (Found::Nothing(_), Backend::Shared(view) | Backend::CopyOnWrite(view)) => {
                 Ok(match self.map_page(&state, area, fault.gpa)? {
@@ -106,7 +107,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 let level = if self.fits(largest, area.flags(), fault.access) { largest } else { Level::PAGE };
                 Ok(Verdict::Missing(Missing { level, flags: area.flags() }))
             }
-            (Found::Nothing(_), Backend::Linear(_)) => {
+            (Found::Nothing(_), Backend::Linear(_) | Backend::Borrowed(_)) => {
                 Err(Error::NotMapped(super::page_of(self.builder.geometry(), fault.gpa)))
             }
         }

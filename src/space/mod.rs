@@ -6,12 +6,14 @@ mod debris;
 mod dismantle;
 mod edit;
 mod fault;
+mod loan;
 mod protect;
 mod query;
 mod relocate;
 mod shared;
 mod show;
 mod snapshot;
+mod transfer;
 mod unmap;
 mod window;
 
@@ -29,6 +31,7 @@ use crate::{
     CpuId, Error, Format, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, LockFamily, SpaceLock, Spin, VcpuId,
     backend::Backend,
     cpus::Cpus,
+    loan::Loans,
     set::MemorySet,
     shootdown::Shootdown,
     table::{Builder, Detached, Table},
@@ -72,8 +75,8 @@ pub struct Config<P: Platform> {
 ///
 /// # Locks
 /// [`leave`](Self::leave) comes before every other call, [`enter`](Self::enter) after all of them have returned:
-/// nothing may be called on a CPU that is in the guest but [`flush`](Self::flush). The order is then the space's lock,
-/// a region's, the allocator's. [`Frames`] and [`Invalidate`] are called with the space's lock held and must not call back.
+/// nothing may be called on a CPU that is in the guest but [`flush`](Self::flush). The order is then the space's lock (two
+/// spaces' by their addresses), a region's, the allocator's. [`Frames`] and [`Invalidate`] are called with the space's lock held and must not call back.
 pub struct GuestSpace<P: Platform, L: LockFamily = Spin<16>> {
     builder: BuilderOf<P>,
     shootdown: ShootdownOf<P>,
@@ -88,6 +91,8 @@ struct State<P: Platform> {
     /// What the table's unfinished operation took away, if its invalidation failed.
     gone: Gone,
     life: Life,
+    /// What other spaces have of this one's.
+    loans: Loans,
 }
 
 /// One of the places where faults are counted, on cache lines of its own.
@@ -114,7 +119,13 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Ok(Self {
             builder: table.builder(),
             shootdown: Shootdown::new(config.invalidate, root, cpus),
-            state: L::Lock::new(State { areas: MemorySet::new(), table, gone: Gone::default(), life: Life::Lives }),
+            state: L::Lock::new(State {
+                areas: MemorySet::new(),
+                table,
+                gone: Gone::default(),
+                loans: Loans::default(),
+                life: Life::Lives,
+            }),
             faults: Default::default(),
         })
     }

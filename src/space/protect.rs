@@ -41,6 +41,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::NotMemory`] for a linear area that is a device and would become memory (H18);
     /// - [`Error::Region`] for a frozen region that would be written;
     /// - [`Error::NotMapped`] with the first hole;
+    /// - [`Error::State`] for memory that is on loan to another space, [`Error::Denied`] for more than a loan allows;
     /// - [`Error::NoMemory`] for the tables that split blocks;
     /// - [`Error::Invalidation`]: see there.
     pub fn protect(&self, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
@@ -82,6 +83,7 @@ impl<P: Platform, L: LockFamily> Protecting<'_, P, L> {
         let (range, flags) = (self.rest, self.flags);
         let mut guard = self.space.state.exclusive();
         guard.settle(&self.space.shootdown)?;
+        self.space.check_not_on_loan(&guard, range)?;
         let State { areas, table, gone, .. } = &mut *guard;
         let end = if entries == usize::MAX {
             range.end

@@ -7,8 +7,8 @@ use arrayvec::ArrayVec;
 
 use super::{GuestSpace, Platform};
 use crate::{
-    Error, GuestPhysAddr, GuestPhysRange, Invalidations, LockFamily, MappingFlags, MemoryArea, PhysAddr, SpaceLock,
-    Translation,
+    Error, GuestPhysAddr, GuestPhysRange, Invalidations, LockFamily, MappingFlags, MemoryArea, PageState, PhysAddr,
+    SpaceLock, Translation,
     backend::Backend,
     table::{Found, Run},
 };
@@ -38,6 +38,8 @@ pub enum AreaKind {
     Shared(usize),
     /// A frozen region's memory, from this offset in bytes on, and copies of what was written.
     CopyOnWrite(usize),
+    /// Another space's memory.
+    Borrowed,
 }
 
 /// How much of what a space has, and what happened in it.
@@ -49,10 +51,14 @@ pub struct Stats {
     pub leaves: [usize; 5],
     /// Frames of 4 KiB that tables take, the root among them.
     pub table_frames: usize,
-    /// Frames of 4 KiB that the space owns and the guest can reach.
+    /// Frames of 4 KiB that the space owns and the guest can reach, those that other spaces see too among them.
     pub owned_frames: usize,
     /// Frames of 4 KiB that are regions' and the guest can reach.
     pub shared_frames: usize,
+    /// Frames of 4 KiB that are lent to other spaces, out of this guest's reach.
+    pub lent_frames: usize,
+    /// Frames of 4 KiB that are other spaces' and the guest can reach.
+    pub borrowed_frames: usize,
     /// Faults that were answered.
     pub faults: u64,
     /// Invalidations by kind.
@@ -73,6 +79,22 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 leaf_start: span.start,
             }),
             _ => None,
+        }
+    }
+
+    /// What the page at `gpa` is to this space.
+    pub fn page_state(&self, gpa: GuestPhysAddr) -> PageState {
+        if gpa.as_usize() >= self.builder.geometry().limit() {
+            return PageState::Nothing;
+        }
+        loop {
+            let state = self.state.shared(super::anybody());
+            let Some(_area) = state.areas.find(gpa) else { return PageState::Nothing };
+            match state.table.page_state(gpa) {
+                Some(page) => return page,
+                // Another CPU is about to finish it.
+                None => core::hint::spin_loop(),
+            }
         }
     }
 
@@ -147,6 +169,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             table_frames: census.table_frames,
             owned_frames: census.owned_frames,
             shared_frames: census.shared_frames,
+            lent_frames: census.lent_frames,
+            borrowed_frames: census.borrowed_frames,
             faults: self.faults.iter().map(|counter| counter.0.load(Ordering::Relaxed)).sum(),
             invalidations: self.shootdown.counts(),
         }
@@ -165,6 +189,7 @@ impl From<&MemoryArea<Backend>> for Area {
             Backend::Private(_) => AreaKind::Private,
             Backend::Shared(view) => AreaKind::Shared(view.offset(area.start())),
             Backend::CopyOnWrite(view) => AreaKind::CopyOnWrite(view.offset(area.start())),
+            Backend::Borrowed(_) => AreaKind::Borrowed,
         };
         Self { range: area.va_range(), flags: area.flags(), kind }
     }

@@ -2,7 +2,7 @@
 
 use super::{GuestSpace, Platform};
 use crate::{
-    Error, GuestPhysAddr, GuestPhysRange, Leaf, Level, LockFamily, Owner, SpaceLock,
+    Error, GuestPhysAddr, GuestPhysRange, Leaf, Level, LockFamily, Owner, PageState, SpaceLock,
     backend::Backend,
     frame::Owned,
     table::{Found, Moved},
@@ -29,8 +29,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     ///
     /// # Errors
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
-    /// - [`Error::NotMapped`] with the first hole, [`Error::NotMemory`] for a linear or a shared area: nothing
-    ///   moved;
+    /// - [`Error::NotMapped`] with the first hole, [`Error::NotMemory`] for a linear or a shared area, [`Error::State`]
+    ///   for memory that is on loan or borrowed: nothing moved;
     /// - [`Error::NoMemory`], [`Error::Invalidation`]: what is below their range moved, the rest is as it was.
     pub fn relocate(&self, range: GuestPhysRange) -> Result<usize, Error> {
         self.check(range)?;
@@ -61,19 +61,22 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         while gpa < range.end {
             let rest = GuestPhysRange { start: gpa, end: range.end };
             let area = state.areas.find(gpa).ok_or(Error::NotMapped(rest))?;
+            if let Backend::Borrowed(_) = area.backend() {
+                return Err(self.page_is(gpa, PageState::Borrowed));
+            }
             if !matches!(area.backend(), Backend::Private(_) | Backend::CopyOnWrite(_)) {
                 return Err(Error::NotMemory(area.va_range()));
             }
             gpa = area.end();
         }
-        Ok(())
+        self.check_not_on_loan(&state, range)
     }
 
     /// What stands at `gpa`.
     fn next_to_move(&self, gpa: GuestPhysAddr) -> Next {
         match self.state.shared(super::anybody()).table.find(gpa) {
             Found::Leaf { leaf: Leaf { owner: Owner::Space, .. }, level, span } => Next::Leaf { level, end: span.end },
-            Found::Leaf { span, .. } => Next::Skip(span.end),
+            Found::Leaf { span, .. } | Found::Lent(span) => Next::Skip(span.end),
             Found::Nothing(level) => Next::Skip(self.builder.geometry().entry_range(level, gpa).end),
             Found::Changing | Found::Busy => Next::Unsettled,
         }

@@ -19,6 +19,20 @@ pub(super) struct Gone {
     pub areas: Vec<MemoryArea<Backend>>,
 }
 
+impl Gone {
+    /// No CPU reaches what was taken away any more: what was borrowed is returned.
+    pub(super) fn give_back(&self) {
+        self.areas.iter().for_each(give_back);
+    }
+}
+
+/// Returns what an area borrowed.
+pub(super) fn give_back(area: &MemoryArea<Backend>) {
+    if let Backend::Borrowed(loan) = area.backend() {
+        loan.terms().give_back(area.size());
+    }
+}
+
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// A region of `size` bytes of this space's allocator, which any space may map.
     ///
@@ -133,5 +147,6 @@ impl<P: Platform> State<P> {
     pub(super) fn leak(&mut self) {
         core::mem::forget(core::mem::take(&mut self.areas));
         core::mem::forget(core::mem::take(&mut self.gone));
+        core::mem::forget(core::mem::take(&mut self.loans));
     }
 }

@@ -30,6 +30,7 @@ impl fmt::Display for Area {
         match self.kind {
             AreaKind::Linear(to) => write!(f, " linear to {:#x}", to.as_usize()),
             AreaKind::Private => write!(f, " private"),
+            AreaKind::Borrowed => write!(f, " borrowed"),
             AreaKind::CopyOnWrite(offset) => write!(f, " copy-on-write from {offset:#x}"),
             AreaKind::Shared(offset) => write!(f, " shared from {offset:#x}"),
         }
@@ -77,6 +78,8 @@ impl Runs {
             Owner::Foreign => "foreign",
             Owner::Shared => "shared",
             Owner::Frozen => "frozen",
+            Owner::OnLoan => "on loan",
+            Owner::Borrowed => "borrowed",
         };
         writeln!(f, "  {} {} {count} × {} {owner}", Span(run.range), Letters(run.flags), Bytes(run.leaf_size))
     }

@@ -21,6 +21,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     ///
     /// # Errors
     /// - [`Error::NotMapped`] if there is no private memory;
+    /// - [`Error::State`] if any is on loan, or borrowed: a guest that starts from the snapshot could not have it;
     /// - [`Error::Flags`] for an area whose flags no entry expresses without the writing;
     /// - [`Error::Region`] if pages do not have 4 KiB;
     /// - [`Error::NoMemory`];
@@ -32,6 +33,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let everything = super::everything(self.builder.format());
         let mut guard = self.state.exclusive();
         guard.settle(&self.shootdown)?;
+        self.check_not_on_loan(&guard, everything)?;
         let State { areas, table, .. } = &mut *guard;
         let parts = self.parts(areas)?;
         let (Some(first), Some(last)) = (parts.first(), parts.last()) else {
@@ -110,6 +112,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             .map_err(|_| Error::NoMemory(super::everything(self.builder.format())))?;
         for area in own() {
             let (range, flags) = (area.va_range(), area.flags());
+            if let Backend::Borrowed(_) = area.backend() {
+                return Err(self.page_is(range.start, crate::PageState::Borrowed));
+            }
             self.check_flags(range, crate::Owner::Frozen.limit(flags))?;
             self.check_page_size(range)?;
             parts.push(Part { range, flags, offset });

@@ -21,11 +21,13 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Unmaps `range`, across any areas and through the middle of any block; holes in it are passed over.
     ///
     /// When it returns no CPU can reach what was taken away, and the frames that were the space's own are free: those
-    /// were freed without the space's lock. [`unmap_in_steps`](Self::unmap_in_steps) frees some at a time.
+    /// were freed without the space's lock. What was borrowed is returned.
+    /// [`unmap_in_steps`](Self::unmap_in_steps) frees some at a time.
     ///
     /// # Errors
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
     /// - [`Error::NotMapped`] if there is nothing in it;
+    /// - [`Error::State`] for memory that is on loan to another space;
     /// - [`Error::NoMemory`] for the tables that split blocks;
     /// - [`Error::Invalidation`]: see there.
     pub fn unmap(&self, range: GuestPhysRange) -> Result<(), Error> {
@@ -58,6 +60,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.check(range)?;
         let mut guard = self.state.exclusive();
         guard.settle(&self.shootdown)?;
+        self.check_not_on_loan(&guard, range)?;
         let State { areas, table, gone, .. } = &mut *guard;
         let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
         if plan.pieces().next().is_none() {
@@ -69,6 +72,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         };
         *gone = Gone { leases, areas: plan.carve() };
         flush.detach(&mut debris.remains).map_err(|cause| Error::Invalidation { range, cause })?;
+        gone.give_back();
         debris.gone = core::mem::take(gone);
         Ok(())
     }

@@ -7,7 +7,7 @@ use spin::rwlock::RwLockReadGuard;
 use super::{GuestSpace, Platform, State};
 use crate::{
     Access, Cause, Content, Error, Fault, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, Level, LockFamily,
-    MappingFlags, MemoryArea, Origin, Owner, PhysAddr, SpaceLock,
+    MappingFlags, MemoryArea, Origin, Owner, PageState, PhysAddr, SpaceLock,
     backend::Backend,
     region::{Book, View},
     table::{Found, Installed},
@@ -126,6 +126,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 }
                 (Found::Changing, _) => return Ok(Sight::Not(Later::Unsettled)),
                 (Found::Busy, _) => return Ok(Sight::Not(Later::Busy)),
+                (Found::Lent(_), _) => return Err(Error::State { range, state: PageState::Lent }),
                 (Found::Nothing(level), Backend::Private(policy)) => {
                     let level = self.largest(area.va_range(), range.start, *policy, level);
                     self.populate_here(state, range, access, super::fault::Missing { level, flags })?;
@@ -138,7 +139,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                         self.populate_page(view, range.start).map_err(|error| rest_of(error, range))?;
                     }
                 }
-                (Found::Nothing(_), Backend::Linear(_)) => return Err(Error::NotMapped(range)),
+                (Found::Nothing(_), Backend::Linear(_) | Backend::Borrowed(_)) => return Err(Error::NotMapped(range)),
             }
         }
     }
@@ -189,7 +190,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 /// What an access needs of the caches: whoever else maps what is written may do so uncached, or fetch from it.
 fn content_of(area: &MemoryArea<Backend>, access: Access) -> Content {
     match area.backend() {
-        Backend::Shared(_) if access == Access::Write => Content::Uncached,
+        Backend::Shared(_) | Backend::Borrowed(_) if access == Access::Write => Content::Uncached,
         _ => Content::of(area.flags()),
     }
 }

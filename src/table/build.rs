@@ -11,16 +11,18 @@ use super::{
 };
 use crate::{
     Entry, Format, Frames, GuestPhysRange, Invalidate, Leaf, LeafPolicy, Level, MappingFlags, Owner, Pieces, Used,
-    frame::Owned,
+    frame::Owned, loan::Extents,
 };
 
 /// What a populated mapping maps.
 #[derive(Clone, Copy)]
-pub(crate) enum Fill {
+pub(crate) enum Fill<'a> {
     /// Foreign memory, from this address on.
     Linear(PhysAddr),
     /// The space's own zeroed frames.
     Own(LeafPolicy),
+    /// Memory that comes from another space, with this owner noted; never freed by whoever drops the mapping.
+    Given(&'a Extents, Owner),
 }
 
 /// Out of frames.
@@ -44,7 +46,7 @@ impl<F: Format, M: Frames> Detached<F, M> {
         context: &Context<F, M>,
         operations: &I,
         (range, level): (GuestPhysRange, Level),
-        fill: Fill,
+        fill: Fill<'_>,
         flags: MappingFlags,
     ) -> Result<Self, Exhausted> {
         let detached = Self::empty(context, range, level)?;
@@ -105,7 +107,7 @@ impl<F: Format, M: Frames> Context<F, M> {
         operations: &I,
         slot: Slot<'_>,
         range: GuestPhysRange,
-        fill: Fill,
+        fill: Fill<'_>,
         flags: MappingFlags,
     ) -> Result<Step, Exhausted> {
         let leaf = if slot.is_whole() && self.format.maps(slot.level) {
@@ -128,7 +130,7 @@ impl<F: Format, M: Frames> Context<F, M> {
         &self,
         operations: &I,
         level: Level,
-        fill: Fill,
+        fill: Fill<'_>,
         offset: usize,
         flags: MappingFlags,
     ) -> Result<Option<Leaf>, Exhausted> {
@@ -147,6 +149,11 @@ impl<F: Format, M: Frames> Context<F, M> {
                 None => Ok(None),
             },
             Fill::Own(_) => Ok(None),
+            Fill::Given(extents, owner) => {
+                let span = self.geometry.span(level);
+                let at = extents.at(offset).filter(|(at, size)| at.is_aligned(span) && *size >= span);
+                Ok(at.map(|(at, _)| Leaf { at, flags, owner, used: Used::Accessed }))
+            }
         }
     }
 
@@ -219,7 +226,8 @@ impl<F: Format, M: Frames> Context<F, M> {
     #[allow(unsafe_code, reason = "frees tables and frames")]
     pub(super) unsafe fn free_entry(&self, level: Level, raw: u64, retire: Retire<'_>) {
         match self.format.decode(level, raw) {
-            Entry::Absent | Entry::Busy => {}
+            // What is lent is on a loan's record, which frees it.
+            Entry::Absent | Entry::Busy | Entry::Lent(_) => {}
             Entry::Leaf(leaf) | Entry::Marked(crate::Marked::Leaf(leaf)) => {
                 // SAFETY: the caller's promise.
                 unsafe { self.free_leaf(leaf.owner, leaf.at, self.leaf_pages(level), retire) };

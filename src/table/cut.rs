@@ -19,6 +19,8 @@ pub(crate) enum Edit {
     Unmap,
     /// They get these flags.
     Protect(MappingFlags),
+    /// Those that the range's ends cut become smaller ones; nothing else changes.
+    Split,
 }
 
 /// A block that is cut, and the finished table that takes its place.
@@ -86,6 +88,7 @@ impl<F: Format, M: Frames> Context<F, M> {
                     let flags = piece.owner.limit(flags);
                     self.format.leaf(slot.level, &Leaf { flags, ..piece })
                 }
+                Edit::Split => self.format.leaf(slot.level, &piece),
             }
         } else {
             let table = self.new_table(slot.level.below()).ok_or(Exhausted)?.into_raw();
@@ -115,7 +118,7 @@ impl Edit {
     /// Whether the edit does anything to a leaf.
     pub(super) fn changes(self, leaf: &Leaf) -> bool {
         match self {
-            Self::Unmap => true,
+            Self::Unmap | Self::Split => true,
             Self::Protect(flags) => leaf.flags != leaf.owner.limit(flags),
         }
     }

@@ -16,7 +16,8 @@ use super::{
     walk::{Slot, Step},
 };
 use crate::{
-    Change, Changed, Entry, Format, Frames, GuestPhysRange, Invalidate, Leaf, MappingFlags, shootdown::Shootdown,
+    Change, Changed, Entry, Format, Frames, GuestPhysRange, Invalidate, Leaf, MappingFlags, Scope, Unreachable,
+    shootdown::Shootdown,
 };
 
 /// What a commit changed, so far.
@@ -80,7 +81,7 @@ impl<F: Format, M: Frames> Table<F, M> {
                     context.mark(&slot, Changed::Leaves(slot.level), &mut progress);
                     Step::Next
                 }
-                (Entry::Leaf(_), Edit::Protect(_)) if cuts.iter().any(|cut| cut.span == slot.span) => {
+                (Entry::Leaf(_), Edit::Protect(_) | Edit::Split) if cuts.iter().any(|cut| cut.span == slot.span) => {
                     context.mark(&slot, Changed::Leaves(slot.level), &mut progress);
                     Step::Next
                 }
@@ -183,6 +184,11 @@ impl Progress {
     /// Nothing changed yet.
     pub(super) fn new(range: GuestPhysRange) -> Self {
         Self { range, changed: None, marks: Marks::None }
+    }
+
+    /// Makes every CPU forget what changed.
+    pub(super) fn invalidate<R: Copy, I: Invalidate<R>>(&self, shootdown: &Shootdown<I, R>) -> Result<(), Unreachable> {
+        self.changed.map_or(Ok(()), |entries| shootdown.invalidate(Scope { range: self.range, entries }))
     }
 
     /// The invalidation that is left to be made, where no entry is marked.

@@ -185,6 +185,7 @@ impl<F: Format, M: Frames> Context<F, M> {
         }
         match pending.edit {
             Edit::Unmap => self.discard(slot, remains),
+            Edit::Split => slot.store(self.format.leaf(slot.level, leaf)),
             Edit::Protect(flags) => {
                 let flags = leaf.owner.limit(flags);
                 self.resynchronize(operations, leaf, self.geometry.span(slot.level), flags);

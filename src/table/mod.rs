@@ -16,6 +16,7 @@ mod relocate;
 mod remains;
 mod shared;
 mod walk;
+mod withdraw;
 
 use core::sync::atomic::Ordering;
 
@@ -29,6 +30,7 @@ pub(crate) use self::{
     relocate::Moved,
     remains::Remains,
     shared::{Found, Installed},
+    withdraw::{Noted, Unowned},
 };
 use self::{flush::Pending, node::Context, node::Node};
 use crate::{
@@ -140,7 +142,7 @@ impl<F: Format, M: Frames> Builder<F, M> {
         &self,
         operations: &I,
         place: (GuestPhysRange, Level),
-        fill: Fill,
+        fill: Fill<'_>,
         flags: MappingFlags,
     ) -> Result<Detached<F, M>, Exhausted> {
         let detached = Detached::build(&self.0, operations, place, fill, flags)?;

@@ -24,6 +24,10 @@ pub(crate) struct Census {
     pub owned_frames: usize,
     /// Frames of 4 KiB that are regions'.
     pub shared_frames: usize,
+    /// Frames of 4 KiB that are lent to other spaces.
+    pub lent_frames: usize,
+    /// Frames of 4 KiB that are other spaces'.
+    pub borrowed_frames: usize,
 }
 
 /// A leaf, and what it translates.
@@ -47,12 +51,15 @@ impl<F: Format, M: Frames> Table<F, M> {
                 Entry::Table(_) => census.table_frames += frames(slot.level.below()),
                 Entry::Leaf(leaf) => {
                     census.leaves[usize::from(slot.level.0)] += 1;
+                    let pages = self.context.leaf_pages(slot.level);
                     match leaf.owner {
-                        Owner::Space => census.owned_frames += self.context.leaf_pages(slot.level),
-                        Owner::Shared | Owner::Frozen => census.shared_frames += self.context.leaf_pages(slot.level),
+                        Owner::Space | Owner::OnLoan => census.owned_frames += pages,
+                        Owner::Shared | Owner::Frozen => census.shared_frames += pages,
+                        Owner::Borrowed => census.borrowed_frames += pages,
                         Owner::Foreign => {}
                     }
                 }
+                Entry::Lent(_) => census.lent_frames += self.context.leaf_pages(slot.level),
                 _ => {}
             }
             Ok::<_, Infallible>(())

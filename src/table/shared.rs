@@ -23,6 +23,8 @@ pub(crate) enum Found {
     Nothing(Level),
     /// Something that an operation took away and has still to finish.
     Changing,
+    /// The space's own memory, which it lent to another.
+    Lent(GuestPhysRange),
     /// A leaf that another CPU is changing right now, and will finish (H26).
     Busy,
 }
@@ -44,6 +46,7 @@ impl<F: Format, M: Frames> Table<F, M> {
             Entry::Leaf(leaf) => Found::Leaf { leaf, level: slot.level, span: slot.span },
             Entry::Absent => Found::Nothing(slot.level),
             Entry::Busy => Found::Busy,
+            Entry::Lent(_) => Found::Lent(slot.span),
             _ => Found::Changing,
         }
     }

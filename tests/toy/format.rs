@@ -23,6 +23,8 @@ const MARKED_LEAF: u64 = 4;
 /// The other bits of a leaf, rotated by the level.
 const BITS: u64 = (1 << KIND_SHIFT) - 1;
 const PAGE_SHIFT: u32 = 10;
+/// Above the page's number, which 40 bits of address leave room for.
+const LOAN: u64 = 1 << 40;
 
 fn distance(level: Level) -> u32 {
     7 * (u32::from(level.0) + 1)
@@ -44,6 +46,8 @@ fn encode(leaf: &Leaf) -> u64 {
         Owner::Space => 1 << 6,
         Owner::Shared => 1 << 9,
         Owner::Frozen => 1 << 6 | 1 << 9,
+        Owner::OnLoan => LOAN | 1 << 6,
+        Owner::Borrowed => LOAN,
     };
     leaf.flags.bits() as u64 | owner | (leaf.used as u64) << 7 | page(leaf.at)
 }
@@ -53,7 +57,7 @@ fn page(at: PhysAddr) -> u64 {
 }
 
 fn address(bits: u64) -> PhysAddr {
-    PhysAddr::from_usize(((bits >> PAGE_SHIFT) << 12) as usize)
+    PhysAddr::from_usize((((bits & !LOAN) >> PAGE_SHIFT) << 12) as usize)
 }
 
 fn leaf_of(bits: u64) -> Leaf {
@@ -61,6 +65,8 @@ fn leaf_of(bits: u64) -> Leaf {
         at: address(bits),
         flags: MappingFlags::from_bits_truncate(bits as usize & 0x3f),
         owner: match (bits >> 6 & 1, bits >> 9 & 1) {
+            (0, 0) if bits & LOAN != 0 => Owner::Borrowed,
+            (_, 0) if bits & LOAN != 0 => Owner::OnLoan,
             (0, 0) => Owner::Foreign,
             (_, 0) => Owner::Space,
             (0, _) => Owner::Shared,
@@ -129,7 +135,10 @@ impl Format for Toy {
             TABLE => Entry::Table(address(entry & BITS)),
             LEAF => Entry::Leaf(leaf_of(unrotate(level, entry))),
             MARKED_TABLE => Entry::Marked(Marked::Table(address(entry & BITS))),
-            MARKED_LEAF => Entry::Marked(Marked::Leaf(leaf_of(unrotate(level, entry)))),
+            MARKED_LEAF => match leaf_of(unrotate(level, entry)) {
+                lent @ Leaf { owner: Owner::OnLoan, .. } => Entry::Lent(lent),
+                leaf => Entry::Marked(Marked::Leaf(leaf)),
+            },
             _ => panic!("{entry:#x} is no entry of {level}"),
         }
     }

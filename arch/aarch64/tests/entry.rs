@@ -49,11 +49,13 @@ fn expressible(format: &Stage2) -> Vec<MappingFlags> {
     all_flags().filter(|flags| format.check(*flags).is_ok()).collect()
 }
 
+const OWNERS: [Owner; 6] = [Owner::Space, Owner::Foreign, Owner::Shared, Owner::Frozen, Owner::OnLoan, Owner::Borrowed];
+
 /// Every owner and use, at an address with its lowest and highest bits set.
 fn leaves(level: Level, flags: MappingFlags) -> Vec<Leaf> {
     let at = PhysAddr::from_usize(1 << 43 | 1 << (12 + 9 * level.0));
     let mut leaves = Vec::new();
-    for owner in [Owner::Space, Owner::Foreign, Owner::Shared, Owner::Frozen] {
+    for owner in OWNERS {
         for used in [Used::Not, Used::Accessed, Used::Dirty] {
             leaves.push(Leaf { at, flags, owner, used });
         }
@@ -113,6 +115,10 @@ mod golden_words {
     fn software_bits() {
         let owned = Leaf { owner: Owner::Space, used: Used::Dirty, ..leaf(0x4000_0000, RWX) };
         assert_eq!(plain().leaf(Level::PAGE, &owned), 0x0180_0000_4000_07ff);
+        let lent = plain().leaf(Level::PAGE, &Leaf { owner: Owner::OnLoan, ..owned });
+        assert_eq!((lent, plain().mark(Level::PAGE, lent)), (0x0380_0000_4000_07ff, 0x0380_0000_4000_07fe));
+        let borrowed = Leaf { owner: Owner::Borrowed, ..leaf(0x4000_0000, RW) };
+        assert_eq!(plain().leaf(Level::PAGE, &borrowed), 0x0240_0000_4000_07ff);
     }
 
     #[test]
@@ -151,7 +157,8 @@ mod every_flag_set {
             | leaf.at.as_usize() as u64
             | bit(writes && hardware, 51)
             | bit(!leaf.flags.contains(X), 54)
-            | bit(matches!(leaf.owner, Owner::Space | Owner::Frozen), 55)
+            | bit(matches!(leaf.owner, Owner::Space | Owner::Frozen | Owner::OnLoan), 55)
+            | bit(matches!(leaf.owner, Owner::OnLoan | Owner::Borrowed), 57)
             | bit(matches!(leaf.owner, Owner::Shared | Owner::Frozen), 58)
             | bit(dirty && !(writes && hardware), 56)
     }
@@ -174,7 +181,12 @@ mod every_flag_set {
             }
         }
         // 7 accesses of 2 types of memory, 3 of 2 types of devices.
-        assert_eq!(words, 12 * 3 * (7 * 2 + 3 * 2) * 12);
+        assert_eq!(words, 12 * 3 * (7 * 2 + 3 * 2) * 18);
+    }
+
+    /// What is left of a leaf that was marked.
+    fn withdrawn(leaf: Leaf) -> Entry {
+        if leaf.owner == Owner::OnLoan { Entry::Lent(leaf) } else { Entry::Marked(Marked::Leaf(leaf)) }
     }
 
     #[test]
@@ -191,7 +203,7 @@ mod every_flag_set {
                     let entry = format.leaf(level, &leaf);
                     assert_eq!(format.decode(level, entry), Entry::Leaf(expected), "{format:?} {entry:#x}");
                     let marked = format.mark(level, entry);
-                    assert_eq!(format.decode(level, marked), Entry::Marked(Marked::Leaf(expected)), "{marked:#x}");
+                    assert_eq!(format.decode(level, marked), withdrawn(expected), "{marked:#x}");
                     assert_eq!(marked & 1, 0);
                 }
             }
@@ -375,6 +387,10 @@ mod kinds {
 
     #[test]
     fn busy_is_like_nothing_else() {
+        let owner = Owner::Borrowed;
+        let marked = plain().mark(Level::PAGE, plain().leaf(Level::PAGE, &Leaf { owner, ..leaf(0, RW) }));
+        assert_eq!(marked & BUSY, BUSY, "the bit has two meanings");
+        assert!(matches!(plain().decode(Level::PAGE, marked), Entry::Marked(Marked::Leaf(_))));
         for format in formats() {
             assert_eq!(format.busy() & VALID, 0);
             for level in 0..=3 {

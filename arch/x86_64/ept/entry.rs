@@ -34,12 +34,14 @@ const SUPPRESS_EXCEPTION: u64 = 1 << 63;
 
 // Bits 56:52 and 59 are ignored, and ours.
 
-/// The frame is the space's own; with [`REGION`], a frozen region's.
+/// The frame is the space's own; with [`REGION`], a frozen region's; with [`LOAN`], on loan to another space.
 const OWNED: u64 = 1 << 52;
 /// In an entry that is not present: somebody is changing a leaf.
 const BUSY: u64 = 1 << 53;
 /// The frame is a region's.
 const REGION: u64 = 1 << 54;
+/// The frame is on loan: with [`OWNED`] from this space, without to it.
+const LOAN: u64 = 1 << 55;
 /// In an entry that is not present: where bits 2:0 are kept. Other bits than in a present one, where some of these
 /// have a meaning.
 const KEPT_ACCESS_SHIFT: u32 = 60;
@@ -127,7 +129,7 @@ impl Format for Ept {
 
     fn leaf(&self, level: Level, leaf: &Leaf) -> u64 {
         let large = if level == Level::PAGE { 0 } else { LARGE };
-        let owned = owner::encode(leaf.owner, OWNED, REGION);
+        let owned = owner::encode(leaf.owner, OWNED, REGION, LOAN);
         let used = match leaf.used {
             Used::Not => 0,
             Used::Accessed => ACCESSED,
@@ -163,7 +165,7 @@ impl Format for Ept {
         match self.kind(level, before) {
             _ if before & ACCESS == 0 => Entry::Absent,
             Some(Kind::Table) => Entry::Marked(Marked::Table(decode_address(before))),
-            Some(Kind::Leaf) => Entry::Marked(Marked::Leaf(decode_leaf(before))),
+            Some(Kind::Leaf) => owner::withdrawn(decode_leaf(before)),
             None => Entry::Absent,
         }
     }
@@ -261,7 +263,12 @@ fn decode_leaf(entry: u64) -> Leaf {
         (false, true) => Used::Accessed,
         (false, false) => Used::Not,
     };
-    Leaf { at: decode_address(entry), flags: decode_flags(entry), owner: owner::decode(entry, OWNED, REGION), used }
+    Leaf {
+        at: decode_address(entry),
+        flags: decode_flags(entry),
+        owner: owner::decode(entry, OWNED, REGION, LOAN),
+        used,
+    }
 }
 
 const fn encode_address(at: PhysAddr) -> u64 {
@@ -277,7 +284,7 @@ const _: () = {
     #[rustfmt::skip]
     let fields = [
         READ, WRITE, EXECUTE, MEMORY_TYPE, IGNORE_PAT, LARGE, ACCESSED, DIRTY, ADDRESS, OWNED, BUSY,
-        REGION, ACCESS << KEPT_ACCESS_SHIFT, SUPPRESS_EXCEPTION,
+        REGION, LOAN, ACCESS << KEPT_ACCESS_SHIFT, SUPPRESS_EXCEPTION,
     ];
     let mut seen = 0;
     let mut index = 0;

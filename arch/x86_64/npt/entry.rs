@@ -36,7 +36,7 @@ const NO_EXECUTE: u64 = 1 << 63;
 
 // Bits 58:52 are ignored, and ours. Bits 62:59 are a protection key where the hypervisor uses them, and stay clear.
 
-/// The frame is the space's own; with [`REGION`], a frozen region's.
+/// The frame is the space's own; with [`REGION`], a frozen region's; with [`LOAN`], on loan to another space.
 const OWNED: u64 = 1 << 52;
 /// In an entry that is not present: somebody is changing a leaf.
 const BUSY: u64 = 1 << 53;
@@ -45,6 +45,8 @@ const BUSY: u64 = 1 << 53;
 const MARKED: u64 = 1 << 54;
 /// The frame is a region's.
 const REGION: u64 = 1 << 55;
+/// The frame is on loan: with [`OWNED`] from this space, without to it.
+const LOAN: u64 = 1 << 56;
 
 /// AMD NPT: leaves of 4 KiB and 2 MiB, and of 1 GiB where the CPU has them.
 ///
@@ -111,7 +113,7 @@ impl Format for Npt {
 
     fn leaf(&self, level: Level, leaf: &Leaf) -> u64 {
         let large = if level == Level::PAGE { 0 } else { LARGE };
-        let owned = owner::encode(leaf.owner, OWNED, REGION);
+        let owned = owner::encode(leaf.owner, OWNED, REGION, LOAN);
         let used = match leaf.used {
             Used::Not => 0,
             Used::Accessed => ACCESSED,
@@ -139,7 +141,7 @@ impl Format for Npt {
             (Some(Kind::Table), false) => Entry::Table(address(entry & ADDRESS)),
             (Some(Kind::Table), true) => Entry::Marked(Marked::Table(address(entry & ADDRESS))),
             (Some(Kind::Leaf), false) => Entry::Leaf(self.decode_leaf(level, entry)),
-            (Some(Kind::Leaf), true) => Entry::Marked(Marked::Leaf(self.decode_leaf(level, entry))),
+            (Some(Kind::Leaf), true) => owner::withdrawn(self.decode_leaf(level, entry)),
         }
     }
 
@@ -226,7 +228,7 @@ impl Npt {
             (false, true) => Used::Accessed,
             (false, false) => Used::Not,
         };
-        let owner = owner::decode(entry, OWNED, REGION);
+        let owner = owner::decode(entry, OWNED, REGION, LOAN);
         Leaf { at: address(entry & address_bits(level)), flags: self.decode_flags(level, entry), owner, used }
     }
 }
@@ -255,7 +257,7 @@ const _: () = {
     #[rustfmt::skip]
     let fields = [
         PRESENT, WRITE, USER, SLOT_0, SLOT_1, ACCESSED, DIRTY, LARGE, ADDRESS, OWNED, BUSY, MARKED, REGION,
-        NO_EXECUTE,
+        LOAN, NO_EXECUTE,
     ];
     let mut seen = 0;
     let mut index = 0;

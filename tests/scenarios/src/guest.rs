@@ -31,6 +31,8 @@ pub enum Came {
     NotMapped,
     /// What is mapped there does not allow it.
     Denied(MappingFlags),
+    /// The memory is lent to another guest.
+    Lent,
     /// Its own tables are where there is no memory.
     Injected,
     /// Its own translation refused.
@@ -255,6 +257,7 @@ impl<M: Machine> Run<'_, '_, M> {
                 Outcome::Resolved | Outcome::Retry => {}
                 Outcome::NotMapped => return Ok(Came::NotMapped),
                 Outcome::Denied { flags } => return Ok(Came::Denied(flags)),
+                Outcome::Lent => return Ok(Came::Lent),
                 Outcome::Inject => return Ok(Came::Injected),
             }
         }

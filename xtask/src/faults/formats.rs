@@ -127,8 +127,8 @@ pub const FAULTS: &[Fault] = &[
             file: ENTRY,
             text: "        if entry == 0 {
             Entry::Absent
-        } else if entry & BUSY",
-            instead: "        if entry & BUSY",
+        } else if entry == BUSY",
+            instead: "        if entry == BUSY",
         }],
         host: &[host("cortex_a57::unmapping::a_hole_is_mapped_anew"), unit("e4_presence"), unit("w7_address_0")],
         emulator: Emulator::Shows(A57, &["unmapping::a_hole_is_mapped_anew"]),

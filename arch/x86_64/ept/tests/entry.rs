@@ -41,11 +41,13 @@ fn expressible(format: &Ept) -> Vec<MappingFlags> {
     all_flags().filter(|flags| format.check(*flags).is_ok()).collect()
 }
 
+const OWNERS: [Owner; 6] = [Owner::Space, Owner::Foreign, Owner::Shared, Owner::Frozen, Owner::OnLoan, Owner::Borrowed];
+
 /// Every owner and use, at an address with its lowest and highest bits set.
 fn leaves(level: Level, flags: MappingFlags) -> Vec<Leaf> {
     let at = PhysAddr::from_usize(1 << 45 | 1 << (12 + 9 * level.0));
     let mut leaves = Vec::new();
-    for owner in [Owner::Space, Owner::Foreign, Owner::Shared, Owner::Frozen] {
+    for owner in OWNERS {
         for used in [Used::Not, Used::Accessed, Used::Dirty] {
             leaves.push(Leaf { at, flags, owner, used });
         }
@@ -86,6 +88,11 @@ mod golden_words {
         assert_eq!(page(&plain(), RWX, Used::Dirty), 0x4000_0377);
         let owned = Leaf { owner: Owner::Space, ..leaf(0x4000_0000, RWX) };
         assert_eq!(plain().leaf(Level::PAGE, &owned), 0x0010_0000_4000_0177);
+        let lent = plain().leaf(Level::PAGE, &Leaf { owner: Owner::OnLoan, ..owned });
+        // The access in bits 62:60, the address inverted.
+        assert_eq!((lent, plain().mark(Level::PAGE, lent)), (0x0090_0000_4000_0177, 0x709f_ffff_bfff_f170));
+        let borrowed = Leaf { owner: Owner::Borrowed, ..leaf(0x4000_0000, RW) };
+        assert_eq!(plain().leaf(Level::PAGE, &borrowed), 0x0080_0000_4000_0173);
         assert_eq!(plain().leaf(Level(1), &leaf(0x4000_0000, RWX)), 0x4000_01f7);
         assert_eq!(plain().leaf(Level(2), &leaf(0x4000_0000, RWX)), 0x4000_01f7);
         assert_eq!(plain().table(PhysAddr::from_usize(0x8000_1000)), 0x8000_1007);
@@ -121,7 +128,8 @@ mod every_flag_set {
             | bit(leaf.used != Used::Not, 8)
             | bit(leaf.used == Used::Dirty, 9)
             | leaf.at.as_usize() as u64
-            | bit(matches!(leaf.owner, Owner::Space | Owner::Frozen), 52)
+            | bit(matches!(leaf.owner, Owner::Space | Owner::Frozen | Owner::OnLoan), 52)
+            | bit(matches!(leaf.owner, Owner::OnLoan | Owner::Borrowed), 55)
             | bit(matches!(leaf.owner, Owner::Shared | Owner::Frozen), 54)
             | bit(format.exceptions == Exceptions::Suppressed, 63)
     }
@@ -144,7 +152,12 @@ mod every_flag_set {
             }
         }
         // R, RW, RX, RWX, and where the CPU has it X, of 2 types of memory; R, RW of 2 types of devices.
-        assert_eq!(words, 4 * 3 * (5 * 2 + 2 * 2 + 4 * 2 + 2 * 2) * 12);
+        assert_eq!(words, 4 * 3 * (5 * 2 + 2 * 2 + 4 * 2 + 2 * 2) * 18);
+    }
+
+    /// What is left of a leaf that was marked.
+    fn withdrawn(leaf: Leaf) -> Entry {
+        if leaf.owner == Owner::OnLoan { Entry::Lent(leaf) } else { Entry::Marked(Marked::Leaf(leaf)) }
     }
 
     #[test]
@@ -158,7 +171,7 @@ mod every_flag_set {
                     let entry = format.leaf(level, &leaf);
                     assert_eq!(format.decode(level, entry), Entry::Leaf(leaf), "{format:?} {entry:#x}");
                     let marked = format.mark(level, entry);
-                    assert_eq!(format.decode(level, marked), Entry::Marked(Marked::Leaf(leaf)), "{marked:#x}");
+                    assert_eq!(format.decode(level, marked), withdrawn(leaf), "{marked:#x}");
                     assert_eq!(marked & 0b111, 0);
                 }
             }

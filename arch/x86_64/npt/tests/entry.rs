@@ -40,11 +40,13 @@ fn expressible(format: &Npt) -> Vec<MappingFlags> {
     all_flags().filter(|flags| format.check(*flags).is_ok()).collect()
 }
 
+const OWNERS: [Owner; 6] = [Owner::Space, Owner::Foreign, Owner::Shared, Owner::Frozen, Owner::OnLoan, Owner::Borrowed];
+
 /// Every owner and use, at an address with its lowest and highest bits set.
 fn leaves(level: Level, flags: MappingFlags) -> Vec<Leaf> {
     let at = PhysAddr::from_usize(1 << 47 | 1 << (12 + 9 * level.0));
     let mut leaves = Vec::new();
-    for owner in [Owner::Space, Owner::Foreign, Owner::Shared, Owner::Frozen] {
+    for owner in OWNERS {
         for used in [Used::Not, Used::Accessed, Used::Dirty] {
             leaves.push(Leaf { at, flags, owner, used });
         }
@@ -83,6 +85,10 @@ mod golden_words {
         assert_eq!(page(&plain(), RWX, Used::Dirty), 0x4000_0067);
         let owned = Leaf { owner: Owner::Space, ..leaf(0x4000_0000, RWX) };
         assert_eq!(plain().leaf(Level::PAGE, &owned), 0x0010_0000_4000_0027);
+        let lent = plain().leaf(Level::PAGE, &Leaf { owner: Owner::OnLoan, ..owned });
+        assert_eq!((lent, plain().mark(Level::PAGE, lent)), (0x0110_0000_4000_0027, 0x0150_0000_4000_0026));
+        let borrowed = Leaf { owner: Owner::Borrowed, ..leaf(0x4000_0000, RW) };
+        assert_eq!(plain().leaf(Level::PAGE, &borrowed), 0x8100_0000_4000_0027);
         assert_eq!(plain().leaf(Level(1), &leaf(0x4000_0000, RWX)), 0x4000_00a7);
         assert_eq!(plain().leaf(Level(2), &leaf(0x4000_0000, RWX)), 0x4000_00a7);
         assert_eq!(plain().table(PhysAddr::from_usize(0x8000_1000)), 0x8000_1007);
@@ -124,7 +130,8 @@ mod every_flag_set {
             | bit(large || slot & 4 != 0, 7)
             | bit(large && slot & 4 != 0, 12)
             | leaf.at.as_usize() as u64
-            | bit(matches!(leaf.owner, Owner::Space | Owner::Frozen), 52)
+            | bit(matches!(leaf.owner, Owner::Space | Owner::Frozen | Owner::OnLoan), 52)
+            | bit(matches!(leaf.owner, Owner::OnLoan | Owner::Borrowed), 56)
             | bit(matches!(leaf.owner, Owner::Shared | Owner::Frozen), 55)
             | bit(!leaf.flags.contains(X), 63)
     }
@@ -147,7 +154,12 @@ mod every_flag_set {
             }
         }
         // R, RW, RX, RWX of memory, and where the PAT has it of uncached memory; R, RW of devices.
-        assert_eq!(words, 3 * 12 * ((4 + 4 + 2) + (4 + 2) + (4 + 4 + 2)));
+        assert_eq!(words, 3 * 18 * ((4 + 4 + 2) + (4 + 2) + (4 + 4 + 2)));
+    }
+
+    /// What is left of a leaf that was marked.
+    fn withdrawn(leaf: Leaf) -> Entry {
+        if leaf.owner == Owner::OnLoan { Entry::Lent(leaf) } else { Entry::Marked(Marked::Leaf(leaf)) }
     }
 
     #[test]
@@ -161,7 +173,7 @@ mod every_flag_set {
                     let entry = format.leaf(level, &leaf);
                     assert_eq!(format.decode(level, entry), Entry::Leaf(leaf), "{format:?} {entry:#x}");
                     let marked = format.mark(level, entry);
-                    assert_eq!(format.decode(level, marked), Entry::Marked(Marked::Leaf(leaf)), "{marked:#x}");
+                    assert_eq!(format.decode(level, marked), withdrawn(leaf), "{marked:#x}");
                     assert_eq!(marked & 1, 0);
                 }
             }

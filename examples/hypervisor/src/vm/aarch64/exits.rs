@@ -56,7 +56,7 @@ fn answer(machine: &Machine, index: usize, registers: &mut Registers, syndrome: 
         Ok(Outcome::Resolved) => machine.remember(fault.gpa),
         Ok(Outcome::Retry) => {}
         Ok(Outcome::NotMapped) if machine.devices.access(fault.gpa, registers, syndrome).is_some() => {}
-        Ok(outcome @ (Outcome::NotMapped | Outcome::Denied { .. } | Outcome::Inject)) => {
+        Ok(outcome @ (Outcome::NotMapped | Outcome::Denied { .. } | Outcome::Lent | Outcome::Inject)) => {
             line!("hv: {}{fault:x?}: {outcome:?}, at {:#x}: an abort for the guest", machine.label, registers.pc);
             inject(registers, syndrome);
         }

@@ -1,0 +1,103 @@
+//! Memory that one space has and another sees: what is agreed, and what a page is to its space.
+
+mod book;
+mod extents;
+mod record;
+mod state;
+
+use core::fmt;
+
+use self::record::{Lending, Record};
+pub use self::state::PageState;
+pub(crate) use self::{
+    book::Loans,
+    extents::{Extents, Seams},
+    record::Terms,
+};
+use crate::{GuestPhysRange, MappingFlags, Platform, counted::Counted};
+
+/// Memory of one space that another has: what [`share`](crate::GuestSpace::share) and
+/// [`lend`](crate::GuestSpace::lend) answer, and [`reclaim`](crate::GuestSpace::reclaim) takes.
+///
+/// A handle, of which there may be many. A lost one is no lost memory: [`loans`](crate::GuestSpace::loans) gives
+/// another. When the lender is no more, the memory is free when the borrower's last mapping and the last handle are gone.
+#[derive(Clone)]
+pub struct Loan(Counted<dyn Lending>);
+
+/// Whether the lender keeps access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoanKind {
+    /// It does: both see what either writes.
+    Shared,
+    /// It does not, until it has the memory back.
+    Lent,
+}
+
+/// What becomes of what is written in memory that changes hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handover {
+    /// Who gets the memory sees it.
+    Keep,
+    /// Who gets the memory sees zeros.
+    Zero,
+}
+
+impl Loan {
+    /// A loan of a platform's memory; nothing where there is no memory to note it.
+    pub(crate) fn new<P: Platform>(frames: P::Frames, operations: P::Invalidate, terms: Terms) -> Option<Self> {
+        Record::<P>::of(frames, operations, terms).map(Self)
+    }
+
+    /// Whether the lender keeps access.
+    #[must_use]
+    pub fn kind(&self) -> LoanKind {
+        self.terms().kind
+    }
+
+    /// Where it is in the lender's guest.
+    #[must_use]
+    pub fn lender_range(&self) -> GuestPhysRange {
+        self.terms().lender
+    }
+
+    /// Where it was put in the borrower's guest.
+    #[must_use]
+    pub fn borrower_range(&self) -> GuestPhysRange {
+        self.terms().borrower
+    }
+
+    /// What the borrower may do at most.
+    #[must_use]
+    pub fn flags(&self) -> MappingFlags {
+        self.terms().flags
+    }
+
+    /// How many bytes the borrower still maps: what it unmapped it has returned.
+    #[must_use]
+    pub fn borrowed(&self) -> usize {
+        self.terms().mapped()
+    }
+
+    pub(crate) fn terms(&self) -> &Terms {
+        self.0.terms()
+    }
+}
+
+/// Handles are equal that are of the same loan.
+impl PartialEq for Loan {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.is(&other.0)
+    }
+}
+
+impl Eq for Loan {}
+
+impl fmt::Debug for Loan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loan")
+            .field("kind", &self.kind())
+            .field("lender_range", &self.lender_range())
+            .field("borrower_range", &self.borrower_range())
+            .finish_non_exhaustive()
+    }
+}

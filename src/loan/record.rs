@@ -1,0 +1,99 @@
+//! What is known of a loan by both sides, and by whoever has a handle.
+#![allow(unsafe_code, reason = "frees what a lender left behind")]
+
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use memory_addr::PAGE_SIZE_4K;
+
+use super::{Extents, LoanKind};
+use crate::{Content, Frames, GuestPhysRange, Invalidate, MappingFlags, Platform, counted::Counted};
+
+/// A loan, whatever allocator its memory is from.
+pub(crate) trait Lending: Send + Sync {
+    /// What it is about.
+    fn terms(&self) -> &Terms;
+}
+
+/// What a loan is about.
+pub(crate) struct Terms {
+    pub kind: LoanKind,
+    /// At the lender.
+    pub lender: GuestPhysRange,
+    /// At the borrower.
+    pub borrower: GuestPhysRange,
+    /// What the borrower may do at most.
+    pub flags: MappingFlags,
+    pub memory: Extents,
+    /// How many bytes the borrower still maps.
+    mapped: AtomicUsize,
+    /// The lender is no more: the memory is the record's.
+    orphaned: AtomicBool,
+}
+
+impl Terms {
+    /// Of a loan that nobody has yet.
+    pub(crate) const fn new(
+        kind: LoanKind,
+        (lender, borrower): (GuestPhysRange, GuestPhysRange),
+        flags: MappingFlags,
+        memory: Extents,
+    ) -> Self {
+        Self { kind, lender, borrower, flags, memory, mapped: AtomicUsize::new(0), orphaned: AtomicBool::new(false) }
+    }
+
+    /// How many bytes the borrower still maps. Acquire: its CPUs forgot the others before this says so.
+    pub(crate) fn mapped(&self) -> usize {
+        self.mapped.load(Ordering::Acquire)
+    }
+
+    /// The borrower maps all of it from now on.
+    pub(crate) fn take_out(&self) {
+        self.mapped.store(self.memory.size(), Ordering::Release);
+    }
+
+    /// No CPU of the borrower's reaches `bytes` of it any more.
+    pub(crate) fn give_back(&self, bytes: usize) {
+        self.mapped.fetch_sub(bytes, Ordering::Release);
+    }
+
+    /// The lender is at its end, and no CPU of its reaches the memory any more.
+    pub(crate) fn orphan(&self) {
+        self.orphaned.store(true, Ordering::Release);
+    }
+}
+
+/// A loan of a platform's memory.
+pub(super) struct Record<P: Platform> {
+    frames: P::Frames,
+    operations: P::Invalidate,
+    terms: Terms,
+}
+
+impl<P: Platform> Record<P> {
+    /// The record of a loan; nothing where there is no memory for it.
+    pub(super) fn of(frames: P::Frames, operations: P::Invalidate, terms: Terms) -> Option<Counted<dyn Lending>> {
+        Counted::<dyn Lending>::try_new_as(Self { frames, operations, terms }, |inner| inner)
+    }
+}
+
+impl<P: Platform> Lending for Record<P> {
+    fn terms(&self) -> &Terms {
+        &self.terms
+    }
+}
+
+impl<P: Platform> Drop for Record<P> {
+    fn drop(&mut self) {
+        if !*self.terms.orphaned.get_mut() {
+            return;
+        }
+        for page in self.terms.memory.pages() {
+            // What guests left in the caches, or wrote past them, must not meet the next owner (H14).
+            self.operations.synchronize(self.frames.pointer(page), PAGE_SIZE_4K, Content::Data);
+            // SAFETY: the lender is gone, and so are the borrower's areas, which go after their invalidation: nobody
+            // reaches the page. It was the lender's own: a page that it allocated, or a piece of a block, which there
+            // are only where any piece may be freed.
+            unsafe { self.frames.free(page, 1) }
+        }
+    }
+}

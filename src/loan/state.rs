@@ -1,0 +1,65 @@
+//! What a page is to its space.
+
+use core::fmt;
+
+use crate::{Entry, Marked, Owner};
+
+/// What a page is to its space, as its entry says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageState {
+    /// Nothing is there: nothing is mapped, or nobody touched it yet.
+    Nothing,
+    /// The space's own.
+    Owned,
+    /// The space's own, and another space has a view of it ([`share`](crate::GuestSpace::share)).
+    SharedOut,
+    /// The space's own, and another space has it ([`lend`](crate::GuestSpace::lend)).
+    Lent,
+    /// Another space's.
+    Borrowed,
+    /// A region's.
+    Region,
+    /// A frozen region's, to be copied before it is written.
+    Frozen,
+    /// A device, or memory that is passed through.
+    Foreign,
+}
+
+impl PageState {
+    /// By its entry; nothing while another CPU is about to finish it.
+    pub(crate) const fn of(entry: &Entry) -> Option<Self> {
+        match entry {
+            Entry::Absent | Entry::Table(_) | Entry::Marked(Marked::Table(_)) => Some(Self::Nothing),
+            // Taken away for a change of its flags that is not finished: what is unmapped has no area any more.
+            Entry::Leaf(leaf) | Entry::Marked(Marked::Leaf(leaf)) => Some(Self::of_owner(leaf.owner)),
+            Entry::Lent(_) => Some(Self::Lent),
+            Entry::Busy => None,
+        }
+    }
+
+    const fn of_owner(owner: Owner) -> Self {
+        match owner {
+            Owner::Space => Self::Owned,
+            Owner::Foreign => Self::Foreign,
+            Owner::Shared => Self::Region,
+            Owner::Frozen => Self::Frozen,
+            Owner::OnLoan => Self::SharedOut,
+            Owner::Borrowed => Self::Borrowed,
+        }
+    }
+}
+
+impl fmt::Display for PageState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "nothing",
+            Self::Owned => "the space's own",
+            Self::SharedOut => "shared with another space",
+            Self::Lent => "lent to another space",
+            Self::Borrowed => "borrowed from another space",
+            Self::Region => "a region's",
+            Self::Frozen => "a frozen region's",
+            Self::Foreign => "foreign",
+        })
+    }
+}

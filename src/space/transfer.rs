@@ -1,0 +1,187 @@
+//! What all ways of giving memory to another space have in common.
+
+use super::{DetachedOf, GuestSpace, Platform, State};
+use crate::{
+    Access, Error, Format, GuestPhysAddr, GuestPhysRange, LoanKind, LockFamily, MappingFlags, MemoryArea, Owner,
+    PageState, SpaceLock,
+    backend::Backend,
+    loan::{Extents, Seams},
+    table::{Edit, Fill, Unowned},
+};
+
+/// What goes where.
+pub(super) struct Transfer {
+    /// At the giver.
+    pub range: GuestPhysRange,
+    /// At the taker.
+    pub place: GuestPhysRange,
+    pub seams: Seams,
+}
+
+/// A space's state, held exclusively.
+pub(super) type Held<'s, P, L> = <<L as LockFamily>::Lock<State<P>> as SpaceLock<State<P>>>::Exclusive<'s>;
+
+/// Giver and taker.
+pub(super) type Both<'s, P, L> = (Held<'s, P, L>, Held<'s, P, L>);
+
+/// Both sides of a transfer, and where its memory is.
+pub(super) struct Prepared<'s, P: Platform, L: LockFamily> {
+    pub giver: Held<'s, P, L>,
+    pub taker: Held<'s, P, L>,
+    pub memory: Extents,
+}
+
+impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
+    /// Takes both spaces' locks, in the order of their addresses, whoever gives; `range` is what it is about.
+    pub(super) fn lock_both<'s>(&'s self, range: GuestPhysRange, other: &'s Self) -> Result<Both<'s, P, L>, Error> {
+        let (this, that) = (core::ptr::from_ref(&self.state), core::ptr::from_ref(&other.state));
+        let (mut mine, mut others) = match this.addr().cmp(&that.addr()) {
+            core::cmp::Ordering::Equal => return Err(Error::SameSpace(range)),
+            core::cmp::Ordering::Less => {
+                let mine = self.state.exclusive();
+                (mine, other.state.exclusive())
+            }
+            core::cmp::Ordering::Greater => {
+                let others = other.state.exclusive();
+                (self.state.exclusive(), others)
+            }
+        };
+        mine.settle(&self.shootdown)?;
+        others.settle(&other.shootdown)?;
+        Ok((mine, others))
+    }
+
+    /// Refuses ranges that are none, and giving to oneself: where `range` goes.
+    pub(super) fn check_transfer(
+        &self,
+        range: GuestPhysRange,
+        taker: &Self,
+        at: GuestPhysAddr,
+    ) -> Result<GuestPhysRange, Error> {
+        if core::ptr::eq(self, taker) {
+            return Err(Error::SameSpace(range));
+        }
+        self.check(range)?;
+        let size = range.size();
+        let place = GuestPhysRange::try_from_start_size(at, size).ok_or(Error::Overflow { start: at, size })?;
+        taker.check(place)?;
+        Ok(place)
+    }
+
+    /// Locks both and finds the memory, all of which is the giver's own; nothing if it was unmapped in part, and mapped
+    /// again, since it was populated.
+    pub(super) fn prepare<'s>(
+        &'s self,
+        transfer: &Transfer,
+        taker: &'s Self,
+    ) -> Result<Option<Prepared<'s, P, L>>, Error> {
+        let (range, place) = (transfer.range, transfer.place);
+        self.check_own_areas(&self.state.shared(super::anybody()), range)?;
+        self.populate_range(range)?;
+        let (giver, receiver) = self.lock_both(range, taker)?;
+        self.check_own_areas(&giver, range)?;
+        let Some(memory) = self.own_extents(&giver, range, transfer.seams)? else { return Ok(None) };
+        if let Some(other) = receiver.areas.overlap(place) {
+            return Err(Error::Overlap { range: place, with: other.va_range() });
+        }
+        taker.check_frames(place, &memory)?;
+        Ok(Some(Prepared { giver, taker: receiver, memory }))
+    }
+
+    /// Refuses a range that is not the space's own, as far as its areas tell.
+    pub(super) fn check_own_areas(&self, state: &State<P>, range: GuestPhysRange) -> Result<(), Error> {
+        let mut gpa = range.start;
+        while gpa < range.end {
+            let area = state.areas.find(gpa).ok_or_else(|| {
+                let next = state.areas.overlap(GuestPhysRange { start: gpa, end: range.end });
+                Error::NotMapped(GuestPhysRange { start: gpa, end: next.map_or(range.end, MemoryArea::start) })
+            })?;
+            let other = match area.backend() {
+                Backend::Private(_) | Backend::CopyOnWrite(_) => None,
+                Backend::Linear(_) => Some(PageState::Foreign),
+                Backend::Shared(_) => Some(PageState::Region),
+                Backend::Borrowed(_) => Some(PageState::Borrowed),
+            };
+            if let Some(state) = other {
+                return Err(self.page_is(gpa, state));
+            }
+            gpa = area.end();
+        }
+        self.check_not_on_loan(state, range)
+    }
+
+    /// Refuses to change what is on loan.
+    pub(super) fn check_not_on_loan(&self, state: &State<P>, range: GuestPhysRange) -> Result<(), Error> {
+        let Some(loan) = state.loans.first_in(range) else { return Ok(()) };
+        let state = match loan.kind() {
+            LoanKind::Shared => PageState::SharedOut,
+            LoanKind::Lent => PageState::Lent,
+        };
+        Err(self.page_is(loan.lender_range().start.max(range.start), state))
+    }
+
+    /// Where the memory of a range is; nothing if a page of it is not populated.
+    fn own_extents(&self, state: &State<P>, range: GuestPhysRange, seams: Seams) -> Result<Option<Extents>, Error> {
+        match state.table.own_extents(range, seams) {
+            Ok(memory) => Ok(Some(memory)),
+            Err(Unowned::Missing(_)) => Ok(None),
+            Err(Unowned::NoMemory) => Err(Error::NoMemory(range)),
+            Err(Unowned::Is(gpa, state)) => Err(self.page_is(gpa, state)),
+        }
+    }
+
+    /// Populates what nobody touched of a range, as the guest's own read would.
+    fn populate_range(&self, range: GuestPhysRange) -> Result<(), Error> {
+        let mut gpa = range.start;
+        while gpa < range.end {
+            gpa = if let Some(there) = self.translate(gpa) {
+                there.leaf_start + there.size
+            } else {
+                let page = super::page_of(self.builder.geometry(), gpa);
+                self.with_window(page, Access::Read, |_| ())?;
+                page.end
+            };
+        }
+        Ok(())
+    }
+
+    /// Refuses memory that no entry of this space holds.
+    fn check_frames(&self, range: GuestPhysRange, memory: &Extents) -> Result<(), Error> {
+        let bits = self.builder.format().output_bits();
+        match memory.at(0) {
+            Some((to, _)) if memory.top() > 1 << bits => Err(Error::BadTarget { range, to, bits }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The mapping of another space's memory, built for the tables as they are while `state` is held.
+    pub(super) fn detached(
+        &self,
+        state: &State<P>,
+        place: GuestPhysRange,
+        (memory, owner): (&Extents, Owner),
+        flags: MappingFlags,
+    ) -> Result<DetachedOf<P>, Error> {
+        let level = state.table.graft_level(place);
+        let fill = Fill::Given(memory, owner);
+        let built = self.builder.build(self.shootdown.operations(), (place, level), fill, flags);
+        built.map_err(|_| Error::NoMemory(place))
+    }
+
+    /// Splits the blocks that the ends of `range` cut.
+    pub(super) fn split_at_ends(&self, state: &mut State<P>, range: GuestPhysRange) -> Result<(), Error> {
+        let flush = state.table.edit(range, Edit::Split, &self.shootdown).map_err(|_| Error::NoMemory(range))?;
+        flush.finish().map_err(|cause| Error::Invalidation { range, cause })
+    }
+
+    /// Takes memory of the space's own away from its guest, so that it can be put back.
+    pub(super) fn withdraw_own(&self, state: &mut State<P>, range: GuestPhysRange) -> Result<(), Error> {
+        let withdrawn = state.table.withdraw([range].into_iter(), Owner::Space, &self.shootdown);
+        withdrawn.map_err(|cause| Error::Invalidation { range, cause })
+    }
+
+    /// The error about a page that is in another state than it should be.
+    pub(super) fn page_is(&self, gpa: GuestPhysAddr, state: PageState) -> Error {
+        Error::State { range: super::page_of(self.builder.geometry(), gpa), state }
+    }
+}
