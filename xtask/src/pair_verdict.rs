@@ -68,7 +68,7 @@ pub enum PairFailure {
     #[error("the rings are not in the same frames: {0}; {1}")]
     OtherFrames(String, String),
     #[error("{0} frames did not come back")]
-    FramesLeft(String),
+    FramesLeft(u64),
 }
 
 /// What a good run's last line shows.
@@ -104,6 +104,7 @@ pub fn judge(console: &str, pair: Pair, messages: u32, sums: &[String]) -> Resul
     }
     judge_refusals(console, roles.forked)?;
     judge_frames(console, &roles)?;
+    judge_end(console)?;
     if said(console, "hv: end off").is_none() {
         return Err(Failure::StillOn.into());
     }
@@ -155,7 +156,7 @@ fn judge_refusals(console: &str, number: usize) -> Result<(), PairFailure> {
     }
 }
 
-/// Both rings are the same memory at different addresses, and in the end everything came back.
+/// Both rings are the same memory at different addresses.
 fn judge_frames(console: &str, roles: &Roles) -> Result<(), PairFailure> {
     let [one, other] = roles.ends.map(|number| {
         let words =
@@ -169,10 +170,20 @@ fn judge_frames(console: &str, roles: &Roles) -> Result<(), PairFailure> {
     if one.1 != other.1 {
         return Err(PairFailure::OtherFrames(one.1.to_owned(), other.1.to_owned()));
     }
-    match said(console, "hv: frames left=") {
-        Some("0") => Ok(()),
-        left => Err(PairFailure::FramesLeft(left.unwrap_or("all").to_owned())),
+    Ok(())
+}
+
+/// In the end every frame came back, and nobody wrote to one that had.
+fn judge_end(console: &str) -> Result<(), PairFailure> {
+    let figures = said(console, "hv: frames ").map(verdict::Figures::parse).unwrap_or_default();
+    let (left, bad) = (figures.get("left")?, figures.get("poison_bad")?);
+    if left > 0 {
+        return Err(PairFailure::FramesLeft(left));
     }
+    if bad > 0 {
+        return Err(Failure::Poison(bad).into());
+    }
+    if figures.get("poison_checked")? == 0 { Err(Failure::NothingChecked.into()) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ fn good() -> String {
          1| guest: workload ok rounds=1 forks=1\r\n\
          hv: guest 1: ring at 0x74000000 in frames 0x8000 0x9000\r\n\
          hv: guest 1: ended: off\r\n\
-         hv: frames left=0\r\n\
+         hv: frames left=0 poison_checked=9 poison_bad=0\r\n\
          hv: end off\r\n"
     )
 }
@@ -64,8 +64,8 @@ fn each_guest_has_to_be_content() {
     for number in [1, 2] {
         let words = format!("{number}| guest: workload ok");
         assert_eq!(judge_with(&words, "bye"), unsaid(number, "guest: workload ok"));
-        let failed = Failure::Workload(": a page".to_owned());
-        assert_eq!(judge_with(&words, &format!("{number}| guest: workload FAILED: a page\n")), Err(failed.into()));
+        let failed = Failure::Workload(format!("guest {number}: a page"));
+        assert_eq!(judge_with(&words, &format!("{number}| guest: workload FAILED a page\n")), Err(failed.into()));
     }
 }
 
@@ -110,9 +110,11 @@ fn the_ring_is_the_same_memory_at_different_addresses() {
 }
 
 #[test]
-fn every_frame_has_to_come_back() {
-    assert_eq!(judge_with("frames left=0", "frames left=1"), Err(PairFailure::FramesLeft("1".to_owned())));
-    assert_eq!(judge_with("hv: frames left=0", ""), Err(PairFailure::FramesLeft("all".to_owned())));
+fn every_frame_has_to_come_back_untouched() {
+    assert_eq!(judge_with("frames left=0", "frames left=1"), Err(PairFailure::FramesLeft(1)));
+    assert_eq!(judge_with("hv: frames left", ""), Err(Failure::NoFigure("left").into()));
+    assert_eq!(judge_with("poison_bad=0", "poison_bad=2"), Err(Failure::Poison(2).into()));
+    assert_eq!(judge_with("poison_checked=9", "poison_checked=0"), Err(Failure::NothingChecked.into()));
 }
 
 #[test]

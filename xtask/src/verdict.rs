@@ -51,12 +51,12 @@ pub enum Failure {
 pub struct Figures(Vec<(String, u64)>);
 
 impl Figures {
-    fn parse(words: &str) -> Self {
+    pub fn parse(words: &str) -> Self {
         let pairs = words.split_whitespace().filter_map(|word| word.split_once('='));
         Self(pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
     }
 
-    fn get(&self, name: &'static str) -> Result<u64, Failure> {
+    pub fn get(&self, name: &'static str) -> Result<u64, Failure> {
         let figure = self.0.iter().find(|(found, _)| found == name);
         figure.map(|(_, value)| *value).ok_or(Failure::NoFigure(name))
     }
@@ -113,14 +113,20 @@ pub fn refuse_bad_words(console: &str) -> Result<(), Failure> {
     if let Some(reason) = said(console, "hv: end panic").or_else(|| said(console, "hv: panic")) {
         return Err(Failure::Hypervisor(reason.trim_start_matches([':', ' ']).to_owned()));
     }
-    let mut words = console.lines().map(|line| without_number(line.trim()));
-    if let Some(reason) = words.find_map(|words| words.strip_prefix("guest: workload FAILED")) {
-        return Err(Failure::Workload(reason.trim().to_owned()));
+    if let Some(reason) = console.lines().find_map(|line| workload_failed(line.trim())) {
+        return Err(Failure::Workload(reason));
     }
     match console.lines().find_map(guest_panic) {
         Some(reason) => Err(Failure::GuestPanic(reason.to_owned())),
         None => Ok(()),
     }
+}
+
+/// Why a guest's workload failed, and whose where there are several.
+fn workload_failed(line: &str) -> Option<String> {
+    let (who, words) =
+        numbered(line).map_or((String::new(), line), |(number, words)| (format!("guest {number}: "), words));
+    words.strip_prefix("guest: workload FAILED").map(|reason| format!("{who}{}", reason.trim()))
 }
 
 fn guest_panic(line: &str) -> Option<&str> {

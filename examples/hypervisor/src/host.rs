@@ -45,7 +45,7 @@ pub struct Host {
 impl Host {
     /// A board on which nothing runs yet.
     pub fn new(arguments: Arguments, cpus: Vec<u64>) -> Self {
-        let watch = if arguments.torture { Watch::Poison } else { Watch::Off };
+        let watch = if arguments.torture || !arguments.is_alone() { Watch::Poison } else { Watch::Off };
         Self {
             cpus,
             pool: Pool::new(layout::POOL.start, layout::POOL.end, watch),
@@ -112,7 +112,7 @@ impl Host {
             cpu::stop();
         }
         if !self.arguments.is_alone() {
-            line!("hv: frames left={}", self.pool.allocated());
+            report::frames_left(self.pool);
         }
         line!("hv: end {how}");
         power::off()

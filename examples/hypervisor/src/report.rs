@@ -46,3 +46,10 @@ pub fn stats(machine: &Machine) {
         stats.shared_frames,
     );
 }
+
+/// Prints how many frames did not come back to the pool, and whether anybody wrote to one that had.
+pub fn frames_left(pool: Pool) {
+    pool.check_all();
+    let (checked, bad) = Pool::poison();
+    line!("hv: frames left={} poison_checked={checked} poison_bad={bad}", pool.allocated());
+}

@@ -50,7 +50,7 @@ enum Failure {
 extern "C" fn first() -> ! {
     match run() {
         Ok(()) => console::line!("guest: workload ok rounds=1 forks=1"),
-        Err(failure) => console::line!("guest: workload FAILED: {failure}"),
+        Err(failure) => console::line!("guest: workload FAILED {failure}"),
     }
     calls::power_off()
 }
@@ -121,6 +121,6 @@ fn exchange(ring: calls::Mapped) -> Result<(), Failure> {
 
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    console::line!("guest: workload FAILED: {info}");
+    console::line!("guest: workload FAILED {info}");
     calls::power_off()
 }
