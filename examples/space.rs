@@ -12,8 +12,8 @@ use std::{
 
 use memory_addr::PAGE_SIZE_4K;
 use stage2::{
-    Access, Cause, Config, CpuId, Fault, Frames, GuestPhysAddr, GuestPhysRange, GuestSpace, LeafPolicy, Mapping,
-    MappingFlags, Origin, PhysAddr, Platform, Populate,
+    Access, Cause, Config, CpuId, Fault, Frames, GuestPhysAddr, GuestPhysRange, GuestSpace, LeafPolicy, Limits,
+    Mapping, MappingFlags, Origin, PhysAddr, Platform, Populate,
     aarch64::{Capabilities, Executor, IdRegisters, Op, Stage1, Stage2, Tlb, Vmid},
 };
 
@@ -92,6 +92,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         frames: Heap,
         invalidate: Tlb::new(capabilities, Narrator),
         cpus: 1,
+        limits: Limits::default(),
     })?;
     let range = |start, size| GuestPhysRange::from_start_size(GuestPhysAddr::from_usize(start), size);
     let rw = MappingFlags::READ | MappingFlags::WRITE;

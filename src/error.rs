@@ -3,7 +3,7 @@
 use memory_addr::PhysAddr;
 use page_table_multiarch::MappingFlags;
 
-use crate::{CpuId, GuestPhysRange, Inexpressible, PageState, RegionError, Unreachable};
+use crate::{CpuId, GuestPhysRange, Inexpressible, PageState, RegionError, Resource, Unreachable};
 
 /// Why an operation on a space did nothing.
 ///
@@ -109,6 +109,16 @@ pub enum Error {
     /// The allocator has nothing left.
     #[error("out of memory for {0:#x?}")]
     NoMemory(GuestPhysRange),
+    /// The space has all that it may have.
+    #[error("{range:#x?} needs more than the {limit} {what} that are the limit")]
+    Limit {
+        /// What it was for.
+        range: GuestPhysRange,
+        /// Of what.
+        what: Resource,
+        /// The limit, in frames of 4 KiB.
+        limit: usize,
+    },
     /// A CPU could not be told to forget its translations. What was to be taken away is out of the tables, but not
     /// freed; the next exclusive operation tries again.
     #[error("invalidation of {range:#x?}: {cause}")]

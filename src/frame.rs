@@ -131,36 +131,37 @@ unsafe impl<H: PagingHandler + 'static, const PIECEWISE: bool> Frames for Handle
 }
 
 /// Frames that somebody owns: dropping frees them, [`into_raw`](Owned::into_raw) hands them to an entry.
+///
+/// It borrows the allocator: a clone for every fault would be a counter that all CPUs write.
 #[must_use]
-pub(crate) struct Owned<F: Frames> {
-    frames: F,
+pub(crate) struct Owned<'f, F: Frames> {
+    frames: &'f F,
     at: PhysAddr,
     pages: usize,
 }
 
-impl<F: Frames> Owned<F> {
+impl<'f, F: Frames> Owned<'f, F> {
     /// Allocates `pages`, aligned to their own size rounded up to a power of two, with unknown contents.
-    pub(crate) fn allocate(frames: &F, pages: usize) -> Option<Self> {
+    pub(crate) fn allocate(frames: &'f F, pages: usize) -> Option<Self> {
         let align = (pages * PAGE_SIZE_4K).next_power_of_two();
         let at = frames.allocate(pages, align)?;
-        Some(Self { frames: frames.clone(), at, pages })
+        Some(Self { frames, at, pages })
     }
 
-    /// Allocates `pages` full of zeros.
-    pub(crate) fn zeroed(frames: &F, pages: usize) -> Option<Self> {
-        let owned = Self::allocate(frames, pages)?;
-        if frames.contents() == Contents::Unknown {
-            zero(frames, owned.at, pages);
+    /// Fills them with zeros, unless the allocator did.
+    pub(crate) fn zeroed(self) -> Self {
+        if self.frames.contents() == Contents::Unknown {
+            zero(self.frames, self.at, self.pages);
         }
-        Some(owned)
+        self
     }
 
     /// Takes over what an entry owned.
     ///
     /// # Safety
     /// As for [`Frames::free`]: nobody else frees these pages, and nobody reaches them any more.
-    pub(crate) unsafe fn from_raw(frames: &F, at: PhysAddr, pages: usize) -> Self {
-        Self { frames: frames.clone(), at, pages }
+    pub(crate) unsafe fn from_raw(frames: &'f F, at: PhysAddr, pages: usize) -> Self {
+        Self { frames, at, pages }
     }
 
     /// The first frame's address.
@@ -176,14 +177,20 @@ impl<F: Frames> Owned<F> {
     /// Gives the frames to whoever now holds their address.
     pub(crate) fn into_raw(self) -> PhysAddr {
         let at = self.at;
-        let this = core::mem::ManuallyDrop::new(self);
-        // SAFETY: `this` is never dropped or read again, so that `frames` is moved out once.
-        drop(unsafe { core::ptr::read(&raw const this.frames) });
+        core::mem::forget(self);
         at
+    }
+
+    /// Gives the frames to whoever now holds their address, and owns as many others instead.
+    ///
+    /// # Safety
+    /// As for [`from_raw`](Self::from_raw).
+    pub(crate) unsafe fn exchange(&mut self, at: PhysAddr) -> PhysAddr {
+        core::mem::replace(&mut self.at, at)
     }
 }
 
-impl<F: Frames> Drop for Owned<F> {
+impl<F: Frames> Drop for Owned<'_, F> {
     fn drop(&mut self) {
         // SAFETY: the value owns the pages (allocated by `allocate`, or promised to `from_raw`) and goes now.
         unsafe { self.frames.free(self.at, self.pages) }

@@ -12,6 +12,7 @@ extern crate std;
 #[path = "../arch/mod.rs"]
 mod arch;
 
+mod account;
 mod addr;
 mod backend;
 mod counted;
@@ -24,6 +25,7 @@ mod geometry;
 mod invalidate;
 mod loan;
 mod lock;
+mod metered;
 mod plain;
 mod region;
 mod set;
@@ -31,6 +33,7 @@ mod shootdown;
 mod space;
 mod table;
 
+pub use account::{Limits, Resource, Usage};
 pub use addr::{GuestPhysAddr, GuestPhysRange, Level, PhysAddr};
 pub use arch::*;
 pub use backend::{LeafPolicy, Mapping, Populate};

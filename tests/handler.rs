@@ -14,7 +14,7 @@ use std::{
 use memory_addr::{PAGE_SIZE_4K as PAGE, VirtAddr};
 use page_table_multiarch::PagingHandler;
 use stage2::{
-    Config, Content, CpuId, Frames, GuestPhysAddr, GuestPhysRange, GuestSpace, Handler, Invalidate, LeafPolicy,
+    Config, Content, CpuId, Frames, GuestPhysAddr, GuestPhysRange, GuestSpace, Handler, Invalidate, LeafPolicy, Limits,
     Mapping, MappingFlags, PhysAddr, Pieces, Platform, Populate, Reach, Scope, Unreachable,
     x86_64::ept::{Capabilities, Depth, Ept, Registers, Root},
 };
@@ -103,7 +103,7 @@ fn space<const TEST: usize, const PIECEWISE: bool>(
     // IA32_VMX_EPT_VPID_CAP of a Skylake-X, on a host whose pointers are its physical addresses.
     let registers = Registers { ept_vpid_cap: 0xf01_0673_4141, arch_capabilities: 0x40, physical_bits: 48 };
     let format = Ept::new(&Capabilities::from_registers(registers), Depth::Four).expect("four levels");
-    GuestSpace::new(Config { format, frames, invalidate: NoGuest, cpus: 1 }).expect("memory")
+    GuestSpace::new(Config { format, frames, invalidate: NoGuest, cpus: 1, limits: Limits::default() }).expect("memory")
 }
 
 fn range(start: usize, size: usize) -> GuestPhysRange {

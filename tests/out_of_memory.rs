@@ -14,8 +14,8 @@ use std::{
 use memory_addr::PAGE_SIZE_4K as PAGE;
 use stage2::{
     Access, Area, Cause, Config, Content, CpuId, Error, Fault, Format, Frames, GuestPhysAddr, GuestPhysRange,
-    GuestSpace, Invalidate, LeafPolicy, Mapping, MappingFlags, Origin, Outcome, PhysAddr, Pieces, Platform, Populate,
-    Reach, Scope, SharedRegion, Translation, Unreachable,
+    GuestSpace, Invalidate, LeafPolicy, Limits, Mapping, MappingFlags, Origin, Outcome, PhysAddr, Pieces, Platform,
+    Populate, Reach, Scope, SharedRegion, Translation, Unreachable,
     aarch64::{Stage2, Vmid},
     x86_64::{
         ept::{self, Depth, Ept},
@@ -187,7 +187,7 @@ type Space<F> = GuestSpace<Parts<F>>;
 
 fn space<F: Format>(memory: &Arc<Memory>, format: &F) -> Result<Space<F>, Error> {
     let frames = Frail(Pool::new(memory));
-    GuestSpace::new(Config { format: format.clone(), frames, invalidate: NoGuest, cpus: 2 })
+    GuestSpace::new(Config { format: format.clone(), frames, invalidate: NoGuest, cpus: 2, limits: Limits::default() })
 }
 
 fn range(start: usize, size: usize) -> GuestPhysRange {

@@ -6,6 +6,8 @@
 mod board;
 #[path = "toy/format.rs"]
 mod format;
+#[path = "toy/limits.rs"]
+mod limits;
 #[path = "toy/loans.rs"]
 mod loans;
 #[path = "toy/regions.rs"]

@@ -7,8 +7,8 @@ use std::{
 
 use memory_addr::PAGE_SIZE_4K;
 use stage2::{
-    Access, Cause, Config, CpuId, Fault, GuestPhysAddr, GuestPhysRange, GuestSpace, LeafPolicy, Mapping, MappingFlags,
-    Origin, PhysAddr, Platform, Populate,
+    Access, Cause, Config, CpuId, Fault, GuestPhysAddr, GuestPhysRange, GuestSpace, LeafPolicy, Limits, Mapping,
+    MappingFlags, Origin, PhysAddr, Platform, Populate,
     aarch64::{Capabilities, Executor, IdRegisters, Op, Stage1, Stage2, Tlb, Vmid},
 };
 
@@ -88,6 +88,7 @@ pub fn space() -> Space {
         frames: Pool,
         invalidate: Tlb::new(capabilities, Counting),
         cpus: 2,
+        limits: Limits::default(),
     };
     GuestSpace::new(config).expect("there is memory")
 }

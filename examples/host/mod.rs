@@ -8,7 +8,8 @@ use std::{
 };
 
 use stage2::{
-    Access, Cause, Config, CpuId, Fault, Frames, GuestPhysRange, GuestSpace, MappingFlags, Origin, PhysAddr, Platform,
+    Access, Cause, Config, CpuId, Fault, Frames, GuestPhysRange, GuestSpace, Limits, MappingFlags, Origin, PhysAddr,
+    Platform,
     aarch64::{Capabilities, Executor, IdRegisters, Op, Stage1, Stage2, Tlb, Vmid},
 };
 
@@ -88,7 +89,13 @@ pub fn guest(vmid: u16) -> Result<GuestSpace<Host>, Box<dyn Error>> {
     let registers = IdRegisters { mmfr0: 0x5, mmfr2: 1 << 40, ctr: 0x3004_0004, ..IdRegisters::default() };
     let capabilities = Capabilities::from_registers(registers);
     let format = Stage2::new(&capabilities, 40, Vmid(vmid))?;
-    Ok(GuestSpace::new(Config { format, frames: Heap, invalidate: Tlb::new(capabilities, Idle), cpus: 1 })?)
+    Ok(GuestSpace::new(Config {
+        format,
+        frames: Heap,
+        invalidate: Tlb::new(capabilities, Idle),
+        cpus: 1,
+        limits: Limits::default(),
+    })?)
 }
 
 pub fn range(start: usize, size: usize) -> GuestPhysRange {

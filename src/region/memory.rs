@@ -7,7 +7,7 @@ use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 use spin::rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{Book, Given, Orphans};
-use crate::{Content, Frames, Invalidate, Platform, frame::Owned, table::Exhausted};
+use crate::{Content, Frames, Invalidate, Platform, account::Exhausted, frame::Owned};
 
 /// A region, whatever allocator and caches it was made for.
 pub(crate) trait Region: Send + Sync {
@@ -132,14 +132,14 @@ impl<P: Platform> Region for Memory<P> {
             return Ok(at);
         }
         // Without the lock: others populate meanwhile, this page too, and who comes second frees what it brought.
-        let fresh = Owned::zeroed(&self.frames, 1).ok_or(Exhausted)?;
+        let fresh = Owned::allocate(&self.frames, 1).ok_or(Exhausted::Memory)?.zeroed();
         self.operations.synchronize(self.frames.pointer(fresh.at()), PAGE_SIZE_4K, Content::Data);
         let mut book = self.book.upgradeable_read().upgrade();
         if let Some(at) = book.frame(page) {
             drop(book);
             return Ok(at);
         }
-        book.reserve(page).ok_or(Exhausted)?;
+        book.reserve(page).ok_or(Exhausted::Memory)?;
         let at = fresh.into_raw();
         book.put(page, at);
         Ok(at)

@@ -26,7 +26,8 @@ use crate::{Platform, counted::Counted};
 /// Memory for any number of guests, at any addresses: a handle, of which there may be many.
 ///
 /// It starts as zeros; a page gets its frame, once for all, when the first guest or writer touches it. What one writes
-/// all others see at once. The frames are free when the last mapping and the last handle are gone.
+/// all others see at once. The frames are free when the last mapping and the last handle are gone. They are on no space's
+/// [account](crate::Limits): a region's limit is its size.
 ///
 /// [`freeze`](Self::freeze) makes it read-only for good: only then can it be mapped
 /// [copy-on-write](crate::Mapping::CopyOnWrite).

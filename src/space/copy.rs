@@ -28,9 +28,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// A frame for the copy of a page.
-    pub(super) fn frame_for(&self, gpa: GuestPhysAddr) -> Result<Owned<P::Frames>, Error> {
+    pub(super) fn frame_for(&self, gpa: GuestPhysAddr) -> Result<Owned<'_, P::Frames>, Error> {
         let page = super::page_of(self.builder.geometry(), gpa);
-        Owned::allocate(self.builder.frames(), 1).ok_or(Error::NoMemory(page))
+        Owned::allocate(self.builder.frames().plain(), 1).ok_or(Error::NoMemory(page))
     }
 
     /// Gives the guest its own page with the lock that is held shared: breaks what stands there through `Busy`, so that
@@ -40,17 +40,18 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         state: &State<P>,
         (area, view): (&MemoryArea<Backend>, &View),
         gpa: GuestPhysAddr,
-        frame: Owned<P::Frames>,
+        frame: Owned<'_, P::Frames>,
     ) -> Result<Installed, Error> {
         let range = super::page_of(self.builder.geometry(), gpa);
         let operations = self.shootdown.operations();
-        let claimed = state.table.claim(gpa).map_err(|_| Error::NoMemory(range))?;
+        let charge = self.builder.frames().account().charge(1).map_err(|exhausted| exhausted.at(range))?;
+        let claimed = state.table.claim(gpa).map_err(|exhausted| exhausted.at(range))?;
         let Some(claim) = claimed else { return Ok(Installed::Lost) };
         let (region, page) = (view.region(), view.page(gpa));
         let own = |at| Leaf { at, flags: area.flags(), owner: Owner::Space, used: Used::Dirty };
         // Asked after the claim: no other CPU of this space asks for the page now, and no other space loses it to us
         // before we have left it.
-        match region.give(page, Pool::of(self.builder.frames())) {
+        match region.give(page, Pool::of(self.builder.frames().plain())) {
             Given::Take(at) => {
                 let leaf = own(at);
                 self.builder.synchronize_page(operations, &leaf);
@@ -73,6 +74,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 region.leave(page);
             }
         }
+        // A page that was taken was on no account of a space's.
+        charge.keep();
         operations.publish();
         Ok(Installed::Done)
     }
@@ -87,7 +90,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let inherited = areas.find(gpa).is_some_and(|area| matches!(area.backend(), Backend::CopyOnWrite(_)));
         match table.find(gpa) {
             Found::Leaf { leaf: Leaf { owner: Owner::Frozen, .. }, span, .. } if inherited && span != page => {
-                let flush = table.edit(page, Edit::Unmap, &self.shootdown).map_err(|_| Error::NoMemory(page))?;
+                let flush = table.edit(page, Edit::Unmap, &self.shootdown).map_err(|exhausted| exhausted.at(page))?;
                 flush.finish().map_err(|cause| Error::Invalidation { range: page, cause })
             }
             _ => Ok(()),

@@ -33,7 +33,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::Region`] for a region that is too small, or frozen and would be written, or is to be copied on write
     ///   and not frozen;
     /// - [`Error::Overlap`] with the first area in the way;
-    /// - [`Error::NoMemory`];
+    /// - [`Error::NoMemory`], [`Error::Limit`];
     /// - [`Error::Invalidation`] if an earlier operation's invalidation still fails.
     pub fn map(&self, range: GuestPhysRange, mapping: Mapping, flags: MappingFlags) -> Result<(), Error> {
         self.check(range)?;
@@ -49,7 +49,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             let detached = fill
                 .map(|fill| self.builder.build(self.shootdown.operations(), (range, level), fill, flags))
                 .transpose()
-                .map_err(|_| Error::NoMemory(range))?;
+                .map_err(|exhausted| exhausted.at(range))?;
             let area = MemoryArea::new(range.start, range.size(), flags, backend.clone());
             if let Placed::Done = self.place(area, detached)? {
                 lease.into_iter().for_each(Lease::keep);

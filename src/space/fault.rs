@@ -1,9 +1,9 @@
 //! Answering a guest's faults, on every CPU at once.
 
-use super::{GuestSpace, Platform};
+use super::{GuestSpace, Platform, State};
 use crate::{
-    Access, Cause, CpuId, Denials, Error, Fault, Format, GuestPhysRange, Invalidate, Leaf, LeafPolicy, Level,
-    LockFamily, MappingFlags, MemoryArea, Origin, Outcome, Owner, SpaceLock, Used,
+    Access, Cause, CpuId, Denials, Error, Fault, Format, GuestPhysAddr, GuestPhysRange, Invalidate, Leaf, LeafPolicy,
+    Level, LockFamily, MappingFlags, MemoryArea, Origin, Outcome, Owner, SpaceLock, Used,
     backend::Backend,
     frame::Owned,
     region::View,
@@ -14,7 +14,7 @@ use crate::{
 const LARGEST_LAZY: Level = Level(1);
 
 /// What a fault comes to under the lock.
-enum Verdict {
+pub(super) enum Verdict {
     /// This.
     Answer(Outcome),
     /// Memory of the space's own is missing here.
@@ -49,27 +49,36 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// CPU that took the fault, with this space's root active. `cpu` only spreads the load.
     ///
     /// # Errors
-    /// [`Error::NoMemory`] when a frame or a table cannot be had; [`Error::Invalidation`] if an earlier operation's
-    /// invalidation still fails; [`Error::NotMapped`] never, unless tables and areas disagree.
+    /// [`Error::NoMemory`] when a frame or a table cannot be had; [`Error::Limit`] when the space may not have it;
+    /// [`Error::Invalidation`] if an earlier operation's invalidation still fails; [`Error::NotMapped`] never, unless
+    /// tables and areas disagree.
     pub fn fault(&self, cpu: CpuId, fault: Fault) -> Result<Outcome, Error> {
         self.count_fault(cpu);
         if fault.gpa.as_usize() >= self.builder.geometry().limit() {
             return Ok(nothing_there(&fault));
         }
-        match self.judge(cpu, &fault)? {
+        match self.answer(cpu, &fault) {
+            Err(error @ Error::Limit { what, .. }) => self.answer_at_limit(&fault, what, error),
+            answer => answer,
+        }
+    }
+
+    /// Answers a fault at an address that the tables translate.
+    fn answer(&self, cpu: CpuId, fault: &Fault) -> Result<Outcome, Error> {
+        match self.judge(cpu, fault)? {
             Verdict::Answer(outcome) => Ok(outcome),
-            Verdict::Missing(missing) => self.populate(cpu, &fault, missing),
+            Verdict::Missing(missing) => self.populate(cpu, fault, missing),
             Verdict::Unpopulated(view) => {
                 self.populate_page(&view, fault.gpa)?;
-                match self.judge(cpu, &fault)? {
+                match self.judge(cpu, fault)? {
                     Verdict::Answer(outcome) => Ok(outcome),
                     // The map changed meanwhile.
                     _ => Ok(Outcome::Retry),
                 }
             }
-            Verdict::Inherited => self.copy(cpu, &fault),
+            Verdict::Inherited => self.copy(cpu, fault),
             Verdict::InheritedBlock => self.cut_out(fault.gpa).map(|()| Outcome::Retry),
-            Verdict::TooLarge => self.split(&fault),
+            Verdict::TooLarge => self.split(fault),
             Verdict::Unsettled => {
                 self.state.exclusive().settle(&self.shootdown)?;
                 Ok(Outcome::Retry)
@@ -79,7 +88,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Looks at area and entry, and does what needs no frame.
     fn judge(&self, cpu: CpuId, fault: &Fault) -> Result<Verdict, Error> {
-        let state = self.state.shared(cpu);
+        self.judge_with(&self.state.shared(cpu), fault)
+    }
+
+    /// The same with the lock that is held.
+    pub(super) fn judge_with(&self, state: &State<P>, fault: &Fault) -> Result<Verdict, Error> {
         let Some(area) = state.areas.find(fault.gpa) else { return Ok(Verdict::Answer(nothing_there(fault))) };
         if let Some(refusal) = refusal(area, fault) {
             return Ok(Verdict::Answer(refusal));
@@ -91,13 +104,13 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 Ok(if level == Level::PAGE { Verdict::Inherited } else { Verdict::InheritedBlock })
             }
             (Found::Leaf { level, .. }, _) if !self.fits(level, area.flags(), fault.access) => Ok(Verdict::TooLarge),
-            (Found::Leaf { leaf, .. }, _) => Ok(Verdict::Answer(self.present(&state, fault, &leaf, area.flags()))),
+            (Found::Leaf { leaf, .. }, _) => Ok(Verdict::Answer(self.present(state, fault, &leaf, area.flags()))),
             (Found::Changing, _) => Ok(Verdict::Unsettled),
             (Found::Busy, _) => Ok(Verdict::Answer(Outcome::Retry)),
             (Found::Lent(_), _) => Ok(Verdict::Answer(Outcome::Lent)),
             (Found::Nothing(_), Backend::CopyOnWrite(_)) if is_write(fault) => Ok(Verdict::Inherited),
             (Found::Nothing(_), Backend::Shared(view) | Backend::CopyOnWrite(view)) => {
-                Ok(match self.map_page(&state, area, fault.gpa)? {
+                Ok(match self.map_page(state, area, fault.gpa)? {
                     Some(installed) => Verdict::Answer(outcome_of(installed)),
                     None => Verdict::Unpopulated(view.clone()),
                 })
@@ -114,7 +127,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// A fault on a leaf that is there: an older translation, a permission that was raised, or one to raise.
-    fn present(&self, state: &super::State<P>, fault: &Fault, leaf: &Leaf, flags: MappingFlags) -> Outcome {
+    fn present(&self, state: &State<P>, fault: &Fault, leaf: &Leaf, flags: MappingFlags) -> Outcome {
         let allowed = leaf.flags.contains(fault.access.flag());
         let outcome = if allowed && fault.cause != Cause::AccessFlag {
             Outcome::Retry
@@ -143,13 +156,13 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let page = super::page_of(self.builder.geometry(), fault.gpa);
         let mut guard = self.state.exclusive();
         guard.settle(&self.shootdown)?;
-        let super::State { areas, table, .. } = &mut *guard;
+        let State { areas, table, .. } = &mut *guard;
         // The map may have changed meanwhile.
         let Some(area) = areas.find(fault.gpa).filter(|area| area.flags().contains(fault.access.flag())) else {
             return Ok(Outcome::Retry);
         };
         let flags = area.flags();
-        let flush = table.edit(page, Edit::Protect(flags), &self.shootdown).map_err(|_| Error::NoMemory(page))?;
+        let flush = table.edit(page, Edit::Protect(flags), &self.shootdown).map_err(|exhausted| exhausted.at(page))?;
         flush.finish().map_err(|cause| Error::Invalidation { range: page, cause })?;
         Ok(Outcome::Resolved)
     }
@@ -166,18 +179,43 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         if still.is_none() {
             return Ok(Outcome::Retry);
         }
-        let installed = state
-            .table
-            .install(fault.gpa, level, &leaf, frames)
-            .map_err(|_| Error::NoMemory(super::page_of(self.builder.geometry(), fault.gpa)))?;
-        self.shootdown.operations().publish();
-        Ok(outcome_of(installed))
+        self.install(&state, fault.gpa, level, &leaf, frames).map(outcome_of)
     }
 
-    /// Frames for the missing memory: the largest leaf that the allocator has.
-    pub(super) fn own_leaf(&self, fault: &Fault, missing: Missing) -> Result<(Owned<P::Frames>, Level, Leaf), Error> {
+    /// Puts a leaf of the space's own where nothing is, with the lock that is held.
+    ///
+    /// It is charged only here, so that with the lock held exclusively no charge is on its way.
+    pub(super) fn install(
+        &self,
+        state: &State<P>,
+        gpa: GuestPhysAddr,
+        level: Level,
+        leaf: &Leaf,
+        frames: Owned<'_, P::Frames>,
+    ) -> Result<Installed, Error> {
+        let page = super::page_of(self.builder.geometry(), gpa);
+        let charge = match self.builder.frames().account().charge(frames.pages()) {
+            Ok(charge) => charge,
+            // Others took the room that there was for a block: a page may still be had.
+            Err(_) if level > Level::PAGE => return Ok(Installed::Lost),
+            Err(exhausted) => return Err(exhausted.at(page)),
+        };
+        let installed = state.table.install(gpa, level, leaf, frames).map_err(|exhausted| exhausted.at(page))?;
+        if installed == Installed::Done {
+            charge.keep();
+        }
+        self.shootdown.operations().publish();
+        Ok(installed)
+    }
+
+    /// Frames for the missing memory: the largest leaf that the allocator has and the limit allows.
+    pub(super) fn own_leaf(
+        &self,
+        fault: &Fault,
+        missing: Missing,
+    ) -> Result<(Owned<'_, P::Frames>, Level, Leaf), Error> {
         for level in (0..=missing.level.0).rev().map(Level) {
-            if !self.builder.allows(missing.policy(), level) {
+            if !self.builder.allows(missing.policy(), level) || !self.has_room(level) {
                 continue;
             }
             if let Some((frames, leaf)) = self.builder.own_leaf(self.shootdown.operations(), level, missing.flags) {
@@ -188,14 +226,14 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Err(Error::NoMemory(super::page_of(self.builder.geometry(), fault.gpa)))
     }
 
+    /// Whether the limit allows a leaf of `level` just now: a block is not zeroed in vain. Pages are asked for later.
+    fn has_room(&self, level: Level) -> bool {
+        let pages = self.builder.geometry().span(level) / memory_addr::PAGE_SIZE_4K;
+        level == Level::PAGE || self.builder.frames().account().room() >= pages
+    }
+
     /// The highest level of a leaf over `gpa` that the area, the policy and an absent entry of `most` allow.
-    pub(super) fn largest(
-        &self,
-        area: GuestPhysRange,
-        gpa: crate::GuestPhysAddr,
-        policy: LeafPolicy,
-        most: Level,
-    ) -> Level {
+    pub(super) fn largest(&self, area: GuestPhysRange, gpa: GuestPhysAddr, policy: LeafPolicy, most: Level) -> Level {
         let geometry = self.builder.geometry();
         let fits = |&level: &Level| {
             self.builder.allows(policy, level) && area.contains_range(geometry.entry_range(level, gpa))

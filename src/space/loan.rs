@@ -159,7 +159,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             let out_of_memory = Error::NoMemory(range);
             let detached = borrower.detached(&holder, place, (&memory, Owner::Borrowed), flags)?;
             let terms = Terms::new(kind, (range, place), flags, memory);
-            let (frames, operations) = (self.builder.frames().clone(), self.shootdown.operations().clone());
+            let (frames, operations) = (self.builder.frames().plain().clone(), self.shootdown.operations().clone());
             let loan = Loan::new::<P>(frames, operations, terms).ok_or(out_of_memory)?;
             lender.loans.reserve().ok_or(out_of_memory)?;
             let area = MemoryArea::new(place.start, place.size(), flags, Backend::Borrowed(loan.clone()));

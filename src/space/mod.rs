@@ -6,6 +6,7 @@ mod debris;
 mod dismantle;
 mod edit;
 mod fault;
+mod limits;
 mod loan;
 mod protect;
 mod query;
@@ -28,10 +29,13 @@ pub use self::{
 };
 use self::{dismantle::Life, shared::Gone};
 use crate::{
-    CpuId, Error, Format, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, LockFamily, SpaceLock, Spin, VcpuId,
+    CpuId, Error, Format, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, Limits, LockFamily, Resource, SpaceLock,
+    Spin, VcpuId,
+    account::Account,
     backend::Backend,
     cpus::Cpus,
     loan::Loans,
+    metered::Metered,
     set::MemorySet,
     shootdown::Shootdown,
     table::{Builder, Detached, Table},
@@ -66,6 +70,8 @@ pub struct Config<P: Platform> {
     pub invalidate: P::Invalidate,
     /// How many CPUs may run the guest: their numbers are below it.
     pub cpus: usize,
+    /// How much it may have of the hypervisor's memory.
+    pub limits: Limits,
 }
 
 /// Everything that one guest can reach, and the tables that say so.
@@ -109,12 +115,14 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Whatever CPUs remember of a former user of the identifier is invalidated first.
     ///
     /// # Errors
-    /// [`Error::NoMemory`] if the root cannot be had.
+    /// [`Error::NoMemory`], [`Error::Limit`] if the root cannot be had.
     pub fn new(config: Config<P>) -> Result<Self, Error> {
         let everything = everything(&config.format);
-        let out_of_memory = |_| Error::NoMemory(everything);
         let cpus = Cpus::new(config.cpus).ok_or(Error::NoMemory(everything))?;
-        let table = Table::new(config.format.clone(), config.frames).map_err(out_of_memory)?;
+        let account = |what, limit| Account::open(what, limit).ok_or(Error::NoMemory(everything));
+        let frames = Metered::new(config.frames.clone(), account(Resource::Frames, config.limits.frames)?);
+        let tables = Metered::new(config.frames, account(Resource::TableFrames, config.limits.table_frames)?);
+        let table = Table::new(config.format.clone(), frames, tables).map_err(|exhausted| exhausted.at(everything))?;
         let root = config.format.root(table.root_address());
         Ok(Self {
             builder: table.builder(),

@@ -42,7 +42,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::Region`] for a frozen region that would be written;
     /// - [`Error::NotMapped`] with the first hole;
     /// - [`Error::State`] for memory that is on loan to another space, [`Error::Denied`] for more than a loan allows;
-    /// - [`Error::NoMemory`] for the tables that split blocks;
+    /// - [`Error::NoMemory`], [`Error::Limit`] for the tables that split blocks;
     /// - [`Error::Invalidation`]: see there.
     pub fn protect(&self, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
         self.protect_in_steps(range, flags)?.step(usize::MAX).map(|_| ())
@@ -100,8 +100,9 @@ impl<P: Platform, L: LockFamily> Protecting<'_, P, L> {
         let cut = areas.find(end).filter(|area| area.start() < end && area.flags() != flags).map(|_| end);
         let plan = areas.plan(part).map_err(|_| Error::NoMemory(range))?;
         let (new, leases) = (shared::new_leases(&plan, flags)?, shared::lost_leases(&plan, flags)?);
-        let Ok(flush) = table.edit(part, Edit::Protect(flags), &self.space.shootdown) else {
-            return Err(shared::keep(leases, Error::NoMemory(range)));
+        let flush = match table.edit(part, Edit::Protect(flags), &self.space.shootdown) {
+            Ok(flush) => flush,
+            Err(exhausted) => return Err(shared::keep(leases, exhausted.at(range))),
         };
         plan.set_flags(flags);
         if let Some(seam) = self.seam.take_if(|&mut seam| part.start <= seam && seam < part.end) {

@@ -5,7 +5,7 @@ use core::{convert::Infallible, sync::atomic::Ordering};
 
 use arrayvec::ArrayVec;
 
-use super::{GuestSpace, Platform};
+use super::{GuestSpace, Platform, State};
 use crate::{
     Error, GuestPhysAddr, GuestPhysRange, Invalidations, LockFamily, MappingFlags, MemoryArea, PageState, PhysAddr,
     SpaceLock, Translation,
@@ -51,8 +51,11 @@ pub struct Stats {
     pub leaves: [usize; 5],
     /// Frames of 4 KiB that tables take, the root among them.
     pub table_frames: usize,
-    /// Frames of 4 KiB that the space owns and the guest can reach, those that other spaces see too among them.
+    /// Frames of 4 KiB that the space owns and the guest can reach, those that other spaces see too among them: private
+    /// memory, and copies of what it inherited.
     pub owned_frames: usize,
+    /// Those of them that are copies.
+    pub copied_frames: usize,
     /// Frames of 4 KiB that are regions' and the guest can reach.
     pub shared_frames: usize,
     /// Frames of 4 KiB that are lent to other spaces, out of this guest's reach.
@@ -168,6 +171,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             leaves: census.leaves,
             table_frames: census.table_frames,
             owned_frames: census.owned_frames,
+            copied_frames: copied_frames(&state),
             shared_frames: census.shared_frames,
             lent_frames: census.lent_frames,
             borrowed_frames: census.borrowed_frames,
@@ -180,6 +184,19 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     fn everything(&self) -> GuestPhysRange {
         super::everything(self.builder.format())
     }
+}
+
+/// How many frames of the space's own stand in areas that it inherited.
+fn copied_frames<P: Platform>(state: &State<P>) -> usize {
+    let inherited = state.areas.iter().filter(|area| matches!(area.backend(), Backend::CopyOnWrite(_)));
+    let mut bytes = 0;
+    for area in inherited {
+        let Ok(()) = state.table.own_leaves(area.va_range(), |run| {
+            bytes += run.range.size();
+            Ok::<_, Infallible>(())
+        });
+    }
+    bytes / memory_addr::PAGE_SIZE_4K
 }
 
 impl From<&MemoryArea<Backend>> for Area {

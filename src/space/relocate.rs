@@ -86,7 +86,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     fn move_leaf(&self, rest: GuestPhysRange, level: Level) -> Result<Option<usize>, Error> {
         let size = self.builder.geometry().span(level);
         let pages = size / memory_addr::PAGE_SIZE_4K;
-        let frames = Owned::allocate(self.builder.frames(), pages).ok_or(Error::NoMemory(rest))?;
+        // They take the old ones' place on the account.
+        let frames = Owned::allocate(self.builder.frames().plain(), pages).ok_or(Error::NoMemory(rest))?;
         let moved = {
             let mut state = self.state.exclusive();
             state.settle(&self.shootdown)?;

@@ -42,7 +42,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     where
         P::Invalidate: Clone,
     {
-        SharedRegion::new::<P>(self.builder.frames().clone(), self.shootdown.operations().clone(), size)
+        SharedRegion::new::<P>(self.builder.frames().plain().clone(), self.shootdown.operations().clone(), size)
     }
 
     /// What a mapping of `range` sees of a region from `offset` on.
@@ -81,7 +81,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         let installed = state.table.install_borrowed(gpa, Level::PAGE, &leaf);
         self.shootdown.operations().publish();
-        installed.map(Some).map_err(|_| Error::NoMemory(super::page_of(self.builder.geometry(), gpa)))
+        installed.map(Some).map_err(|exhausted| exhausted.at(super::page_of(self.builder.geometry(), gpa)))
     }
 
     /// Gives a page of a region a frame, where it has none; without the space's lock, as far as the caller has it so.

@@ -16,7 +16,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     ///
     /// The frames stay where they are. The space goes on copy-on-write: no CPU can write what is in the snapshot when it
     /// returns, and the next write to each page is a fault. Linear and shared areas are no part of it. A snapshot of
-    /// memory that was inherited keeps the older region too. It takes the space's lock for as long as it takes to walk the
+    /// memory that was inherited keeps the older region too. The frames are the region's from now on, and off the space's
+    /// [limit](crate::Limits). It takes the space's lock for as long as it takes to walk the
     /// tables. Nothing but the guest's CPUs may write the memory meanwhile: a device that does must be at rest.
     ///
     /// # Errors
@@ -54,6 +55,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let Ok(()) = table.own_leaves(range, |run| {
             if let Some(offset) = offset_of(&parts, run.range.start) {
                 region.adopt(offset, run.range.size(), run.leaf.at);
+                self.builder.frames().account().give_back(run.range.size() / memory_addr::PAGE_SIZE_4K);
             }
             Ok::<_, core::convert::Infallible>(())
         });

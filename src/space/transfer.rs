@@ -165,12 +165,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let level = state.table.graft_level(place);
         let fill = Fill::Given(memory, owner);
         let built = self.builder.build(self.shootdown.operations(), (place, level), fill, flags);
-        built.map_err(|_| Error::NoMemory(place))
+        built.map_err(|exhausted| exhausted.at(place))
     }
 
     /// Splits the blocks that the ends of `range` cut.
     pub(super) fn split_at_ends(&self, state: &mut State<P>, range: GuestPhysRange) -> Result<(), Error> {
-        let flush = state.table.edit(range, Edit::Split, &self.shootdown).map_err(|_| Error::NoMemory(range))?;
+        let flush = state.table.edit(range, Edit::Split, &self.shootdown).map_err(|exhausted| exhausted.at(range))?;
         flush.finish().map_err(|cause| Error::Invalidation { range, cause })
     }
 

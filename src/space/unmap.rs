@@ -28,7 +28,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
     /// - [`Error::NotMapped`] if there is nothing in it;
     /// - [`Error::State`] for memory that is on loan to another space;
-    /// - [`Error::NoMemory`] for the tables that split blocks;
+    /// - [`Error::NoMemory`], [`Error::Limit`] for the tables that split blocks;
     /// - [`Error::Invalidation`]: see there.
     pub fn unmap(&self, range: GuestPhysRange) -> Result<(), Error> {
         let mut debris = Debris::default();
@@ -67,8 +67,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             return Err(Error::NotMapped(range));
         }
         let leases = shared::lost_leases(&plan, MappingFlags::empty())?;
-        let Ok(flush) = table.edit(range, Edit::Unmap, &self.shootdown) else {
-            return Err(shared::keep(leases, Error::NoMemory(range)));
+        let flush = match table.edit(range, Edit::Unmap, &self.shootdown) {
+            Ok(flush) => flush,
+            Err(exhausted) => return Err(shared::keep(leases, exhausted.at(range))),
         };
         *gone = Gone { leases, areas: plan.carve() };
         flush.detach(&mut debris.remains).map_err(|cause| Error::Invalidation { range, cause })?;

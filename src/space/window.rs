@@ -41,6 +41,8 @@ enum Later {
     Busy,
     /// The page that is to be written must come out of the frozen block over it.
     Block,
+    /// A limit refuses it, unless another CPU has what it is about to give back.
+    Limit,
 }
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
@@ -55,12 +57,16 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         loop {
             let later = {
                 let state = self.state.shared(cpu);
-                match self.window(&state, range, access)? {
-                    Sight::Open(window) => return Ok(self.look(&state, range.start, access, window, each)),
-                    Sight::Not(later) => later,
+                match self.window(&state, range, access) {
+                    Ok(Sight::Open(window)) => return Ok(self.look(&state, range.start, access, window, each)),
+                    Ok(Sight::Not(later)) => later,
+                    Err(Error::Limit { .. }) => Later::Limit,
+                    Err(error) => return Err(error),
                 }
             };
             match later {
+                // Nobody is about to give anything back while the lock is held.
+                Later::Limit => drop(self.window(&self.state.exclusive(), range, access)?),
                 Later::Unsettled => self.state.exclusive().settle(&self.shootdown)?,
                 Later::Busy => hint::spin_loop(),
                 Later::Block => self.cut_out(range.start).map_err(|error| rest_of(error, range))?,
@@ -129,7 +135,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 (Found::Lent(_), _) => return Err(Error::State { range, state: PageState::Lent }),
                 (Found::Nothing(level), Backend::Private(policy)) => {
                     let level = self.largest(area.va_range(), range.start, *policy, level);
-                    self.populate_here(state, range, access, super::fault::Missing { level, flags })?;
+                    let missing = super::fault::Missing { level, flags };
+                    self.populate_here(state, range, access, missing).map_err(|error| rest_of(error, range))?;
                 }
                 (Found::Nothing(_), Backend::CopyOnWrite(view)) if access == Access::Write => {
                     self.copy_for(state, (area, view), range)?;
@@ -179,11 +186,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         missing: super::fault::Missing,
     ) -> Result<Installed, Error> {
         let fault = Fault { gpa: range.start, access, cause: Cause::Translation, origin: Origin::Instruction };
-        // To whoever asked, the page means nothing: the part of the range that is left does.
-        let (frames, level, leaf) = self.own_leaf(&fault, missing).map_err(|_| Error::NoMemory(range))?;
-        let installed = state.table.install(range.start, level, &leaf, frames).map_err(|_| Error::NoMemory(range))?;
-        self.shootdown.operations().publish();
-        Ok(installed)
+        let (frames, level, leaf) = self.own_leaf(&fault, missing)?;
+        self.install(state, range.start, level, &leaf, frames)
     }
 }
 
@@ -199,6 +203,7 @@ fn content_of(area: &MemoryArea<Backend>, access: Access) -> Content {
 fn rest_of(error: Error, range: GuestPhysRange) -> Error {
     match error {
         Error::NoMemory(_) => Error::NoMemory(range),
+        Error::Limit { what, limit, .. } => Error::Limit { range, what, limit },
         other => other,
     }
 }

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use memory_addr::{MemoryAddr, PhysAddr};
+use memory_addr::{MemoryAddr, PAGE_SIZE_4K, PhysAddr};
 
 use super::{
     node::{Context, Node, Retire, UNSEEN},
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Entry, Format, Frames, GuestPhysRange, Invalidate, Leaf, LeafPolicy, Level, MappingFlags, Owner, Pieces, Used,
-    frame::Owned, loan::Extents,
+    account::Exhausted, frame::Owned, loan::Extents,
 };
 
 /// What a populated mapping maps.
@@ -24,10 +24,6 @@ pub(crate) enum Fill<'a> {
     /// Memory that comes from another space, with this owner noted; never freed by whoever drops the mapping.
     Given(&'a Extents, Owner),
 }
-
-/// Out of frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Exhausted;
 
 /// Mappings that are built but in no table yet: some entries of a table that is there, and everything below them.
 ///
@@ -60,7 +56,7 @@ impl<F: Format, M: Frames> Detached<F, M> {
         let last = range.end.wrapping_sub(1);
         let count = context.geometry.index(level, last) - context.geometry.index(level, range.start) + 1;
         let mut entries = Vec::new();
-        entries.try_reserve_exact(count).map_err(|_| Exhausted)?;
+        entries.try_reserve_exact(count).map_err(|_| Exhausted::Memory)?;
         entries.resize_with(count, || AtomicU64::new(context.format.absent()));
         Ok(Self { context: context.clone(), range, level, entries })
     }
@@ -120,7 +116,7 @@ impl<F: Format, M: Frames> Context<F, M> {
             slot.entry.store(self.format.leaf(slot.level, &leaf), Ordering::Relaxed);
             return Ok(Step::Next);
         }
-        let table = self.new_table(slot.level.below()).ok_or(Exhausted)?.into_raw();
+        let table = self.new_table(slot.level.below())?.into_raw();
         slot.entry.store(self.format.table(table), Ordering::Relaxed);
         Ok(Step::Into(table))
     }
@@ -140,13 +136,14 @@ impl<F: Format, M: Frames> Context<F, M> {
                 let fits = at.is_aligned(self.geometry.span(level));
                 Ok(fits.then_some(Leaf { at, flags, owner: Owner::Foreign, used: Used::Accessed }))
             }
-            Fill::Own(policy) if self.allows(policy, level) => match self.own_leaf(operations, level, flags) {
-                Some((frames, leaf)) => {
+            Fill::Own(policy) if self.allows(policy, level) => match self.frames.take(self.leaf_pages(level)) {
+                Ok(frames) => {
+                    let (frames, leaf) = self.own_leaf(operations, frames, flags);
                     frames.into_raw();
                     Ok(Some(leaf))
                 }
-                None if level == Level::PAGE => Err(Exhausted),
-                None => Ok(None),
+                Err(exhausted) if level == Level::PAGE => Err(exhausted),
+                Err(_) => Ok(None),
             },
             Fill::Own(_) => Ok(None),
             Fill::Given(extents, owner) => {
@@ -163,17 +160,17 @@ impl<F: Format, M: Frames> Context<F, M> {
         level == Level::PAGE || (blocks && self.format.maps(level))
     }
 
-    /// Zeroed frames for a leaf of `level`, which the guest may see as soon as it is mapped.
-    pub(super) fn own_leaf<I: Invalidate<F::Root>>(
+    /// Zeroes frames for a leaf, which the guest may see as soon as it is mapped.
+    pub(super) fn own_leaf<'f, A: Frames, I: Invalidate<F::Root>>(
         &self,
         operations: &I,
-        level: Level,
+        frames: Owned<'f, A>,
         flags: MappingFlags,
-    ) -> Option<(Owned<M>, Leaf)> {
-        let frames = Owned::zeroed(&self.frames, self.leaf_pages(level))?;
+    ) -> (Owned<'f, A>, Leaf) {
+        let frames = frames.zeroed();
         let leaf = Leaf { at: frames.at(), flags, owner: Owner::Space, used: Used::Accessed };
-        self.synchronize(operations, &leaf, self.geometry.span(level));
-        Some((frames, leaf))
+        self.synchronize(operations, &leaf, frames.pages() * PAGE_SIZE_4K);
+        (frames, leaf)
     }
 
     /// Moves the entries of `new` to where `live` has nothing, and what is below the others likewise.

@@ -3,9 +3,10 @@
 
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 
-use super::{Builder, Table, build::Exhausted, node::Context, walk::Slot};
+use super::{Builder, Table, node::Context, walk::Slot};
 use crate::{
     Changed, Content, Entry, Format, Frames, GuestPhysAddr, Invalidate, Leaf, Level, Owner, Scope, Unreachable,
+    account::Exhausted,
     frame::{self, Owned},
     shootdown::Shootdown,
 };
@@ -81,7 +82,7 @@ impl<F: Format, M: Frames> Builder<F, M> {
         &self,
         operations: &I,
         from: Option<PhysAddr>,
-        to: &Owned<M>,
+        to: &Owned<'_, M>,
         leaf: &Leaf,
     ) {
         let context = &self.0;

@@ -6,11 +6,10 @@ use arrayvec::ArrayVec;
 use memory_addr::{MemoryAddr, PhysAddr};
 
 use super::{
-    build::Exhausted,
     node::{Context, Node},
     walk::{Slot, Step},
 };
-use crate::{Entry, Format, Frames, GuestPhysRange, Leaf, Level, MappingFlags, Used};
+use crate::{Entry, Format, Frames, GuestPhysRange, Leaf, Level, MappingFlags, Used, account::Exhausted};
 
 /// What an exclusive operation does with the leaves in its range.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,7 +67,7 @@ impl<F: Format, M: Frames> Context<F, M> {
     fn cut(&self, slot: &Slot<'_>, leaf: &Leaf, range: GuestPhysRange, edit: Edit) -> Result<Cut<F, M>, Exhausted> {
         let (span, level) = (slot.span, slot.level);
         let part = GuestPhysRange { start: span.start.max(range.start), end: span.end.min(range.end) };
-        let table = self.new_table(level.below()).ok_or(Exhausted)?.into_raw();
+        let table = self.new_table(level.below())?.into_raw();
         let cut = Cut { context: self.clone(), span, part, level, used: leaf.used, table, link: Link::Unlinked };
         self.walk(cut.node(), span, &mut |slot: Slot<'_>| {
             let piece = Leaf { at: leaf.at + (slot.span.start - span.start), ..*leaf };
@@ -91,7 +90,7 @@ impl<F: Format, M: Frames> Context<F, M> {
                 Edit::Split => self.format.leaf(slot.level, &piece),
             }
         } else {
-            let table = self.new_table(slot.level.below()).ok_or(Exhausted)?.into_raw();
+            let table = self.new_table(slot.level.below())?.into_raw();
             slot.store(self.format.table(table));
             return Ok(Step::Into(table));
         };

@@ -9,7 +9,6 @@ use memory_addr::MemoryAddr;
 
 use super::{
     Table,
-    build::Exhausted,
     cut::{Cuts, Edit},
     flush::{Flush, Pending},
     node::{Context, Node},
@@ -17,7 +16,7 @@ use super::{
 };
 use crate::{
     Change, Changed, Entry, Format, Frames, GuestPhysRange, Invalidate, Leaf, MappingFlags, Scope, Unreachable,
-    shootdown::Shootdown,
+    account::Exhausted, shootdown::Shootdown,
 };
 
 /// What a commit changed, so far.

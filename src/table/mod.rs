@@ -23,7 +23,7 @@ use core::sync::atomic::Ordering;
 use memory_addr::PhysAddr;
 
 pub(crate) use self::{
-    build::{Detached, Exhausted, Fill},
+    build::{Detached, Fill},
     cut::Edit,
     flush::Flush,
     query::Run,
@@ -34,8 +34,8 @@ pub(crate) use self::{
 };
 use self::{flush::Pending, node::Context, node::Node};
 use crate::{
-    Entry, Format, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, Level, MappingFlags, frame::Owned,
-    shootdown::Shootdown,
+    Entry, Format, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, Level, MappingFlags, account::Exhausted,
+    frame::Owned, metered::Metered, shootdown::Shootdown,
 };
 
 /// The tables of one space.
@@ -59,9 +59,12 @@ pub(crate) struct Builder<F, M>(Context<F, M>);
 
 impl<F: Format, M: Frames> Table<F, M> {
     /// Tables of nothing: one root.
-    pub(crate) fn new(format: F, frames: M) -> Result<Self, Exhausted> {
-        let context = Context::new(format, frames);
-        let root = context.new_table(context.geometry.root_level).map(Owned::into_raw).ok_or(Exhausted)?;
+    ///
+    /// # Errors
+    /// There are no frames for it.
+    pub(crate) fn new(format: F, frames: Metered<M>, tables: Metered<M>) -> Result<Self, Exhausted> {
+        let context = Context::new(format, frames, tables);
+        let root = context.new_table(context.geometry.root_level)?.into_raw();
         Ok(Self { context, root, pending: None })
     }
 
@@ -152,14 +155,15 @@ impl<F: Format, M: Frames> Builder<F, M> {
         Ok(detached)
     }
 
-    /// Zeroed frames for a private leaf.
+    /// Zeroed frames for a private leaf. They are on no account yet.
     pub(crate) fn own_leaf<I: Invalidate<F::Root>>(
         &self,
         operations: &I,
         level: Level,
         flags: MappingFlags,
-    ) -> Option<(Owned<M>, crate::Leaf)> {
-        self.0.own_leaf(operations, level, flags)
+    ) -> Option<(Owned<'_, M>, crate::Leaf)> {
+        let frames = Owned::allocate(self.frames().plain(), self.0.leaf_pages(level))?;
+        Some(self.0.own_leaf(operations, frames, flags))
     }
 
     /// Whether private memory may have leaves of `level`.
@@ -182,8 +186,13 @@ impl<F: Format, M: Frames> Builder<F, M> {
         &self.0.format
     }
 
-    /// The allocator.
-    pub(crate) const fn frames(&self) -> &M {
+    /// The allocator of the space's own memory.
+    pub(crate) const fn frames(&self) -> &Metered<M> {
         &self.0.frames
+    }
+
+    /// The allocator of tables.
+    pub(crate) const fn tables(&self) -> &Metered<M> {
+        &self.0.tables
     }
 }

@@ -10,7 +10,8 @@ use core::{
 use memory_addr::{MemoryAddr, PAGE_SIZE_4K, PhysAddr};
 
 use crate::{
-    Content, Format, Frames, Geometry, GuestPhysAddr, Invalidate, Leaf, Level, MappingFlags, Owner, frame::Owned,
+    Content, Format, Frames, Geometry, GuestPhysAddr, Invalidate, Leaf, Level, MappingFlags, Owner, account::Exhausted,
+    frame::Owned, metered::Metered,
 };
 
 /// What is done with memory before it is freed: what a guest wrote past the caches, or left in them, must not meet the
@@ -29,7 +30,10 @@ pub(super) fn retire<R, I: Invalidate<R>>(operations: &I) -> impl Fn(NonNull<u8>
 #[derive(Clone)]
 pub(super) struct Context<F, M> {
     pub format: F,
-    pub frames: M,
+    /// What leaves of the space's own have.
+    pub frames: Metered<M>,
+    /// What tables have.
+    pub tables: Metered<M>,
     pub geometry: Geometry,
 }
 
@@ -47,9 +51,9 @@ pub(super) struct Node<'a> {
 }
 
 impl<F: Format, M: Frames> Context<F, M> {
-    pub(super) fn new(format: F, frames: M) -> Self {
+    pub(super) fn new(format: F, frames: Metered<M>, tables: Metered<M>) -> Self {
         let geometry = format.geometry();
-        Self { format, frames, geometry }
+        Self { format, frames, tables, geometry }
     }
 
     /// The table at `at`, whose entries are of `level`; `gpa` is any address that it translates.
@@ -59,7 +63,7 @@ impl<F: Format, M: Frames> Context<F, M> {
     /// lock; or nobody else knows it.
     #[inline]
     pub(super) unsafe fn node<'a>(&self, at: PhysAddr, level: Level, gpa: GuestPhysAddr) -> Node<'a> {
-        let pointer = self.frames.pointer(at).cast::<AtomicU64>();
+        let pointer = self.tables.pointer(at).cast::<AtomicU64>();
         // SAFETY: the caller's promise; entries are only ever reached as atomics, a table is aligned to its size, and
         // `Frames::pointer` is valid for all of its pages.
         let entries = unsafe { slice::from_raw_parts(pointer.as_ptr(), self.geometry.entries(level)) };
@@ -72,15 +76,18 @@ impl<F: Format, M: Frames> Context<F, M> {
     }
 
     /// A table of nothing whose entries are of `level`, which nobody else knows yet.
-    pub(super) fn new_table(&self, level: Level) -> Option<Owned<M>> {
-        let owned = Owned::zeroed(&self.frames, self.table_pages(level))?;
+    ///
+    /// # Errors
+    /// There are no frames for it.
+    pub(super) fn new_table(&self, level: Level) -> Result<Owned<'_, Metered<M>>, Exhausted> {
+        let owned = self.tables.take(self.table_pages(level))?.zeroed();
         let absent = self.format.absent();
         if absent != 0 {
             // SAFETY: the frames are ours alone, and large enough for a table of `level`.
             let node = unsafe { self.node(owned.at(), level, GuestPhysAddr::from_usize(0)) };
             node.entries.iter().for_each(|entry| entry.store(absent, Ordering::Relaxed));
         }
-        Some(owned)
+        Ok(owned)
     }
 
     /// Frees a table's frames.
@@ -89,7 +96,7 @@ impl<F: Format, M: Frames> Context<F, M> {
     /// The table at `at` is not linked any more, no CPU can walk it, and it is freed once.
     pub(super) unsafe fn free_table(&self, at: PhysAddr, level: Level) {
         // SAFETY: the caller's promise.
-        unsafe { self.frames.free(at, self.table_pages(level)) }
+        unsafe { self.tables.free(at, self.table_pages(level)) }
     }
 
     /// Frees `pages` frames from `at` on, if the leaf that mapped them owned them.

@@ -11,25 +11,26 @@ use crate::{
 
 /// What came of moving a leaf.
 #[must_use]
-pub(crate) enum Moved<M: Frames> {
+pub(crate) enum Moved<'f, M: Frames> {
     /// The leaf has the new frames; these are the old ones, which nobody reaches any more.
-    Done(Owned<M>),
+    Done(Owned<'f, M>),
     /// No leaf of that level with frames of the space's own is there; these are the new frames.
-    Unfit(Owned<M>),
+    Unfit(Owned<'f, M>),
 }
 
 impl<F: Format, M: Frames> Table<F, M> {
-    /// Moves the leaf of `level` at `gpa` to `frames`, which have its size.
+    /// Moves the leaf of `level` at `gpa` to `frames`, which have its size and are on no account: they take the old
+    /// ones' place there.
     ///
     /// # Errors
     /// A CPU could not be told: the leaf is as it was.
-    pub(crate) fn relocate<I: Invalidate<F::Root>>(
+    pub(crate) fn relocate<'f, I: Invalidate<F::Root>>(
         &mut self,
         gpa: GuestPhysAddr,
         level: Level,
-        frames: Owned<M>,
+        mut frames: Owned<'f, M>,
         shootdown: &Shootdown<I, F::Root>,
-    ) -> Result<Moved<M>, Unreachable> {
+    ) -> Result<Moved<'f, M>, Unreachable> {
         let context = &self.context;
         let (slot, entry) = context.lookup(self.root(), gpa);
         let Entry::Leaf(leaf) = entry else { return Ok(Moved::Unfit(frames)) };
@@ -56,19 +57,19 @@ impl<F: Format, M: Frames> Table<F, M> {
         context.copy(&old_leaf, &frames);
         let new_leaf = Leaf { at: frames.at(), ..old_leaf };
         context.synchronize(operations, &new_leaf, size);
-        let pages = frames.pages();
-        frames.into_raw();
         // Make. Release: the copy is complete before a walker can reach it.
         slot.store(context.format.leaf(level, &new_leaf));
         operations.publish();
-        // SAFETY: no entry names the old frames, and the invalidation that covers the broken leaf is complete.
-        Ok(Moved::Done(unsafe { Owned::from_raw(&context.frames, old_leaf.at, pages) }))
+        // SAFETY: no entry names the old frames, and the invalidation that covers the broken leaf is complete. The new ones
+        // are the entry's.
+        unsafe { frames.exchange(old_leaf.at) };
+        Ok(Moved::Done(frames))
     }
 }
 
 impl<F: Format, M: Frames> super::node::Context<F, M> {
     /// Copies a broken leaf's memory.
-    fn copy(&self, from: &Leaf, to: &Owned<M>) {
+    fn copy(&self, from: &Leaf, to: &Owned<'_, M>) {
         for page in 0..to.pages() {
             let source = self.frames.pointer(from.at + page * PAGE_SIZE_4K);
             let target = self.frames.pointer(to.at() + page * PAGE_SIZE_4K);

@@ -2,9 +2,10 @@
 
 use memory_addr::PhysAddr;
 
-use super::{Table, build::Exhausted, walk::Slot};
+use super::{Table, walk::Slot};
 use crate::{
-    Access, Change, Entry, Format, Frames, GuestPhysAddr, GuestPhysRange, Leaf, Level, MappingFlags, frame::Owned,
+    Access, Change, Entry, Format, Frames, GuestPhysAddr, GuestPhysRange, Leaf, Level, MappingFlags,
+    account::Exhausted, frame::Owned,
 };
 
 /// What stands at an address.
@@ -61,7 +62,7 @@ impl<F: Format, M: Frames> Table<F, M> {
         gpa: GuestPhysAddr,
         level: Level,
         leaf: &Leaf,
-        frames: Owned<M>,
+        frames: Owned<'_, M>,
     ) -> Result<Installed, Exhausted> {
         let installed = self.install_borrowed(gpa, level, leaf)?;
         if installed == Installed::Done {
@@ -109,7 +110,7 @@ impl<F: Format, M: Frames> Table<F, M> {
 
     /// Links a new table into an absent entry; `None` if another CPU was first, whose table then serves.
     fn link(&self, slot: &Slot<'_>) -> Result<Option<PhysAddr>, Exhausted> {
-        let table = self.context.new_table(slot.level.below()).ok_or(Exhausted)?;
+        let table = self.context.new_table(slot.level.below())?;
         let raw = self.context.format.table(table.at());
         let linked = slot.replace(self.context.format.absent(), raw).is_ok();
         Ok(linked.then(|| table.into_raw()))

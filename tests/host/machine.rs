@@ -9,7 +9,7 @@ use std::{
 };
 
 use stage2::{
-    Config, CpuId, GuestPhysAddr, GuestSpace, PhysAddr, Platform,
+    Config, CpuId, GuestPhysAddr, GuestSpace, Limits, PhysAddr, Platform,
     aarch64::{
         Capabilities, Decoded, Errata, Executor, Features, Op, Stage2, Syndrome, Tlb, Tracking, Vmid,
         decode_distrusting,
@@ -263,6 +263,7 @@ impl Machine for Model {
             frames: Pool::new(&self.memory),
             invalidate: Tlb::new(self.capabilities, sabotaged.clone()),
             cpus: CPUS,
+            limits: Limits::default(),
         })?;
         if self.sabotage.is_some() {
             sabotaged.arm();

@@ -21,8 +21,8 @@ use std::{
 use memory_addr::PAGE_SIZE_4K as PAGE;
 use stage2::{
     Access, Cause, Config, Content, CpuId, Error, Fault, Frames, GuestPhysAddr, GuestSpace, Invalidate, LeafPolicy,
-    LockFamily, Mapping, MappingFlags, Origin, Outcome, PhysAddr, Pieces, Platform, Populate, Reach, Scope, Spin,
-    Unreachable,
+    Limits, LockFamily, Mapping, MappingFlags, Origin, Outcome, PhysAddr, Pieces, Platform, Populate, Reach, Scope,
+    Spin, Unreachable,
     aarch64::{Root, Stage2, Vmid},
 };
 use stage2_model::{Failure, Memory, Pool};
@@ -157,6 +157,7 @@ impl<L: LockFamily> Board<L> {
             frames: frames.clone(),
             invalidate: invalidations.clone(),
             cpus: 4,
+            limits: Limits::default(),
         });
         let space = space.expect("a space");
         Self { empty: memory.allocated(), memory, invalidations, frames, space }

@@ -9,8 +9,8 @@ use std::{
 
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 use stage2::{
-    Config, Content, CpuId, Frames, GuestPhysAddr, GuestPhysRange, GuestSpace, Invalidate, Pieces, Platform, Reach,
-    Scope, Unreachable,
+    Config, Content, CpuId, Frames, GuestPhysAddr, GuestPhysRange, GuestSpace, Invalidate, Limits, Pieces, Platform,
+    Reach, Scope, Unreachable,
 };
 
 use super::format::Toy;
@@ -82,7 +82,7 @@ impl Board {
     }
 
     pub fn config(&self) -> Config<Machine> {
-        Config { format: Toy, frames: self.clone(), invalidate: self.clone(), cpus: 4 }
+        Config { format: Toy, frames: self.clone(), invalidate: self.clone(), cpus: 4, limits: Limits::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

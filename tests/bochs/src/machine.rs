@@ -13,7 +13,7 @@ use hypervisor::{
 };
 use memory_addr::PAGE_SIZE_4K;
 use stage2::{
-    Config, CpuId, GuestPhysAddr, GuestSpace, Mapping, MappingFlags, PhysAddr, Platform, Used, native,
+    Config, CpuId, GuestPhysAddr, GuestSpace, Limits, Mapping, MappingFlags, PhysAddr, Platform, Used, native,
     x86_64::ept::{Capabilities, Decoded, Depth, Ept, Features, LargeLeaves, Tracking, decode},
 };
 use stage2_bare::{
@@ -119,6 +119,7 @@ impl Bochs {
             frames: self.board,
             invalidate: native::Invalidate::new(self.capabilities, self.instructions, Shooter),
             cpus: self.cpus,
+            limits: Limits::default(),
         })?;
         let linear = |to| Mapping::Linear { to };
         let tables = range(pc::tables_place(), pc::TABLE_PAGES * PAGE_SIZE_4K);

@@ -9,7 +9,7 @@ fn another(board: &Board, number: u16) -> GuestSpace<Parts, Spin<16>> {
     let capabilities = stage2_model::capabilities(&stage2_model::arm::Config::default());
     let format = Stage2::new(&capabilities, 40, Vmid(number)).expect("40 bits");
     let (frames, invalidate) = (board.frames.clone(), board.invalidations.clone());
-    GuestSpace::new(Config { format, frames, invalidate, cpus: 4 }).expect("a space")
+    GuestSpace::new(Config { format, frames, invalidate, cpus: 4, limits: Limits::default() }).expect("a space")
 }
 
 /// Everything goes, and nothing is left of it.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use stage2::{
-    Config, CpuId, GuestPhysAddr, GuestSpace, PhysAddr, Platform, Unreachable, Used,
+    Config, CpuId, GuestPhysAddr, GuestSpace, Limits, PhysAddr, Platform, Unreachable, Used,
     x86_64::{
         Nested, NestedTlb, Root,
         ept::{self as intel, Capabilities, Depth, Ept, Errata, Features, Interrupt, LargeLeaves, Tlb, Tracking},
@@ -337,6 +337,7 @@ impl Machine for Model {
             frames: Pool::new(&self.memory),
             invalidate,
             cpus: CPUS,
+            limits: Limits::default(),
         })?)
     }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use stage2::{
-    CpuId, Fault, GuestPhysAddr, GuestPhysRange, GuestSpace, LeafPolicy, Mapping, MappingFlags, Outcome, Platform,
-    Populate, VcpuId,
+    CpuId, Fault, GuestPhysAddr, GuestPhysRange, GuestSpace, LeafPolicy, Limits, Mapping, MappingFlags, Outcome,
+    Platform, Populate, VcpuId,
     aarch64::{Decoded, Stage2, Syndrome, Tlb, Vmid, decode},
 };
 use stage2_model::{
@@ -58,6 +58,7 @@ impl Guest {
             frames: Pool::new(&memory),
             invalidate: Tlb::new(capabilities, executor.clone()),
             cpus: config.cpus,
+            limits: Limits::default(),
         })
         .unwrap();
         space.map(range(RAM, SIZE), Mapping::Private { populate: Populate::Lazy, leaf }, RWX).unwrap();

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use memory_addr::PAGE_SIZE_4K;
 use stage2::{
-    Config, CpuId, GuestPhysAddr, GuestSpace, Mapping, MappingFlags, PhysAddr, Platform,
+    Config, CpuId, GuestPhysAddr, GuestSpace, Limits, Mapping, MappingFlags, PhysAddr, Platform,
     aarch64::decode_distrusting,
     aarch64::{Capabilities, Decoded, Domain, Executor, Kind, Op, Stage2, Syndrome, Tlb, Tracking, Vmid},
     native,
@@ -159,6 +159,7 @@ impl Machine for Qemu {
             frames: self.board,
             invalidate: Tlb::new(self.capabilities, Saboteur(self.instructions)),
             cpus: self.cpus,
+            limits: Limits::default(),
         })?;
         let program = Mapping::Linear { to: guest::program() };
         let flags = MappingFlags::READ | MappingFlags::EXECUTE;

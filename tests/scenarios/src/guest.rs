@@ -172,7 +172,14 @@ impl<M: Machine> Deref for Guest<'_, M> {
 }
 
 impl<M: Machine> Drop for Guest<'_, M> {
+    /// Ends it. What it uses by its account must be what its tables show, down to the last frame.
     fn drop(&mut self) {
+        let (usage, stats) = (self.space.usage(), self.space.stats());
+        assert_eq!(
+            (usage.frames, usage.table_frames),
+            (stats.owned_frames + stats.lent_frames, stats.table_frames),
+            "the account is wrong"
+        );
         self.machine.park();
     }
 }

@@ -20,6 +20,7 @@ pub mod copying;
 pub mod faults;
 pub mod guest_memory;
 pub mod lifetime;
+pub mod limits;
 pub mod mapping;
 pub mod out_of_memory;
 pub mod protecting;

@@ -143,6 +143,17 @@ macro_rules! for_each_scenario {
                 to_make_a_space,
                 a_guest_goes_on_when_there_is_memory_again,
             }
+            limits {
+                a_guest_gets_as_many_tables_as_it_may,
+                a_guest_gets_as_many_frames_as_it_may,
+                a_block_that_is_too_much_comes_in_pages,
+                a_mapping_that_is_too_much_is_none,
+                what_moves_costs_nothing,
+                a_snapshot_takes_frames_off_the_account,
+                a_copy_counts_and_so_does_a_page_that_is_taken,
+                a_lower_limit_takes_nothing_away,
+                both_cpus_touch_the_last_page,
+            }
             refusals {
                 an_overlap_names_both_ranges,
                 a_bad_range_is_refused_everywhere,

@@ -2,8 +2,8 @@
 
 pub(crate) use memory_addr::PAGE_SIZE_4K as PAGE;
 pub(crate) use stage2::{
-    Access, AreaKind, Cause, CpuId, Error, Fault, LeafPolicy, Mapping, MappingFlags, Origin, Outcome, PhysAddr,
-    Populate, RegionError, SharedRegion, Used,
+    Access, AreaKind, Cause, CpuId, Error, Fault, LeafPolicy, Limits, Mapping, MappingFlags, Origin, Outcome, PhysAddr,
+    Populate, RegionError, Resource, SharedRegion, Used,
 };
 
 pub(crate) use crate::{
@@ -51,5 +51,5 @@ pub(crate) fn need_two_cpus<M: Machine>(machine: &M) -> Verdict {
 pub(crate) fn picture<M: Machine>(guest: &Guest<'_, M>) -> alloc::string::String {
     let stats = guest.stats();
     let figures = (stats.areas, stats.leaves, stats.table_frames, stats.owned_frames, guest.machine().allocated());
-    alloc::format!("{}{figures:?}", **guest)
+    alloc::format!("{}{figures:?}{:?}", **guest, guest.usage())
 }

@@ -13,7 +13,7 @@ use hypervisor::{
 };
 use memory_addr::PAGE_SIZE_4K;
 use stage2::{
-    Config, CpuId, GuestPhysAddr, GuestSpace, Mapping, MappingFlags, PhysAddr, Platform, Used,
+    Config, CpuId, GuestPhysAddr, GuestSpace, Limits, Mapping, MappingFlags, PhysAddr, Platform, Used,
     x86_64::{
         Nested, NestedTlb, ept,
         npt::{Asid, Capabilities, Decoded, Features, Instructions, Npt, Tlb, decode},
@@ -189,6 +189,7 @@ impl Machine for Svm {
             frames: self.board,
             invalidate: NestedTlb::Npt(Tlb::new(instructions, Shooter)),
             cpus: self.cpus,
+            limits: Limits::default(),
         })?;
         let linear = |to| Mapping::Linear { to };
         let tables = range(pc::tables_place(), pc::TABLE_PAGES * PAGE_SIZE_4K);

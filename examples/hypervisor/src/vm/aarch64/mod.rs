@@ -27,7 +27,7 @@ use hypervisor::{
     vcpu::{self, Registers},
 };
 use stage2::{
-    Config, CpuId, VcpuId,
+    Config, CpuId, Limits, VcpuId,
     aarch64::{Syndrome, Vmid},
     native,
 };
@@ -70,7 +70,7 @@ pub fn config(frames: Pool, number: usize, cpus: &Range<usize>) -> Result<Config
     let bits = 40.min(capabilities.physical_bits);
     let format = native::Format::new(&capabilities, bits, Vmid(number as u16)).map_err(|error| format!("{error}"))?;
     let invalidate = native::Invalidate::new(capabilities, instructions);
-    Ok(Config { format, frames, invalidate, cpus: cpus.len() })
+    Ok(Config { format, frames, invalidate, cpus: cpus.len(), limits: Limits::default() })
 }
 
 /// How many CPUs a guest has.

@@ -25,7 +25,7 @@ use hypervisor::{
     vcpu::{self, Exit, Mode, Setup, Vcpu},
 };
 use stage2::{
-    Config, CpuId, VcpuId, native,
+    Config, CpuId, Limits, VcpuId, native,
     x86_64::ept::{Depth, LargeLeaves},
 };
 pub use tables::{TABLE_LEVELS, root_table, table_below};
@@ -61,7 +61,7 @@ pub fn config(frames: Pool, _number: usize, cpus: &Range<usize>) -> Result<Confi
     // CPU's VMCS is the current one; the tables come from this program's pool.
     let instructions = unsafe { native::Instructions::new() };
     let invalidate = native::Invalidate::new(capabilities, instructions, shootdown::Nmi { first: cpus.start });
-    Ok(Config { format, frames, invalidate, cpus: cpus.len() })
+    Ok(Config { format, frames, invalidate, cpus: cpus.len(), limits: Limits::default() })
 }
 
 /// The command line that the emulator passes, and the CPUs that there may be: nothing here says how many there are.

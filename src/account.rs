@@ -1,0 +1,318 @@
+//! What a space uses of one resource, and how much it may use.
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::{Error, GuestPhysRange, counted::Counted};
+
+/// In how many places credit is kept.
+const STRIPES: usize = 16;
+
+/// How many frames a stripe draws at once: so often do CPUs that fault meet on the account's own cache line.
+const BATCH: usize = 64;
+
+/// What a space has of the hypervisor's memory, in frames of 4 KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// Frames of its own that the guest can reach.
+    Frames,
+    /// Frames of its tables.
+    TableFrames,
+}
+
+impl core::fmt::Display for Resource {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Frames => "frames of the space's own",
+            Self::TableFrames => "frames for tables",
+        })
+    }
+}
+
+/// How much a space may have, in frames of 4 KiB; without a limit, as much as the allocator has.
+///
+/// Memory of regions is theirs, and bounded by their size: it is not in these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Frames of its own: private memory, and copies of what it inherited.
+    pub frames: Option<usize>,
+    /// Frames for tables, the root among them. What a guest touches costs up to one path of tables for each page, where
+    /// it chooses the addresses.
+    pub table_frames: Option<usize>,
+}
+
+/// How much a space has, in frames of 4 KiB, and how much it may have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Frames of its own.
+    pub frames: usize,
+    /// Frames for tables, the root among them.
+    pub table_frames: usize,
+    /// The limits.
+    pub limits: Limits,
+}
+
+/// Why a frame, or memory to keep account of one, could not be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exhausted {
+    /// The allocator has nothing left.
+    Memory,
+    /// So many of these are all that the space may have.
+    Limit(Resource, usize),
+}
+
+impl Exhausted {
+    /// The error of an operation on `range` that it ended.
+    pub(crate) const fn at(self, range: GuestPhysRange) -> Error {
+        match self {
+            Self::Memory => Error::NoMemory(range),
+            Self::Limit(what, limit) => Error::Limit { range, what, limit },
+        }
+    }
+}
+
+/// Counts frames, on many CPUs at once.
+///
+/// The total would be a cache line that every fault on every CPU writes. So it is drawn in batches: what is drawn and not
+/// used is credit, which lies in stripes, and what is used is the difference. Near the limit what is needed is drawn, and
+/// then other stripes' credit taken, so that a limit is reached by the last frame and not before.
+pub(crate) struct Account {
+    what: Resource,
+    total: Total,
+    credit: [Credit; STRIPES],
+}
+
+/// On a cache line of its own, which changes once a batch.
+#[repr(align(128))]
+struct Total {
+    limit: AtomicUsize,
+    drawn: AtomicUsize,
+}
+
+/// What is drawn and not used, on cache lines of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Credit(AtomicUsize);
+
+impl Account {
+    /// Of nothing.
+    pub(crate) fn open(what: Resource, limit: Option<usize>) -> Option<Counted<Self>> {
+        let total = Total { limit: AtomicUsize::new(limit.unwrap_or(usize::MAX)), drawn: AtomicUsize::new(0) };
+        Counted::try_new(Self { what, total, credit: Default::default() })
+    }
+
+    /// `frames` more are used, if the charge is [kept](Charge::keep).
+    ///
+    /// # Errors
+    /// The limit does not allow it; or only just so, and others gave back and took at the same time.
+    pub(crate) fn charge(&self, frames: usize) -> Result<Charge<'_>, Exhausted> {
+        self.use_up(frames).map(|()| Charge { account: self, frames })
+    }
+
+    fn use_up(&self, frames: usize) -> Result<(), Exhausted> {
+        let here = self.here();
+        if here.take(frames) {
+            return Ok(());
+        }
+        if self.draw(frames.saturating_add(BATCH)) {
+            here.give(BATCH);
+            return Ok(());
+        }
+        if self.draw(frames) {
+            return Ok(());
+        }
+        let mut missing = frames;
+        for credit in &self.credit {
+            missing -= credit.take_some(missing);
+        }
+        if missing == 0 || self.draw(missing) {
+            return Ok(());
+        }
+        here.give(frames - missing);
+        Err(Exhausted::Limit(self.what, self.limit()))
+    }
+
+    /// `frames` are used no more.
+    pub(crate) fn give_back(&self, frames: usize) {
+        if self.total.drawn.load(Ordering::Relaxed) > self.limit() {
+            // Credit could be used, which the limit does not allow any more.
+            self.total.drawn.fetch_sub(frames, Ordering::Relaxed);
+            return;
+        }
+        let here = self.here();
+        let credit = here.give(frames);
+        if credit > 2 * BATCH {
+            self.total.drawn.fetch_sub(here.take_some(credit - BATCH), Ordering::Relaxed);
+        }
+    }
+
+    /// How many are used: exact while nobody charges or releases.
+    pub(crate) fn used(&self) -> usize {
+        let credit: usize = self.credit.iter().map(|credit| credit.0.load(Ordering::Relaxed)).sum();
+        self.total.drawn.load(Ordering::Relaxed).saturating_sub(credit)
+    }
+
+    /// How many more the limit allows: exact while nobody charges or releases.
+    pub(crate) fn room(&self) -> usize {
+        self.limit().saturating_sub(self.used())
+    }
+
+    /// Sets the limit. What is used beyond it stays. Nobody charges meanwhile.
+    pub(crate) fn set_limit(&self, limit: Option<usize>) {
+        self.total.limit.store(limit.unwrap_or(usize::MAX), Ordering::Relaxed);
+        for credit in &self.credit {
+            self.total.drawn.fetch_sub(credit.take_some(usize::MAX), Ordering::Relaxed);
+        }
+    }
+
+    /// The limit, if there is one.
+    pub(crate) fn limited(&self) -> Option<usize> {
+        Some(self.limit()).filter(|&limit| limit != usize::MAX)
+    }
+
+    fn limit(&self) -> usize {
+        self.total.limit.load(Ordering::Relaxed)
+    }
+
+    /// Draws so many from the total, if the limit allows it.
+    fn draw(&self, frames: usize) -> bool {
+        let limit = self.limit();
+        let more = |drawn: usize| drawn.checked_add(frames).filter(|&drawn| drawn <= limit);
+        self.total.drawn.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// The stripe of whoever calls: each CPU has a stack of its own.
+    fn here(&self) -> &Credit {
+        let here = 0_u8;
+        // The golden ratio's digits spread stacks at any distance.
+        let hash = ((&raw const here).addr() >> 12).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        &self.credit[hash >> (usize::BITS - STRIPES.ilog2())]
+    }
+}
+
+/// Frames that are on an account until it is dropped, or, [kept](Self::keep), until they are released.
+#[must_use]
+pub(crate) struct Charge<'a> {
+    account: &'a Account,
+    frames: usize,
+}
+
+impl Charge<'_> {
+    /// Whoever has the frames now releases them.
+    pub(crate) fn keep(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for Charge<'_> {
+    fn drop(&mut self) {
+        self.account.give_back(self.frames);
+    }
+}
+
+// Relaxed throughout: the numbers guard nothing but themselves.
+impl Credit {
+    /// Adds to it: how much it is then.
+    fn give(&self, frames: usize) -> usize {
+        self.0.fetch_add(frames, Ordering::Relaxed) + frames
+    }
+
+    /// Takes all of `frames`, or none.
+    fn take(&self, frames: usize) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |credit| credit.checked_sub(frames)).is_ok()
+    }
+
+    /// Takes `most`, or as many as there are: how many.
+    fn take_some(&self, most: usize) -> usize {
+        let less = |credit: usize| (credit > 0).then(|| credit.saturating_sub(most));
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).map_or(0, |credit| credit.min(most))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    fn account(limit: usize) -> Counted<Account> {
+        Account::open(Resource::Frames, Some(limit)).unwrap()
+    }
+
+    #[test]
+    fn the_last_frame_is_had_and_no_more() {
+        for limit in [0, 1, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH + 7] {
+            let account = account(limit);
+            (0..limit).for_each(|_| account.use_up(1).unwrap());
+            assert_eq!(account.use_up(1), Err(Exhausted::Limit(Resource::Frames, limit)));
+            assert_eq!((account.used(), account.room()), (limit, 0));
+            account.give_back(limit);
+            assert_eq!(account.used(), 0);
+            assert_eq!(account.use_up(limit), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_charge_that_is_not_kept_is_none() {
+        let account = account(7);
+        drop(account.charge(7).map_err(drop));
+        assert_eq!(account.used(), 0);
+        account.charge(5).unwrap().keep();
+        assert_eq!((account.used(), account.charge(3).is_ok()), (5, false));
+    }
+
+    #[test]
+    fn what_lies_in_other_stripes_is_had_too() {
+        let account = account(100);
+        account.use_up(100).unwrap();
+        account.credit[3].give(30);
+        account.credit[11].give(30);
+        assert_eq!(account.use_up(61), Err(Exhausted::Limit(Resource::Frames, 100)));
+        assert_eq!(account.used(), 40);
+        account.use_up(60).unwrap();
+        assert_eq!(account.used(), 100);
+    }
+
+    #[test]
+    fn a_lower_limit_refuses_until_enough_came_back() {
+        let account = account(1000);
+        account.use_up(500).unwrap();
+        account.set_limit(Some(400));
+        assert_eq!((account.used(), account.room()), (500, 0));
+        account.give_back(100);
+        assert_eq!(account.use_up(1), Err(Exhausted::Limit(Resource::Frames, 400)));
+        account.give_back(1);
+        assert_eq!((account.use_up(1), account.use_up(1)), (Ok(()), Err(Exhausted::Limit(Resource::Frames, 400))));
+        account.set_limit(None);
+        account.use_up(1_000_000).unwrap();
+        assert_eq!((account.used(), account.limited()), (1_000_400, None));
+    }
+
+    #[test]
+    fn what_came_back_does_not_pile_up_in_one_stripe() {
+        let account = account(usize::MAX);
+        account.use_up(10_000).unwrap();
+        account.give_back(10_000);
+        assert_eq!(account.used(), 0);
+        assert!(account.total.drawn.load(Ordering::Relaxed) <= 3 * BATCH);
+    }
+
+    #[test]
+    fn threads_never_have_more_than_the_limit_and_lose_nothing() {
+        let account = account(50);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for round in 0..if cfg!(miri) { 20 } else { 5000 } {
+                        let frames = 1 + round % 20;
+                        if account.use_up(frames).is_ok() {
+                            assert!(account.total.drawn.load(Ordering::Relaxed) <= 50);
+                            account.give_back(frames);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(account.used(), 0);
+        account.use_up(50).unwrap();
+    }
+}

@@ -1,0 +1,106 @@
+//! What a limit refuses, and what only looks like it.
+
+use std::{
+    sync::Mutex,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use stage2::{Config, Limits, Resource};
+
+use super::*;
+
+fn write(at: usize) -> Fault {
+    Fault { gpa: gpa(at), access: Access::Write, cause: Cause::Translation, origin: Origin::Instruction }
+}
+
+#[test]
+fn a_space_without_leave_for_a_root_is_none() {
+    let board = Board::new();
+    let limits = Limits { table_frames: Some(0), frames: None };
+    let refused = GuestSpace::<Machine>::new(Config { limits, ..board.config() }).map(drop);
+    assert!(matches!(refused, Err(Error::Limit { what: Resource::TableFrames, limit: 0, .. })), "{refused:?}");
+    assert_eq!(board.allocated(), 0);
+}
+
+/// Two CPUs touched the last page that a guest may have: the second was refused while the first, which had the frame on
+/// the account, was still making the tables for it.
+#[test]
+fn a_page_that_another_cpu_is_about_to_install_is_not_refused() {
+    let board = Board::new();
+    let space = Arc::new(board.space());
+    space.map(range(0, PAGE), LAZY, RW).unwrap();
+    space.set_limits(Limits { frames: Some(1), table_frames: None });
+    let other: Arc<Mutex<Option<JoinHandle<_>>>> = Arc::default();
+    let second = {
+        let (space, other) = (Arc::clone(&space), Arc::clone(&other));
+        move || {
+            *other.lock().unwrap() = Some(thread::spawn(move || space.fault(CpuId(1), write(0))));
+            thread::sleep(Duration::from_millis(100));
+        }
+    };
+    // The first allocation is the frame's, and the next a table's.
+    let again = board.clone();
+    board.on_allocation(move || again.on_allocation(second));
+    assert_eq!(space.fault(CpuId(0), write(0)), Ok(Outcome::Resolved));
+    let second = other.lock().unwrap().take().expect("the tables were made");
+    assert_eq!(second.join().unwrap(), Ok(Outcome::Retry));
+    assert_eq!((space.usage().frames, space.stats().owned_frames), (1, 1));
+}
+
+/// The same for the hypervisor's own access.
+#[test]
+fn a_page_that_another_cpu_is_about_to_install_is_read() {
+    let board = Board::new();
+    let space = Arc::new(board.space());
+    space.map(range(0, PAGE), LAZY, RW).unwrap();
+    space.set_limits(Limits { frames: Some(1), table_frames: None });
+    let other: Arc<Mutex<Option<JoinHandle<_>>>> = Arc::default();
+    let second = {
+        let (space, other) = (Arc::clone(&space), Arc::clone(&other));
+        move || {
+            *other.lock().unwrap() = Some(thread::spawn(move || space.read_obj::<u64>(gpa(8))));
+            thread::sleep(Duration::from_millis(100));
+        }
+    };
+    let again = board.clone();
+    board.on_allocation(move || again.on_allocation(second));
+    assert_eq!(space.fault(CpuId(0), write(0)), Ok(Outcome::Resolved));
+    let second = other.lock().unwrap().take().expect("the tables were made");
+    assert_eq!(second.join().unwrap(), Ok(0));
+}
+
+/// A region's frames go back where they came from, whatever a space counts: the account is not the allocator.
+#[test]
+fn a_page_that_is_taken_comes_from_the_same_allocator() {
+    let board = Board::new();
+    let space = board.space();
+    let region = space.region(PAGE).unwrap();
+    region.writer().unwrap().write_obj(0, 7_u64).unwrap();
+    region.freeze().unwrap();
+    space.map(range(0, PAGE), Mapping::CopyOnWrite { region, offset: 0 }, RW).unwrap();
+    assert_eq!(fault(&space, 0, Access::Read), Outcome::Resolved);
+    let at = space.translate(gpa(0)).unwrap().hpa;
+    assert_eq!(space.usage().frames, 0);
+    assert_eq!(space.fault(CpuId(0), Fault { cause: Cause::Permission, ..write(0) }), Ok(Outcome::Resolved));
+    assert_eq!(space.translate(gpa(0)).unwrap().hpa, at, "it was copied");
+    assert_eq!(space.usage().frames, 1);
+}
+
+/// What was taken away, and cannot be freed since a CPU is deaf, is still the space's.
+#[test]
+fn what_is_not_freed_yet_counts() {
+    let board = Board::with(Reach::ThisCpu, Pieces::Any);
+    let space = board.space();
+    space.map(range(0, 3 * PAGE), PAGES, RW).unwrap();
+    let root = board.allocated() - 3 - (space.usage().table_frames - 1);
+    assert_eq!(root, 1);
+    space.enter(CpuId(3), VcpuId(3)).unwrap();
+    board.deafen(Some(CpuId(3)));
+    assert!(matches!(space.unmap(range(0, 3 * PAGE)), Err(Error::Invalidation { .. })));
+    assert_eq!((space.usage().frames, space.stats().owned_frames), (3, 0));
+    space.leave(CpuId(3)).unwrap();
+    board.deafen(None);
+    space.map(range(0, PAGE), LAZY, RW).unwrap();
+    assert_eq!((space.usage().frames, space.usage().table_frames), (0, 1));
+}
