@@ -138,7 +138,7 @@ pub fn a_count_goes_on_while_its_page_moves<M: Machine>(machine: &M) -> Verdict 
         let result = until(&over, || {
             target += 1000;
             ensure_eq!(guest.seat(1, 1).tries(Step::CountTo(RAM, target), 100_000)?, Value(target));
-            over.store(moves.load(Ordering::Acquire) >= MOVES, Ordering::Release);
+            over.fetch_or(moves.load(Ordering::Acquire) >= MOVES, Ordering::AcqRel);
             Ok(())
         });
         over.store(true, Ordering::Release);
@@ -173,7 +173,8 @@ pub fn a_guest_writes_until_its_memory_goes<M: Machine>(machine: &M) -> Verdict 
         let over = AtomicBool::new(false);
         let host = || {
             let waited = until(&over, || {
-                over.store(guest.read_obj::<u64>(gpa(RAM))? > 100, Ordering::Release);
+                // Only ever set: the other CPU may have come to its end by itself meanwhile.
+                over.fetch_or(guest.read_obj::<u64>(gpa(RAM))? > 100, Ordering::AcqRel);
                 Ok(())
             });
             guest.unmap(range(RAM, BLOCK))?;

@@ -76,11 +76,9 @@ pub const FAULTS: &[Fault] = &[
         rules: &["F3"],
         edits: &[Edit {
             file: FAULT,
-            text: "        let state = self.state.shared(cpu);
-        let Some(area)",
+            text: "        self.judge_with(&self.state.shared(cpu), fault)",
             instead: "        let _ = cpu;
-        let state = self.state.exclusive();
-        let Some(area)",
+        self.judge_with(&self.state.exclusive(), fault)",
         }],
         host: &[toy("do_not_wait_for_each_other")],
         emulator: ONLY_COST,

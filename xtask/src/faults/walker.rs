@@ -266,7 +266,7 @@ pub const FAULTS: &[Fault] = &[
         rules: &["G6", "H14"],
         edits: &[Edit {
             file: BUILD,
-            text: "        self.synchronize(operations, &leaf, self.geometry.span(level));\n",
+            text: "        self.synchronize(operations, &leaf, frames.pages() * PAGE_SIZE_4K);\n",
             instead: "        let _ = operations;\n",
         }],
         host: &[host("cortex_a57::faults::lazy_memory_is_zero"), host("cortex_a57::mapping::")],
