@@ -185,8 +185,8 @@ pub const FAULTS: &[Fault] = &[
         rules: &["W9"],
         edits: &[Edit {
             file: NODE,
-            text: "let owned = Owned::zeroed(&self.frames, self.table_pages(level))?;",
-            instead: "let owned = Owned::allocate(&self.frames, self.table_pages(level))?;",
+            text: "let owned = self.tables.take(self.table_pages(level))?.zeroed();",
+            instead: "let owned = self.tables.take(self.table_pages(level))?;",
         }],
         host: &[host("cortex_a57::unmapping::a_hole_is_mapped_anew"), host("cortex_a57::lifetime::")],
         emulator: Emulator::Shows(A57, &["faults::frames_of_a_former_guest_are_zero"]),
@@ -255,8 +255,8 @@ pub const FAULTS: &[Fault] = &[
         rules: &["G4"],
         edits: &[Edit {
             file: BUILD,
-            text: "let frames = Owned::zeroed(&self.frames, self.leaf_pages(level))?;",
-            instead: "let frames = Owned::allocate(&self.frames, self.leaf_pages(level))?;",
+            text: "        let frames = frames.zeroed();\n",
+            instead: "",
         }],
         host: &[host("cortex_a57::faults::"), toy("is_zero_until_it_is_written")],
         emulator: Emulator::Shows(A57, &["faults::frames_of_a_former_guest_are_zero"]),
