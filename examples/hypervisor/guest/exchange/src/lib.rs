@@ -1,7 +1,7 @@
 //! What two guests say to each other through memory that both map: thousands of messages each way, of which each side
 //! knows what the other has to say.
 //!
-//! The memory is a [ring](ring) each way, with one sender and one receiver. Neither side trusts the other: what stands
+//! The memory is a ring each way, with one sender and one receiver. Neither side trusts the other: what stands
 //! in the memory is checked before it is used.
 #![no_std]
 
