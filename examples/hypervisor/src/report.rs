@@ -34,7 +34,7 @@ pub fn stats(machine: &Machine) {
     line!(
         "hv: {}stats faults={} leaves_4k={pages} leaves_2m={blocks} leaves_1g={large} invalidations_range={} \
          invalidations_all={} invalidations_denial={} relocations={} poison_checked={checked} poison_bad={bad} tables={} \
-         owned={} shared={}",
+         private={} copied={} shared={}",
         machine.label,
         stats.faults,
         invalidations.ranges,
@@ -42,7 +42,8 @@ pub fn stats(machine: &Machine) {
         invalidations.denials,
         machine.torture.moved.load(Ordering::Relaxed),
         stats.table_frames,
-        stats.owned_frames,
+        stats.owned_frames - stats.copied_frames,
+        stats.copied_frames,
         stats.shared_frames,
     );
 }
