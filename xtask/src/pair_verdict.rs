@@ -59,6 +59,10 @@ pub enum PairFailure {
     Ring { number: usize, found: String, expected: String },
     #[error("the fork found the counters at {found}, where they had been between {before} and {after}")]
     Moment { before: u64, found: u64, after: u64 },
+    #[error("the map of guest {number} was not shown")]
+    NoMap { number: usize },
+    #[error("guest {number} has no copy of what it wrote")]
+    NothingCopied { number: usize },
     #[error("guest {number} was not refused with \"{reason}\"")]
     NotRefused { number: usize, reason: &'static str },
     #[error("guest {number} has no ring")]
@@ -101,7 +105,9 @@ pub fn judge(console: &str, pair: Pair, messages: u32, sums: &[String]) -> Resul
     }
     for number in everybody {
         words_of(console, number, "guest: workload ok")?;
+        judge_report(console, number)?;
     }
+    judge_copies(console, &roles)?;
     judge_refusals(console, roles.forked)?;
     judge_frames(console, &roles)?;
     judge_end(console)?;
@@ -143,6 +149,25 @@ fn judge_fork(console: &str, roles: &Roles) -> Result<u64, PairFailure> {
     };
     let (before, after, found) = (figure(forked, "before=")?, figure(forked, "after=")?, figure(fork, "found=")?);
     if (before..=after).contains(&found) { Ok(found) } else { Err(PairFailure::Moment { before, found, after }) }
+}
+
+/// The map of each guest is shown at its end, and how much of what it had.
+fn judge_report(console: &str, number: usize) -> Result<(), PairFailure> {
+    said(console, &format!("hv: guest {number}: map after:")).ok_or(PairFailure::NoMap { number })?;
+    let stats = said(console, &format!("hv: guest {number}: stats ")).map(verdict::Figures::parse).unwrap_or_default();
+    ["private", "copied", "shared", "tables"].into_iter().try_for_each(|name| stats.get(name).map(drop))?;
+    Ok(())
+}
+
+/// Whoever was forked, and the fork, have copies of pages that they wrote.
+fn judge_copies(console: &str, roles: &Roles) -> Result<(), PairFailure> {
+    for number in [roles.forked, roles.fork] {
+        let stats = said(console, &format!("hv: guest {number}: stats ")).map(verdict::Figures::parse);
+        if stats.unwrap_or_default().get("copied")? == 0 {
+            return Err(PairFailure::NothingCopied { number });
+        }
+    }
+    Ok(())
 }
 
 /// Everything that the small guest should not have got was refused, for the right reason.

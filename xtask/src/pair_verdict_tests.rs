@@ -12,9 +12,13 @@ fn good() -> String {
          2| guest: ring ok end=1 {first}\r\n\
          1| guest: ring ok end=0 {second}\r\n\
          2| guest: workload ok rounds=1 forks=1\r\n\
+         hv: guest 2: map after:\r\n\
+         hv: guest 2: stats tables=7 private=0 copied=132 shared=9\r\n\
          hv: guest 2: ring at 0x78000000 in frames 0x8000 0x9000\r\n\
          hv: guest 2: ended: off\r\n\
          1| guest: workload ok rounds=1 forks=1\r\n\
+         hv: guest 1: map after:\r\n\
+         hv: guest 1: stats tables=7 private=0 copied=131 shared=9\r\n\
          hv: guest 1: ring at 0x74000000 in frames 0x8000 0x9000\r\n\
          hv: guest 1: ended: off\r\n\
          hv: frames left=0 poison_checked=9 poison_bad=0\r\n\
@@ -42,7 +46,8 @@ fn a_good_run_gives_its_figures() {
 
 #[test]
 fn linux_beside_the_small_guest_has_one_more_to_wait_for_and_its_checksums() {
-    let fork = "3| guest: workload ok\n3| guest: fork ok found=40\n1| guest: round 1/1 sha256 aa\n";
+    let fork = "3| guest: workload ok\n3| guest: fork ok found=40\nhv: guest 3: map after:\n\
+                hv: guest 3: stats tables=7 private=0 copied=130 shared=9\n1| guest: round 1/1 sha256 aa\n";
     let console = good()
         .replace("guest: fork ok child=2", "guest: fork ok")
         .replace("1| guest: fork ok before", "2| guest: fork ok child=3 before");
@@ -86,6 +91,14 @@ fn the_fork_was_made_while_the_counter_ran() {
     }
     assert_eq!(judge_with("2| guest: fork ok", "2| guest: fork"), unsaid(2, "guest: fork ok "));
     assert_eq!(judge_with("before=30 ", ""), unsaid(1, "guest: fork ok … before="));
+}
+
+#[test]
+fn each_guests_map_and_figures_are_shown() {
+    assert_eq!(judge_with("hv: guest 2: map after:", ""), Err(PairFailure::NoMap { number: 2 }));
+    assert_eq!(judge_with("hv: guest 1: stats", "hv:"), Err(Failure::NoFigure("private").into()));
+    assert_eq!(judge_with("copied=132", "copies=132"), Err(Failure::NoFigure("copied").into()));
+    assert_eq!(judge_with("copied=132", "copied=0"), Err(PairFailure::NothingCopied { number: 2 }));
 }
 
 #[test]
