@@ -31,7 +31,9 @@ pub struct VcpuId(pub usize);
 pub(crate) struct Cpus {
     /// The newest flush that every CPU must make. A CPU that never entered owes the first.
     generation: AtomicU64,
-    cpus: Vec<Cpu>,
+    /// Whether no CPU may enter.
+    closed: AtomicBool,
+    all: Vec<Cpu>,
 }
 
 /// One CPU, on cache lines of its own.
@@ -47,6 +49,15 @@ struct Cpu {
     has_run: atomic::AtomicBool,
     /// The virtual CPU that ran last.
     vcpu: atomic::AtomicUsize,
+}
+
+/// Why a CPU may not run the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Barred {
+    /// There is no such CPU.
+    NoSuchCpu,
+    /// No CPU may.
+    Closed,
 }
 
 /// What a CPU must do before it runs the guest.
@@ -65,36 +76,60 @@ pub(crate) struct Generation(u64);
 impl Cpus {
     /// `count` CPUs, none of them in the guest, each owing its first flush.
     pub(crate) fn new(count: usize) -> Option<Self> {
-        let mut cpus = Vec::new();
-        cpus.try_reserve_exact(count).ok()?;
-        cpus.extend((0..count).map(|_| Cpu {
+        let mut all = Vec::new();
+        all.try_reserve_exact(count).ok()?;
+        all.extend((0..count).map(|_| Cpu {
             in_guest: AtomicBool::new(false),
             flushed: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             has_run: atomic::AtomicBool::new(false),
             vcpu: atomic::AtomicUsize::new(0),
         }));
-        Some(Self { generation: AtomicU64::new(1), cpus })
+        Some(Self { generation: AtomicU64::new(1), closed: AtomicBool::new(false), all })
     }
 
-    /// The CPU is about to run the guest; `None` if there is no such CPU.
-    pub(crate) fn enter(&self, cpu: CpuId, vcpu: VcpuId) -> Option<Owed> {
-        let this = self.cpus.get(cpu.0)?;
+    /// The CPU is about to run the guest, unless it is barred.
+    pub(crate) fn enter(&self, cpu: CpuId, vcpu: VcpuId) -> Result<Owed, Barred> {
+        let this = self.all.get(cpu.0).ok_or(Barred::NoSuchCpu)?;
         this.in_guest.store(true, Ordering::SeqCst);
-        // Orders the store above before the load below. Without it both this CPU could miss the flusher's
-        // generation and the flusher miss this CPU (H20).
+        // Orders the store above before the loads below. Without it both this CPU could miss the flusher's
+        // generation and the flusher miss this CPU (H20); likewise for whoever closes.
         fence(Ordering::SeqCst);
+        // Acquire: what was done while it was closed is over.
+        if self.closed.load(Ordering::Acquire) {
+            this.in_guest.store(false, Ordering::SeqCst);
+            return Err(Barred::Closed);
+        }
         let generation = self.generation.load(Ordering::SeqCst);
         let flush = (this.flushed.load(Ordering::SeqCst) < generation).then_some(Generation(generation));
         let has_run = this.has_run.swap(true, atomic::Ordering::Relaxed);
         let before = this.vcpu.swap(vcpu.0, atomic::Ordering::Relaxed);
-        Some(Owed { flush, other_vcpu: has_run && before != vcpu.0 })
+        Ok(Owed { flush, other_vcpu: has_run && before != vcpu.0 })
     }
 
     /// The CPU is out of the guest; `None` if there is no such CPU.
     pub(crate) fn leave(&self, cpu: CpuId) -> Option<()> {
-        self.cpus.get(cpu.0)?.in_guest.store(false, Ordering::SeqCst);
+        self.all.get(cpu.0)?.in_guest.store(false, Ordering::SeqCst);
         Some(())
+    }
+
+    /// Lets no CPU enter from now on, if none is in the guest; else the first that is. One at a time.
+    pub(crate) fn close(&self) -> Result<(), CpuId> {
+        // Nobody is to be barred for something that cannot be.
+        self.inside().map_or(Ok(()), Err)?;
+        self.closed.store(true, Ordering::Relaxed);
+        // Orders the store before the reads of `in_guest`: the other half of `enter`'s fence.
+        fence(Ordering::SeqCst);
+        let inside = self.inside();
+        if inside.is_some() {
+            self.open();
+        }
+        inside.map_or(Ok(()), Err)
+    }
+
+    /// Lets CPUs enter again. Release: what was done meanwhile is over.
+    pub(crate) fn open(&self) {
+        self.closed.store(false, Ordering::Release);
     }
 
     /// What an interrupted CPU flushes: everything up to here.
@@ -104,21 +139,21 @@ impl Cpus {
 
     /// The CPU has made a flush that began after `generation` was read.
     pub(crate) fn flushed(&self, cpu: CpuId, generation: Generation) {
-        if let Some(this) = self.cpus.get(cpu.0) {
+        if let Some(this) = self.all.get(cpu.0) {
             this.flushed.fetch_max(generation.0, Ordering::SeqCst);
         }
     }
 
     /// The CPU tried to make a flush up to `generation`, and could not.
     pub(crate) fn refuse(&self, cpu: CpuId, generation: Generation) {
-        if let Some(this) = self.cpus.get(cpu.0) {
+        if let Some(this) = self.all.get(cpu.0) {
             this.refused.fetch_max(generation.0, Ordering::SeqCst);
         }
     }
 
     /// Whether the CPU tried to make the flush, and could not.
     pub(crate) fn refused(&self, cpu: CpuId, generation: Generation) -> bool {
-        self.cpus.get(cpu.0).is_some_and(|this| this.refused.load(Ordering::SeqCst) >= generation.0)
+        self.all.get(cpu.0).is_some_and(|this| this.refused.load(Ordering::SeqCst) >= generation.0)
     }
 
     /// Every CPU owes a flush from now on.
@@ -131,24 +166,24 @@ impl Cpus {
 
     /// The CPUs that are in the guest and have not made the flush.
     pub(crate) fn must_be_told(&self, generation: Generation) -> impl Iterator<Item = CpuId> {
-        (0..self.cpus.len()).map(CpuId).filter(move |&cpu| self.owes_inside(cpu, generation))
+        (0..self.all.len()).map(CpuId).filter(move |&cpu| self.owes_inside(cpu, generation))
     }
 
     /// Whether the CPU is in the guest and has not made the flush.
     pub(crate) fn owes_inside(&self, cpu: CpuId, generation: Generation) -> bool {
-        self.cpus.get(cpu.0).is_some_and(|this| {
+        self.all.get(cpu.0).is_some_and(|this| {
             this.in_guest.load(Ordering::SeqCst) && this.flushed.load(Ordering::SeqCst) < generation.0
         })
     }
 
     /// The first CPU that is in the guest.
     pub(crate) fn inside(&self) -> Option<CpuId> {
-        self.cpus.iter().position(|cpu| cpu.in_guest.load(Ordering::SeqCst)).map(CpuId)
+        self.all.iter().position(|cpu| cpu.in_guest.load(Ordering::SeqCst)).map(CpuId)
     }
 
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
-        self.cpus.len()
+        self.all.len()
     }
 }
 

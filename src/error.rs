@@ -131,6 +131,9 @@ pub enum Error {
     /// The CPU's number is not below the number of CPUs that the space was made for.
     #[error("{0} is not one of the space's")]
     NoSuchCpu(CpuId),
+    /// A snapshot is being taken of the range, a part at a time: map and memory must not change meanwhile.
+    #[error("a snapshot is being taken of {0:#x?}")]
+    Snapshotting(GuestPhysRange),
     /// The CPU is in the guest, and must not be.
     #[error("{0} is in the guest")]
     InGuest(CpuId),

@@ -54,5 +54,6 @@ pub use set::{
 };
 pub use shootdown::Invalidations;
 pub use space::{
-    Area, AreaKind, Config, Dismantling, GuestSpace, Platform, Progress, Protecting, Root, Stats, Unmapping,
+    Area, AreaKind, Config, Dismantling, GuestSpace, Platform, Progress, Protecting, Root, Snapshotting, Stats,
+    Unmapping,
 };

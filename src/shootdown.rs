@@ -7,7 +7,7 @@ use core::{
 
 use crate::{
     CpuId, Invalidate, Reach, Scope, Unreachable, VcpuId,
-    cpus::{Cpus, Generation},
+    cpus::{Barred, Cpus, Generation},
 };
 
 /// One space's way to make CPUs forget.
@@ -132,24 +132,37 @@ impl<R: Copy, I: Invalidate<R>> Shootdown<I, R> {
     /// This CPU is about to run the guest.
     ///
     /// # Errors
-    /// It refused to flush, and is not in the guest. `None` if there is no such CPU.
-    pub(crate) fn enter(&self, cpu: CpuId, vcpu: VcpuId) -> Option<Result<(), Unreachable>> {
+    /// It is barred, or refused to flush: it is not in the guest.
+    pub(crate) fn enter(&self, cpu: CpuId, vcpu: VcpuId) -> Result<Result<(), Unreachable>, Barred> {
         let owed = self.cpus.enter(cpu, vcpu)?;
         if let (Reach::ThisCpu, Some(generation)) = (self.invalidate.reach(), owed.flush)
             && let Err(unreachable) = self.pay(cpu, generation)
         {
-            self.cpus.leave(cpu)?;
-            return Some(Err(unreachable));
+            self.cpus.leave(cpu);
+            return Ok(Err(unreachable));
         }
         if owed.other_vcpu {
             self.invalidate.switch_vcpu(self.root);
         }
-        Some(Ok(()))
+        Ok(Ok(()))
     }
 
     /// This CPU is out of the guest.
     pub(crate) fn leave(&self, cpu: CpuId) -> Option<()> {
         self.cpus.leave(cpu)
+    }
+
+    /// Lets no CPU enter from now on.
+    ///
+    /// # Errors
+    /// With a CPU that is in the guest: all may go on entering.
+    pub(crate) fn close(&self) -> Result<(), CpuId> {
+        self.cpus.close()
+    }
+
+    /// Lets CPUs enter again.
+    pub(crate) fn open(&self) {
+        self.cpus.open();
     }
 
     /// A CPU that is in the guest.

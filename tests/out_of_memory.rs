@@ -15,7 +15,7 @@ use memory_addr::PAGE_SIZE_4K as PAGE;
 use stage2::{
     Access, Area, Cause, Config, Content, CpuId, Error, Fault, Format, Frames, GuestPhysAddr, GuestPhysRange,
     GuestSpace, Invalidate, LeafPolicy, Limits, Mapping, MappingFlags, Origin, Outcome, PhysAddr, Pieces, Platform,
-    Populate, Reach, Scope, SharedRegion, Translation, Unreachable,
+    Populate, Progress, Reach, Scope, SharedRegion, Translation, Unreachable,
     aarch64::{Stage2, Vmid},
     x86_64::{
         ept::{self, Depth, Ept},
@@ -346,6 +346,12 @@ fn inherit<F: Format>(space: &Space<F>) -> Result<(), Error> {
     space.map(range(RAM, 4 * PAGE), Mapping::CopyOnWrite { region, offset: 0 }, RW)
 }
 
+fn snapshot_in_steps<F: Format>(space: &Space<F>) -> Result<(), Error> {
+    let mut taking = space.snapshot_in_steps()?;
+    while taking.step(1)? == Progress::More {}
+    taking.finish().map(drop)
+}
+
 /// All operations that allocate.
 fn cases<F: Format>() -> Vec<Case<F>> {
     let case = |name, prepare, operation, keeps| Case { name, prepare, operation, keeps };
@@ -405,6 +411,18 @@ fn cases<F: Format>() -> Vec<Case<F>> {
             "snapshot of a fork",
             |s| inherit(s).and_then(|()| s.write_obj(RAM.into(), 7_u64)).expect("memory"),
             |s| s.snapshot().map(drop),
+            Keeps::Everything,
+        ),
+        case("snapshot in steps", three_pages, snapshot_in_steps, Keeps::Everything),
+        case("snapshot blocks in steps", two_blocks, snapshot_in_steps, Keeps::Everything),
+        case(
+            "unmap in steps",
+            two_blocks,
+            |s| {
+                let mut unmapping = s.unmap_in_steps(range(RAM + PAGE, BLOCK))?;
+                while unmapping.step(7) == Progress::More {}
+                Ok(())
+            },
             Keeps::Everything,
         ),
         case("list areas", crowd, |s| s.areas().map(drop), Keeps::Everything),

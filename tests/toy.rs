@@ -12,6 +12,8 @@ mod limits;
 mod loans;
 #[path = "toy/regions.rs"]
 mod regions;
+#[path = "toy/rest.rs"]
+mod rest;
 #[path = "toy/steps.rs"]
 mod steps;
 

@@ -1,6 +1,6 @@
 //! The protocol in every interleaving of its loads and stores that the memory model allows (H16, H20).
 //!
-//! Run by `cargo xtask test --only loom`. Without either fence of [`Cpus`] the first two fail; with `leave` behind the
+//! Run by `cargo xtask test --only loom`. Without either fence of [`Cpus`] the first two fail, without that of `close` the one that closes; with `leave` behind the
 //! lock, or a flusher that waits for CPUs outside the guest, the third never ends.
 
 use loom::{
@@ -164,6 +164,32 @@ fn nobody_waits_for_a_cpu_that_waits_for_the_lock() {
         let other = thread::spawn(run(CpuId(1)));
         run(CpuId(0))();
         other.join().unwrap();
+    });
+}
+
+/// Whoever closes the guest finds a CPU inside, or keeps it out.
+#[test]
+fn a_closed_guest_is_not_entered() {
+    loom::model(|| {
+        let cpus = Arc::new(Cpus::new(1).unwrap());
+        let at_rest = Arc::new(AtomicBool::new(false));
+        let guest = thread::spawn({
+            let (cpus, at_rest) = (cpus.clone(), at_rest.clone());
+            move || {
+                for _ in 0..2 {
+                    if cpus.enter(CpuId(0), VcpuId(0)).is_ok() {
+                        assert!(!at_rest.load(Ordering::Relaxed), "the guest runs");
+                        cpus.leave(CpuId(0)).unwrap();
+                    }
+                }
+            }
+        });
+        if cpus.close().is_ok() {
+            at_rest.store(true, Ordering::Relaxed);
+            at_rest.store(false, Ordering::Relaxed);
+            cpus.open();
+        }
+        guest.join().unwrap();
     });
 }
 

@@ -14,6 +14,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     pub(super) fn copy(&self, cpu: crate::CpuId, fault: &Fault) -> Result<Outcome, Error> {
         let frame = self.frame_for(fault.gpa)?;
         let state = self.state.shared(cpu);
+        state.check_rest()?;
         let Some(area) = state.areas.find(fault.gpa).filter(|area| super::shared::writes(area.flags())) else {
             return Ok(Outcome::Retry);
         };

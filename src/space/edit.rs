@@ -164,8 +164,14 @@ fn check_private(range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error
 }
 
 impl<P: Platform> State<P> {
-    /// Finishes what an earlier operation could not.
+    /// Comes before anything that changes map or memory: refuses it while a snapshot is being taken.
+    pub(super) fn check_rest(&self) -> Result<(), Error> {
+        self.snapshotting.map_or(Ok(()), |range| Err(Error::Snapshotting(range)))
+    }
+
+    /// Comes before any exclusive operation: finishes what an earlier one could not.
     pub(super) fn settle(&mut self, shootdown: &ShootdownOf<P>) -> Result<(), Error> {
+        self.check_rest()?;
         if let Some(flush) = self.table.unfinished(shootdown) {
             let range = flush.range();
             flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;

@@ -50,8 +50,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     ///
     /// # Errors
     /// [`Error::NoMemory`] when a frame or a table cannot be had; [`Error::Limit`] when the space may not have it;
-    /// [`Error::Invalidation`] if an earlier operation's invalidation still fails; [`Error::NotMapped`] never, unless
-    /// tables and areas disagree.
+    /// [`Error::Invalidation`] if an earlier operation's invalidation still fails; [`Error::Snapshotting`] while a
+    /// snapshot is being taken in steps, for which no CPU is in the guest; [`Error::NotMapped`] never, unless tables and
+    /// areas disagree.
     pub fn fault(&self, cpu: CpuId, fault: Fault) -> Result<Outcome, Error> {
         self.count_fault(cpu);
         if fault.gpa.as_usize() >= self.builder.geometry().limit() {
@@ -93,6 +94,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// The same with the lock that is held.
     pub(super) fn judge_with(&self, state: &State<P>, fault: &Fault) -> Result<Verdict, Error> {
+        state.check_rest()?;
         let Some(area) = state.areas.find(fault.gpa) else { return Ok(Verdict::Answer(nothing_there(fault))) };
         if let Some(refusal) = refusal(area, fault) {
             return Ok(Verdict::Answer(refusal));
@@ -171,6 +173,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     fn populate(&self, cpu: CpuId, fault: &Fault, missing: Missing) -> Result<Outcome, Error> {
         let (frames, level, leaf) = self.own_leaf(fault, missing)?;
         let state = self.state.shared(cpu);
+        state.check_rest()?;
         let still = state.areas.find(fault.gpa).filter(|area| {
             area.flags() == missing.flags
                 && matches!(area.backend(), Backend::Private(_))

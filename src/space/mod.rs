@@ -14,6 +14,7 @@ mod relocate;
 mod shared;
 mod show;
 mod snapshot;
+mod snapshotting;
 mod transfer;
 mod unmap;
 mod window;
@@ -25,6 +26,7 @@ pub use self::{
     dismantle::Dismantling,
     protect::Protecting,
     query::{Area, AreaKind, Stats},
+    snapshotting::Snapshotting,
     unmap::Unmapping,
 };
 use self::{dismantle::Life, shared::Gone};
@@ -33,7 +35,7 @@ use crate::{
     Spin, VcpuId,
     account::Account,
     backend::Backend,
-    cpus::Cpus,
+    cpus::{Barred, Cpus},
     loan::Loans,
     metered::Metered,
     set::MemorySet,
@@ -96,6 +98,8 @@ struct State<P: Platform> {
     table: TableOf<P>,
     /// What the table's unfinished operation took away, if its invalidation failed.
     gone: Gone,
+    /// Of what a snapshot is being taken in steps, which nothing may change meanwhile.
+    snapshotting: Option<GuestPhysRange>,
     life: Life,
     /// What other spaces have of this one's.
     loans: Loans,
@@ -131,6 +135,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 areas: MemorySet::new(),
                 table,
                 gone: Gone::default(),
+                snapshotting: None,
                 loans: Loans::default(),
                 life: Life::Lives,
             }),
@@ -155,9 +160,13 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     ///
     /// # Errors
     /// - [`Error::NoSuchCpu`]: the number is not below [`Config::cpus`];
+    /// - [`Error::Snapshotting`]: a snapshot is being taken in steps, or was about to be. It has not entered;
     /// - [`Error::Invalidation`]: the CPU refuses to forget. It has not entered, and must not run the guest.
     pub fn enter(&self, cpu: CpuId, vcpu: VcpuId) -> Result<(), Error> {
-        let entered = self.shootdown.enter(cpu, vcpu).ok_or(Error::NoSuchCpu(cpu))?;
+        let entered = self.shootdown.enter(cpu, vcpu).map_err(|barred| match barred {
+            Barred::NoSuchCpu => Error::NoSuchCpu(cpu),
+            Barred::Closed => Error::Snapshotting(everything(self.builder.format())),
+        })?;
         entered.map_err(|cause| Error::Invalidation { range: everything(self.builder.format()), cause })
     }
 

@@ -57,6 +57,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Refuses a range that is not private or copy-on-write memory from end to end.
     fn check_private_range(&self, range: GuestPhysRange) -> Result<(), Error> {
         let state = self.state.shared(super::anybody());
+        state.check_rest()?;
         let mut gpa = range.start;
         while gpa < range.end {
             let rest = GuestPhysRange { start: gpa, end: range.end };

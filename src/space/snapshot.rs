@@ -4,10 +4,12 @@ use alloc::vec::Vec;
 
 use super::{GuestSpace, Platform, State};
 use crate::{
-    Error, GuestPhysRange, LockFamily, MemoryArea, RegionError, SharedRegion, Snapshot, SpaceLock,
+    Error, Format, Frames, GuestPhysRange, LockFamily, MemoryArea, RegionError, SharedRegion, Snapshot, SpaceLock,
+    account::Account,
     backend::Backend,
     region::{Part, View, Window, offset_of},
     set::MemorySet,
+    table::{Changes, Table},
 };
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
@@ -17,8 +19,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// The frames stay where they are. The space goes on copy-on-write: no CPU can write what is in the snapshot when it
     /// returns, and the next write to each page is a fault. Linear and shared areas are no part of it. A snapshot of
     /// memory that was inherited keeps the older region too. The frames are the region's from now on, and off the space's
-    /// [limit](crate::Limits). It takes the space's lock for as long as it takes to walk the
-    /// tables. Nothing but the guest's CPUs may write the memory meanwhile: a device that does must be at rest.
+    /// [limit](crate::Limits). It takes the space's lock for as long as it takes to walk the tables;
+    /// [`snapshot_in_steps`](Self::snapshot_in_steps) does not, where the guest is at rest. Nothing but the guest's CPUs
+    /// may write the memory meanwhile: a device that does must be at rest.
     ///
     /// # Errors
     /// - [`Error::NotMapped`] if there is no private memory;
@@ -31,38 +34,40 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     where
         P::Invalidate: Clone,
     {
-        let everything = super::everything(self.builder.format());
         let mut guard = self.state.exclusive();
         guard.settle(&self.shootdown)?;
-        self.check_not_on_loan(&guard, everything)?;
+        let draft = self.draft(&guard)?;
         let State { areas, table, .. } = &mut *guard;
-        let parts = self.parts(areas)?;
+        let range = draft.range;
+        draft.reserve(table, range)?;
+        // Nothing fails from here on but the invalidation.
+        draft.adopt(table, range, self.builder.frames().account());
+        let mut changes = Changes::new(range);
+        table.freeze(range, &mut changes);
+        let flush = table.frozen(changes, &self.shootdown);
+        draft.hand_over(areas);
+        flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
+        Ok(draft.into_snapshot())
+    }
+
+    /// What a snapshot of all areas starts from.
+    pub(super) fn draft(&self, state: &State<P>) -> Result<Draft, Error>
+    where
+        P::Invalidate: Clone,
+    {
+        let everything = super::everything(self.builder.format());
+        self.check_not_on_loan(state, everything)?;
+        let parts = self.parts(&state.areas)?;
         let (Some(first), Some(last)) = (parts.first(), parts.last()) else {
             return Err(Error::NotMapped(everything));
         };
         let range = GuestPhysRange { start: first.range.start, end: last.range.end };
-        let region = self.region(last.offset + last.range.size()).map_err(|_| Error::NoMemory(range))?;
         let out_of_memory = Error::NoMemory(range);
-        region.reserve_bases(areas.len()).ok_or(out_of_memory)?;
-        // A block may reach across areas that touch: they are side by side in the region too.
-        table.own_leaves(range, |run| {
-            let offset = offset_of(&parts, run.range.start);
-            offset.and_then(|offset| region.reserve(offset, run.range.size())).ok_or(out_of_memory)
-        })?;
+        let region = self.region(last.offset + last.range.size()).map_err(|_| out_of_memory)?;
+        region.reserve_bases(state.areas.len()).ok_or(out_of_memory)?;
         let window = Window::open(region.region()).ok_or(out_of_memory)?;
         region.freeze().map_err(|cause| Error::Region { range, cause })?;
-        // Nothing fails from here on but the invalidation.
-        let Ok(()) = table.own_leaves(range, |run| {
-            if let Some(offset) = offset_of(&parts, run.range.start) {
-                region.adopt(offset, run.range.size(), run.leaf.at);
-                self.builder.frames().account().give_back(run.range.size() / memory_addr::PAGE_SIZE_4K);
-            }
-            Ok::<_, core::convert::Infallible>(())
-        });
-        let flush = table.freeze(range, &self.shootdown);
-        hand_over(areas, &parts, &region, &window);
-        flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
-        Ok(Snapshot::new(region, parts))
+        Ok(Draft { parts, range, region, window })
     }
 
     /// Maps all that is in a snapshot copy-on-write, at the addresses that it came from, where nothing is: all of it or
@@ -135,16 +140,63 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 }
 
-/// Puts the region behind the areas of a snapshot, and what stood behind them behind the region.
-fn hand_over(areas: &mut MemorySet<Backend>, parts: &[Part], region: &SharedRegion, window: &Window) {
-    areas.each_backend(|range, backend| {
-        if matches!(backend, Backend::Linear(_) | Backend::Shared(_)) {
-            return;
-        }
-        let Some(offset) = offset_of(parts, range.start) else { return };
-        let new = Backend::CopyOnWrite(View::new(window.clone(), range.start, offset));
-        if let Backend::CopyOnWrite(view) = core::mem::replace(backend, new) {
-            region.inherit(&Part { range, flags: crate::MappingFlags::empty(), offset }, view);
-        }
-    });
+/// A snapshot before it is one.
+pub(super) struct Draft {
+    parts: Vec<Part>,
+    /// From the first part's start to the last one's end.
+    range: GuestPhysRange,
+    /// Where the frames go. Frozen: nobody writes it, and nobody else knows it yet.
+    region: SharedRegion,
+    window: Window,
+}
+
+impl Draft {
+    /// From the first area's start to the last one's end.
+    pub(super) fn range(&self) -> GuestPhysRange {
+        self.range
+    }
+
+    /// Makes room for the frames that are in `range`. Whole leaves: their ends do not cut any.
+    pub(super) fn reserve<F: Format, M: Frames>(
+        &self,
+        table: &Table<F, M>,
+        range: GuestPhysRange,
+    ) -> Result<(), Error> {
+        // A block may reach across areas that touch: they are side by side in the region too.
+        table.own_leaves(range, |run| {
+            let offset = offset_of(&self.parts, run.range.start);
+            let room = offset.and_then(|offset| self.region.reserve(offset, run.range.size()));
+            room.ok_or(Error::NoMemory(self.range))
+        })
+    }
+
+    /// Gives the region the frames that are in `range`, for which there is room: they are off the space's account.
+    pub(super) fn adopt<F: Format, M: Frames>(&self, table: &Table<F, M>, range: GuestPhysRange, account: &Account) {
+        let Ok(()) = table.own_leaves(range, |run| {
+            if let Some(offset) = offset_of(&self.parts, run.range.start) {
+                self.region.adopt(offset, run.range.size(), run.leaf.at);
+                account.give_back(run.range.size() / memory_addr::PAGE_SIZE_4K);
+            }
+            Ok::<_, core::convert::Infallible>(())
+        });
+    }
+
+    /// Puts the region behind the areas, and what stood behind them behind the region.
+    pub(super) fn hand_over(&self, areas: &mut MemorySet<Backend>) {
+        areas.each_backend(|range, backend| {
+            if matches!(backend, Backend::Linear(_) | Backend::Shared(_)) {
+                return;
+            }
+            let Some(offset) = offset_of(&self.parts, range.start) else { return };
+            let new = Backend::CopyOnWrite(View::new(self.window.clone(), range.start, offset));
+            if let Backend::CopyOnWrite(view) = core::mem::replace(backend, new) {
+                self.region.inherit(&Part { range, flags: crate::MappingFlags::empty(), offset }, view);
+            }
+        });
+    }
+
+    /// The snapshot.
+    pub(super) fn into_snapshot(self) -> Snapshot {
+        Snapshot::new(self.region, self.parts)
+    }
 }

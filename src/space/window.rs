@@ -112,6 +112,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         loop {
             let found = state.table.find(range.start);
+            if access == Access::Write || matches!(found, Found::Nothing(_)) {
+                state.check_rest()?;
+            }
             match (found, area.backend()) {
                 (Found::Leaf { leaf, level, span }, Backend::CopyOnWrite(view)) if leaf.owner == Owner::Frozen => {
                     let at = leaf.at + (range.start - span.start);

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// What a commit changed, so far.
-pub(super) struct Progress {
+pub(crate) struct Progress {
     /// Everything that must be invalidated: the range, and the spans of tables and blocks that it did not wholly cover.
     range: GuestPhysRange,
     /// Which entries; `None` while nothing can be cached that must not.
@@ -181,7 +181,7 @@ impl<F: Format, M: Frames> Context<F, M> {
 
 impl Progress {
     /// Nothing changed yet.
-    pub(super) fn new(range: GuestPhysRange) -> Self {
+    pub(crate) fn new(range: GuestPhysRange) -> Self {
         Self { range, changed: None, marks: Marks::None }
     }
 

@@ -3,8 +3,7 @@
 use core::convert::Infallible;
 
 use super::{
-    Table,
-    edit::Progress,
+    Changes, Table,
     flush::Flush,
     node::Context,
     walk::{Slot, Step},
@@ -30,23 +29,26 @@ impl<F: Format, M: Frames> Table<F, M> {
     }
 
     /// Makes every leaf with frames of the space's own in `range` a frozen region's, in place: what the hardware noted
-    /// stays, and no way to write is left once the [`Flush`] is complete (H12). Cannot fail.
-    pub(crate) fn freeze<'t, I: Invalidate<F::Root>>(
-        &'t mut self,
-        range: GuestPhysRange,
-        shootdown: &'t Shootdown<I, F::Root>,
-    ) -> Flush<'t, F, M, I> {
-        debug_assert!(self.pending.is_none(), "the caller finishes what is pending first: marks never nest");
+    /// stays, and no way to write is left once the flush of [`frozen`](Self::frozen) is complete (H12). Cannot fail.
+    pub(crate) fn freeze(&mut self, range: GuestPhysRange, changes: &mut Changes) {
         let context = &self.context;
-        let mut progress = Progress::new(range);
         let Ok(()) = context.walk(self.root(), range, &mut |slot: Slot<'_>| {
             if let Entry::Table(table) = context.decode(&slot) {
                 return Ok::<_, Infallible>(Step::Into(table));
             }
-            context.freeze(&slot, &mut progress);
+            context.freeze(&slot, changes);
             Ok(Step::Next)
         });
-        self.pending = progress.into_pending();
+    }
+
+    /// The invalidation of all that was frozen.
+    pub(crate) fn frozen<'t, I: Invalidate<F::Root>>(
+        &'t mut self,
+        changes: Changes,
+        shootdown: &'t Shootdown<I, F::Root>,
+    ) -> Flush<'t, F, M, I> {
+        debug_assert!(self.pending.is_none(), "the caller finishes what is pending first: marks never nest");
+        self.pending = changes.into_pending();
         if self.pending.is_none() {
             shootdown.operations().publish();
         }
@@ -55,7 +57,7 @@ impl<F: Format, M: Frames> Table<F, M> {
 }
 
 impl<F: Format, M: Frames> Context<F, M> {
-    fn freeze(&self, slot: &Slot<'_>, progress: &mut Progress) {
+    fn freeze(&self, slot: &Slot<'_>, changes: &mut Changes) {
         let format = &self.format;
         let mut old = slot.load();
         while let Entry::Leaf(leaf @ Leaf { owner: Owner::Space, .. }) = format.decode(slot.level, old) {
@@ -64,7 +66,7 @@ impl<F: Format, M: Frames> Context<F, M> {
             let change = format.change(slot.level, old, new);
             debug_assert!(change != Change::Break, "only a permission goes");
             match slot.replace(old, new) {
-                Ok(()) if change == Change::Restrict => return progress.add(slot.span, Changed::Leaves(slot.level)),
+                Ok(()) if change == Change::Restrict => return changes.add(slot.span, Changed::Leaves(slot.level)),
                 Ok(()) => return,
                 // Hardware is noting accesses and writes until the very moment.
                 Err(now) => old = now,

@@ -25,6 +25,7 @@ use memory_addr::PhysAddr;
 pub(crate) use self::{
     build::{Detached, Fill},
     cut::Edit,
+    edit::Progress as Changes,
     flush::Flush,
     query::Run,
     relocate::Moved,

@@ -28,6 +28,7 @@ pub mod refusals;
 pub mod relocating;
 pub mod shared;
 pub mod snapshots;
+pub mod steps;
 pub mod two_cpus;
 pub mod unmapping;
 

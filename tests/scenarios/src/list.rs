@@ -113,6 +113,14 @@ macro_rules! for_each_scenario {
                 nothing_is_no_snapshot,
                 a_guest_runs_on_while_it_is_frozen,
             }
+            steps {
+                what_is_freed_in_steps_is_gone_at_once,
+                the_middle_of_a_block_is_freed_in_steps,
+                a_region_goes_in_steps_with_its_last_mapping,
+                a_guest_goes_on_while_memory_is_freed,
+                a_part_is_protected_and_the_rest_is_not,
+                a_guest_at_rest_is_frozen_in_steps,
+            }
             addresses {
                 every_width_reaches_its_first_and_last_page,
                 a_range_may_span_the_whole_root,

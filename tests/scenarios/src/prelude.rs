@@ -1,5 +1,7 @@
 //! The words that the scenarios are told in.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 pub(crate) use memory_addr::PAGE_SIZE_4K as PAGE;
 pub(crate) use stage2::{
     Access, AreaKind, Cause, CpuId, Error, Fault, LeafPolicy, Limits, Mapping, MappingFlags, Origin, Outcome, PhysAddr,
@@ -45,6 +47,14 @@ pub(crate) const fn linear(to: usize) -> Mapping {
 /// Passes over a scenario that needs a second CPU.
 pub(crate) fn need_two_cpus<M: Machine>(machine: &M) -> Verdict {
     if machine.facts().cpus < 2 { Err(Stop::Skipped("it needs two CPUs")) } else { Ok(()) }
+}
+
+/// Does something again and again, until it is over.
+pub(crate) fn until(over: &AtomicBool, mut something: impl FnMut() -> Verdict) -> Verdict {
+    while !over.load(Ordering::Acquire) {
+        something()?;
+    }
+    Ok(())
 }
 
 /// What of a space must be as before when an operation was refused.

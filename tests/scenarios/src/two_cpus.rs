@@ -151,14 +151,6 @@ pub fn a_count_goes_on_while_its_page_moves<M: Machine>(machine: &M) -> Verdict 
     Ok(())
 }
 
-/// Does something again and again, until it is over.
-fn until(over: &AtomicBool, mut something: impl FnMut() -> Verdict) -> Verdict {
-    while !over.load(Ordering::Acquire) {
-        something()?;
-    }
-    Ok(())
-}
-
 /// The guest writes on CPU 1 until CPU 0 takes the memory away: no frame is written that is free (T6). Machines that
 /// look at freed frames say so, here or at the end.
 ///

@@ -275,6 +275,30 @@ pub const FAULTS: &[Fault] = &[
         emulator: EVERY_SWITCH_FLUSHES,
     },
     Fault {
+        name: "a-guest-enters-while-it-is-frozen",
+        rules: &["H12", "H20"],
+        edits: &[Edit {
+            file: "src/cpus.rs",
+            text: "        if self.closed.load(Ordering::Acquire) {",
+            instead: "        if self.closed.load(Ordering::Acquire) && cpu.0 == usize::MAX {",
+        }],
+        host: &[toy("rest::nothing_changes_meanwhile"), host("cortex_a57::steps::")],
+        emulator: Emulator::Shows(A57, &["steps::a_guest_at_rest_is_frozen_in_steps"]),
+    },
+    Fault {
+        name: "what-was-frozen-is-not-forgotten",
+        rules: &["H12", "T6"],
+        edits: &[Edit {
+            file: "src/table/freeze.rs",
+            text: "        self.pending = changes.into_pending();
+",
+            instead: "        let _: Option<super::Pending<F, M>> = changes.into_pending();
+",
+        }],
+        host: &[toy("rest::"), host("cortex_a57::snapshots::")],
+        emulator: Emulator::Shows(A57_PAIR, &["snapshots::the_other_cpu_loses_its_leave_to_write"]),
+    },
+    Fault {
         name: "readers-starve-the-writer",
         rules: &["L6"],
         edits: &[Edit {

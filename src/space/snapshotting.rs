@@ -1,0 +1,143 @@
+//! Freezing a guest's memory a part at a time, while it is at rest.
+
+use super::{GuestSpace, Platform, Progress, State, snapshot::Draft};
+use crate::{Error, GuestPhysRange, LockFamily, Snapshot, SpaceLock, table::Changes};
+
+/// A snapshot that is being taken of a space that is at rest: [`GuestSpace::snapshot_in_steps`] makes it.
+///
+/// As long as it is there no CPU may enter the guest, and nothing changes map or memory. Dropped before anything was
+/// frozen it leaves no trace; later, the snapshot is completed and dropped. Lost without being dropped, it leaves the space
+/// at rest for good.
+#[must_use = "the space is at rest meanwhile"]
+pub struct Snapshotting<'s, P: Platform, L: LockFamily> {
+    space: &'s GuestSpace<P, L>,
+    /// Nothing, when it is over.
+    draft: Option<Draft>,
+    phase: Phase,
+    changes: Changes,
+}
+
+/// What is done with the memory that is left.
+#[derive(Clone, Copy)]
+enum Phase {
+    /// Room is made for what becomes of it. That may fail, and changes nothing.
+    Reserving(GuestPhysRange),
+    /// It is frozen. That cannot fail.
+    Freezing(GuestPhysRange),
+}
+
+impl<P: Platform, L: LockFamily> GuestSpace<P, L>
+where
+    P::Invalidate: Clone,
+{
+    /// Takes a snapshot as [`snapshot`](Self::snapshot) does, but of a guest that is at rest, and a part at a time.
+    ///
+    /// From now on until it is [finished](Snapshotting::finish) or dropped, [`enter`](Self::enter) and all that would
+    /// change map or memory answers [`Error::Snapshotting`].
+    ///
+    /// # Errors
+    /// - [`Error::InGuest`] with a CPU that runs the guest;
+    /// - [`Error::Snapshotting`] while another one is being taken;
+    /// - [`Error::NotMapped`], [`Error::State`], [`Error::Flags`], [`Error::Region`], [`Error::NoMemory`] as for
+    ///   [`snapshot`](Self::snapshot);
+    /// - [`Error::Invalidation`] if an earlier operation's invalidation still fails.
+    pub fn snapshot_in_steps(&self) -> Result<Snapshotting<'_, P, L>, Error> {
+        let mut state = self.state.exclusive();
+        state.settle(&self.shootdown)?;
+        let draft = self.draft(&state)?;
+        self.shootdown.close().map_err(Error::InGuest)?;
+        let range = draft.range();
+        state.snapshotting = Some(range);
+        Ok(Snapshotting {
+            space: self,
+            draft: Some(draft),
+            phase: Phase::Reserving(range),
+            changes: Changes::new(range),
+        })
+    }
+}
+
+impl<P: Platform, L: LockFamily> Snapshotting<'_, P, L> {
+    /// Looks at the next table entries, no more than so many: first it makes room for all of them, then it freezes them.
+    /// Done, all that is left is to [`finish`](Self::finish), which takes one invalidation and the areas.
+    ///
+    /// The room for a block of 1 GiB is 2 MiB, and is made at once.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`], while nothing is frozen yet: the step may be tried again.
+    pub fn step(&mut self, entries: usize) -> Result<Progress, Error> {
+        let Some(draft) = &self.draft else { return Ok(Progress::Done) };
+        if entries == 0 {
+            return Ok(Progress::More);
+        }
+        match self.phase {
+            Phase::Reserving(rest) => {
+                let state = self.space.state.shared(super::anybody());
+                let end = state.table.end_of_entries(rest, entries);
+                draft.reserve(&state.table, GuestPhysRange { end, ..rest })?;
+                let rest = GuestPhysRange { start: end, ..rest };
+                self.phase = if rest.is_empty() { Phase::Freezing(draft.range()) } else { Phase::Reserving(rest) };
+            }
+            Phase::Freezing(rest) if rest.is_empty() => return Ok(Progress::Done),
+            Phase::Freezing(rest) => {
+                let mut state = self.space.state.exclusive();
+                let end = state.table.end_of_entries(rest, entries);
+                let part = GuestPhysRange { end, ..rest };
+                draft.adopt(&state.table, part, self.space.builder.frames().account());
+                state.table.freeze(part, &mut self.changes);
+                self.phase = Phase::Freezing(GuestPhysRange { start: end, ..rest });
+                if end == rest.end {
+                    return Ok(Progress::Done);
+                }
+            }
+        }
+        Ok(Progress::More)
+    }
+
+    /// Does what is left to do, makes the CPUs forget, and lets them enter again.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`], where nothing was frozen yet: there is no trace of it. [`Error::Invalidation`] as for
+    /// [`snapshot`](GuestSpace::snapshot).
+    pub fn finish(mut self) -> Result<Snapshot, Error> {
+        while self.step(usize::MAX)? == Progress::More {}
+        self.conclude()
+    }
+
+    /// Hands over what is frozen, all of it.
+    fn conclude(&mut self) -> Result<Snapshot, Error> {
+        let mut guard = self.space.state.exclusive();
+        let State { areas, table, snapshotting, .. } = &mut *guard;
+        let Some(draft) = self.draft.take() else {
+            return Err(Error::NotMapped(super::everything(self.space.builder.format())));
+        };
+        let range = draft.range();
+        let flush = table.frozen(core::mem::replace(&mut self.changes, Changes::new(range)), &self.space.shootdown);
+        draft.hand_over(areas);
+        let flushed = flush.finish();
+        *snapshotting = None;
+        self.space.shootdown.open();
+        flushed.map_err(|cause| Error::Invalidation { range, cause })?;
+        Ok(draft.into_snapshot())
+    }
+}
+
+impl<P: Platform, L: LockFamily> Drop for Snapshotting<'_, P, L> {
+    fn drop(&mut self) {
+        let Some(draft) = &self.draft else { return };
+        match self.phase {
+            Phase::Freezing(rest) if rest != draft.range() => {
+                // The step cannot fail any more.
+                while self.step(usize::MAX) == Ok(Progress::More) {}
+                if let Err(error) = self.conclude() {
+                    log::error!("a snapshot is given up: {error}");
+                }
+            }
+            // Nothing is frozen yet.
+            _ => {
+                self.space.state.exclusive().snapshotting = None;
+                self.space.shootdown.open();
+            }
+        }
+    }
+}
