@@ -5,6 +5,8 @@
 mod guests;
 #[path = "threads/regions.rs"]
 mod regions;
+#[path = "threads/steps.rs"]
+mod steps;
 
 use std::{
     collections::BTreeSet,
