@@ -92,6 +92,9 @@ pub enum Error {
     /// Giver and taker are the same space.
     #[error("{0:#x?} is to go where it is")]
     SameSpace(GuestPhysRange),
+    /// Frames cannot change hands between allocators.
+    #[error("{0:#x?} is of another allocator than the one that would free it")]
+    Allocators(GuestPhysRange),
     /// The loan is over, or another space's.
     #[error("no such loan of {0:#x?}")]
     NoLoan(GuestPhysRange),

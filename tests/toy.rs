@@ -16,6 +16,8 @@ mod regions;
 mod rest;
 #[path = "toy/steps.rs"]
 mod steps;
+#[path = "toy/transfers.rs"]
+mod transfers;
 
 use std::sync::{
     Arc,

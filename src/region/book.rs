@@ -197,6 +197,26 @@ impl Book {
         Ok(())
     }
 
+    /// Refuses unless one mapping alone can reach it, and all pages are its own.
+    pub(super) fn check_sole(&self) -> Result<(), RegionError> {
+        if self.is_frozen() {
+            return Err(RegionError::Frozen);
+        }
+        match (self.live, self.handles) {
+            (1, 0) => Ok(()),
+            (mappings, handles) => Err(RegionError::InUse { mappings, handles }),
+        }
+    }
+
+    /// Forgets the frames of some pages.
+    pub(super) fn take(&mut self, pages: core::ops::Range<usize>) {
+        for page in pages {
+            if let Some(record) = self.record(page) {
+                record.set_frame(None);
+            }
+        }
+    }
+
     /// A mapping comes.
     pub(super) fn open_window(&mut self) {
         self.live += 1;

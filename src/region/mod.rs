@@ -3,6 +3,7 @@
 
 mod access;
 mod book;
+mod convert;
 mod memory;
 mod orphans;
 mod snapshot;
@@ -79,6 +80,14 @@ pub enum RegionError {
         /// How many bytes guests may write, in all mappings together.
         mapped: usize,
         /// How many [`RegionWriter`]s there are.
+        handles: usize,
+    },
+    /// Somebody else can reach it.
+    #[error("the region has {mappings} mappings and {handles} handles")]
+    InUse {
+        /// How many mappings there are, of all spaces and snapshots.
+        mappings: usize,
+        /// How many [`SharedRegion`]s there are, and what has one.
         handles: usize,
     },
     /// The space's pages are not the region's, which have 4 KiB.

@@ -71,6 +71,19 @@ impl<'a, B: Backing> Plan<'a, B> {
         self.areas.change(self.range, |area| area.set_flags(flags));
     }
 
+    /// Puts another backend behind every piece, cutting the areas at the range's ends, and gives the old ones, as
+    /// [`carve`](Self::carve) does.
+    pub(crate) fn rebase(mut self, mut backend: impl FnMut() -> B) -> Vec<MemoryArea<B>> {
+        self.areas.cut(self.range.start);
+        self.areas.cut(self.range.end);
+        let gone = &mut self.gone;
+        self.areas.change(self.range, |area| {
+            let old = core::mem::replace(area.backend_mut(), backend());
+            gone.push(MemoryArea::over(area.va_range(), area.flags(), old));
+        });
+        self.gone
+    }
+
     /// Puts one area over the whole range, and gives what was in it, as [`carve`](Self::carve) does.
     pub fn replace_with(mut self, flags: B::Flags, backend: B) -> Vec<MemoryArea<B>> {
         let area = MemoryArea::over(self.range, flags, backend);

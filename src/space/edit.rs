@@ -156,7 +156,7 @@ pub(super) fn check_kind(area: &MemoryArea<Backend>, range: GuestPhysRange, flag
 }
 
 /// Refuses device flags for memory.
-fn check_private(range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
+pub(super) fn check_private(range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
     if flags.contains(MappingFlags::DEVICE) {
         return Err(Error::Flags { range, flags: Inexpressible(flags) });
     }

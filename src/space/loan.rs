@@ -21,7 +21,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// All of `range` is private memory; what nobody touched yet is populated as the guest's own read would. It appears
     /// at `at` in the borrower, where nothing is, with `flags`: no more than the guest itself may do, and never
     /// [`EXECUTE`](MappingFlags::EXECUTE). While it is on loan it cannot be unmapped, protected, moved, or given to
-    /// anybody else, and no snapshot is taken of the space. The borrower's [`unmap`](Self::unmap) returns it.
+    /// anybody else, and no snapshot is taken of the space. The borrower's [`unmap`](Self::unmap) returns it. The frames
+    /// stay on this space's [limit](crate::Limits).
     ///
     /// Both spaces' locks are held, in the order of their addresses.
     ///
@@ -34,7 +35,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::NotMapped`] with the first hole, [`Error::State`] with the first page that is not the space's own;
     /// - [`Error::Overlap`] with the first area in the way at the borrower, [`Error::BadTarget`] for frames that the
     ///   borrower's entries do not hold;
-    /// - [`Error::NoMemory`];
+    /// - [`Error::NoMemory`], [`Error::Limit`] of either space's tables;
     /// - [`Error::Invalidation`]: nothing was given. See there.
     pub fn share(
         &self,
@@ -185,10 +186,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.split_at_ends(lender, range)?;
         match kind {
             LoanKind::Shared => {
-                lender.table.share_out(range, self.shootdown.operations());
+                let owners = (Owner::Space, Owner::OnLoan);
+                lender.table.change_owners(range, owners, self.shootdown.operations());
                 Ok(())
             }
-            LoanKind::Lent => self.withdraw_own(lender, range),
+            LoanKind::Lent => self.withdraw_own(&mut lender.table, range),
         }
     }
 

@@ -1,9 +1,11 @@
 //! One guest's memory, behind its lock.
 
 mod access;
+mod convert;
 mod copy;
 mod debris;
 mod dismantle;
+mod donate;
 mod edit;
 mod fault;
 mod limits;

@@ -1,6 +1,6 @@
 //! What all ways of giving memory to another space have in common.
 
-use super::{DetachedOf, GuestSpace, Platform, State};
+use super::{DetachedOf, GuestSpace, Platform, State, TableOf};
 use crate::{
     Access, Error, Format, GuestPhysAddr, GuestPhysRange, LoanKind, LockFamily, MappingFlags, MemoryArea, Owner,
     PageState, SpaceLock,
@@ -92,10 +92,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     pub(super) fn check_own_areas(&self, state: &State<P>, range: GuestPhysRange) -> Result<(), Error> {
         let mut gpa = range.start;
         while gpa < range.end {
-            let area = state.areas.find(gpa).ok_or_else(|| {
-                let next = state.areas.overlap(GuestPhysRange { start: gpa, end: range.end });
-                Error::NotMapped(GuestPhysRange { start: gpa, end: next.map_or(range.end, MemoryArea::start) })
-            })?;
+            let area = area_at(state, gpa, range)?;
             let other = match area.backend() {
                 Backend::Private(_) | Backend::CopyOnWrite(_) => None,
                 Backend::Linear(_) => Some(PageState::Foreign),
@@ -175,8 +172,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Takes memory of the space's own away from its guest, so that it can be put back.
-    pub(super) fn withdraw_own(&self, state: &mut State<P>, range: GuestPhysRange) -> Result<(), Error> {
-        let withdrawn = state.table.withdraw([range].into_iter(), Owner::Space, &self.shootdown);
+    pub(super) fn withdraw_own(&self, table: &mut TableOf<P>, range: GuestPhysRange) -> Result<(), Error> {
+        let withdrawn = table.withdraw([range].into_iter(), Owner::Space, &self.shootdown);
         withdrawn.map_err(|cause| Error::Invalidation { range, cause })
     }
 
@@ -184,4 +181,16 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     pub(super) fn page_is(&self, gpa: GuestPhysAddr, state: PageState) -> Error {
         Error::State { range: super::page_of(self.builder.geometry(), gpa), state }
     }
+}
+
+/// The area that `gpa` lies in, which is in `range`; else the hole.
+pub(super) fn area_at<P: Platform>(
+    state: &State<P>,
+    gpa: GuestPhysAddr,
+    range: GuestPhysRange,
+) -> Result<&MemoryArea<Backend>, Error> {
+    state.areas.find(gpa).ok_or_else(|| {
+        let next = state.areas.overlap(GuestPhysRange { start: gpa, end: range.end });
+        Error::NotMapped(GuestPhysRange { start: gpa, end: next.map_or(range.end, MemoryArea::start) })
+    })
 }

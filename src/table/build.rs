@@ -77,6 +77,18 @@ impl<F: Format, M: Frames> Detached<F, M> {
         self.level
     }
 
+    /// Makes the foreign memory that it maps the space's own: dropped from now on, it frees that too.
+    pub(crate) fn own(&self) {
+        let context = &self.context;
+        let Ok(()) = context.walk(self.node(), self.range, &mut |slot: Slot<'_>| {
+            if let Entry::Table(table) = context.decode(&slot) {
+                return Ok::<_, core::convert::Infallible>(Step::Into(table));
+            }
+            context.change_owner(&slot, Owner::Foreign, Owner::Space);
+            Ok(Step::Next)
+        });
+    }
+
     /// Moves everything into `table`, of its level, where nothing is mapped in its range.
     pub(super) fn graft(self, table: Node<'_>) {
         let node = self.node();

@@ -59,9 +59,28 @@ impl<F: Format, M: Frames> Table<F, M> {
         Ok(extents)
     }
 
-    /// Notes in every leaf of `range`, all the space's own, that another space sees the memory. Nothing is taken away.
-    pub(crate) fn share_out<I: Invalidate<F::Root>>(&mut self, range: GuestPhysRange, operations: &I) {
-        self.each_leaf(range, |context, slot| context.change_owner(slot, Owner::Space, Owner::OnLoan));
+    /// Where the memory of the leaves in `range` is that are `owner`'s; nothing where there is no memory to note it.
+    pub(crate) fn extents_of(&self, range: GuestPhysRange, owner: Owner) -> Option<Extents> {
+        let mut extents = Extents::default();
+        self.visit(range, |slot, entry| match entry {
+            Entry::Leaf(leaf) if leaf.owner == owner => {
+                let at = leaf.at + (slot.part.start - slot.span.start);
+                extents.push(at, slot.part.size(), Seams::Forgotten).ok_or(())
+            }
+            _ => Ok(()),
+        })
+        .ok()?;
+        Some(extents)
+    }
+
+    /// Writes another owner into every leaf of `range` that is the first one's. Nothing is taken away.
+    pub(crate) fn change_owners<I: Invalidate<F::Root>>(
+        &mut self,
+        range: GuestPhysRange,
+        (from, to): (Owner, Owner),
+        operations: &I,
+    ) {
+        self.each_leaf(range, |context, slot| context.change_owner(slot, from, to));
         operations.publish();
     }
 
@@ -125,7 +144,7 @@ impl<F: Format, M: Frames> Table<F, M> {
 
 impl<F: Format, M: Frames> Context<F, M> {
     /// Writes another owner into a leaf. Hardware may be noting accesses and writes: they stay.
-    fn change_owner(&self, slot: &Slot<'_>, from: Owner, to: Owner) {
+    pub(super) fn change_owner(&self, slot: &Slot<'_>, from: Owner, to: Owner) {
         self.replace_leaf(slot, from, |leaf| self.format.leaf(slot.level, &Leaf { owner: to, ..leaf }));
     }
 

@@ -185,6 +185,7 @@ mod lend {
         assert_eq!(lender.write(gpa(9 * PAGE - 4), &[0; 8]), Err(lent(9 * PAGE, 4)));
         assert_eq!([8, 9].map(|page| state_of(&lender, page)), [PageState::Owned, PageState::Lent]);
         assert_eq!((lender.stats().owned_frames, lender.stats().lent_frames), (2, 2));
+        assert_eq!((lender.usage().frames, borrower.usage().frames), (4, 0), "the lender has it on its limit");
         assert_eq!(value(&borrower, LARGE + PAGE), Ok(2));
         borrower.write_obj(gpa(LARGE), 99_u64).unwrap();
         lender.reclaim(&loan, &borrower, Handover::Keep).unwrap();

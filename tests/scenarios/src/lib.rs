@@ -19,6 +19,7 @@ pub mod addresses;
 pub mod copying;
 pub mod faults;
 pub mod guest_memory;
+pub mod lending;
 pub mod lifetime;
 pub mod limits;
 pub mod mapping;

@@ -121,6 +121,20 @@ macro_rules! for_each_scenario {
                 a_part_is_protected_and_the_rest_is_not,
                 a_guest_at_rest_is_frozen_in_steps,
             }
+            lending {
+                both_see_what_either_writes,
+                what_is_lent_is_out_of_reach_until_it_is_back,
+                a_borrower_never_executes,
+                code_that_comes_back_is_executed,
+                the_other_cpu_loses_what_is_lent_and_what_is_reclaimed,
+                memory_is_reclaimed_under_a_running_borrower,
+                blocks_are_split_and_joined_as_they_fit,
+                the_end_of_either_loses_nothing,
+                a_wrong_transition_names_the_page_and_its_state,
+                what_is_donated_is_the_takers_and_nobody_elses,
+                parts_of_blocks_are_donated_and_freed,
+                private_memory_becomes_shared_and_private_again,
+            }
             addresses {
                 every_width_reaches_its_first_and_last_page,
                 a_range_may_span_the_whole_root,

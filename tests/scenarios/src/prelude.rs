@@ -4,12 +4,12 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) use memory_addr::PAGE_SIZE_4K as PAGE;
 pub(crate) use stage2::{
-    Access, AreaKind, Cause, CpuId, Error, Fault, LeafPolicy, Limits, Mapping, MappingFlags, Origin, Outcome, PhysAddr,
-    Populate, RegionError, Resource, SharedRegion, Used,
+    Access, AreaKind, Cause, CpuId, Error, Fault, Handover, LeafPolicy, Limits, Mapping, MappingFlags, Origin, Outcome,
+    PageState, PhysAddr, Populate, RegionError, Resource, SharedRegion, Used,
 };
 
 pub(crate) use crate::{
-    Came::{Denied, GuestException, Injected, NotMapped, Value},
+    Came::{Denied, GuestException, Injected, Lent, NotMapped, Value},
     Guest, Machine, Marks, Setting, Step, Stop, Tag, Verdict, gpa, range,
 };
 

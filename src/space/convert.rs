@@ -1,0 +1,164 @@
+//! Private memory that becomes a region's, and the other way round, where it stands: what a guest asks for that wants to
+//! be seen, or not any more.
+
+use memory_addr::PAGE_SIZE_4K;
+
+use super::{GuestSpace, Platform, State, shared};
+use crate::{
+    Error, GuestPhysRange, Handover, LeafPolicy, LockFamily, MappingFlags, MemoryArea, Owner, PageState, SharedRegion,
+    SpaceLock,
+    backend::Backend,
+    loan::Seams,
+    region::{Lease, Pool, View, Window},
+    table::{Found, Unowned},
+};
+
+impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
+    /// Makes private memory a region's, which others may then map: the whole range, from offset 0 on.
+    ///
+    /// Nothing is copied and nothing changes for the guest; no CPU has to forget anything but where a block must be split
+    /// at an end of the range. What nobody touched yet stays so, in the region. The frames are off the space's
+    /// [limit](crate::Limits), as all of a region's.
+    ///
+    /// # Errors
+    /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
+    /// - [`Error::Region`] if pages do not have 4 KiB;
+    /// - [`Error::NotMapped`] with the first hole, [`Error::State`] with the first page that is not the space's own;
+    /// - [`Error::NoMemory`], [`Error::Limit`] for the tables that split blocks;
+    /// - [`Error::Invalidation`]: nothing became the region's. See there.
+    pub fn make_shared(&self, range: GuestPhysRange) -> Result<SharedRegion, Error>
+    where
+        P::Invalidate: Clone,
+    {
+        self.check(range)?;
+        self.check_page_size(range)?;
+        let out_of_memory = Error::NoMemory(range);
+        let region = self.region(range.size()).map_err(|_| out_of_memory)?;
+        let mut guard = self.state.exclusive();
+        guard.settle(&self.shootdown)?;
+        self.check_convertible(&guard, range)?;
+        self.split_at_ends(&mut guard, range)?;
+        let State { areas, table, .. } = &mut *guard;
+        table.own_leaves(range, |run| {
+            region.reserve(run.range.start - range.start, run.range.size()).ok_or(out_of_memory)
+        })?;
+        let view = View::new(Window::open(region.region()).ok_or(out_of_memory)?, range.start, 0);
+        let plan = areas.plan(range).map_err(|_| out_of_memory)?;
+        let lease = plan.pieces().filter(|(area, _)| shared::writes(area.flags())).map(|(_, part)| part.size()).sum();
+        let lease = Lease::grant(region.region(), lease).map_err(|cause| Error::Region { range, cause })?;
+        // Nothing fails from here on.
+        let Ok(()) = table.own_leaves(range, |run| {
+            region.adopt(run.range.start - range.start, run.range.size(), run.leaf.at);
+            self.builder.frames().account().give_back(run.range.size() / PAGE_SIZE_4K);
+            Ok::<_, core::convert::Infallible>(())
+        });
+        table.change_owners(range, (Owner::Space, Owner::Shared), self.shootdown.operations());
+        let gone = plan.rebase(|| Backend::Shared(view.clone()));
+        lease.keep();
+        drop(guard);
+        // Regions whose last reference this is go without the lock.
+        drop(gone);
+        Ok(region)
+    }
+
+    /// Makes a region's memory the space's own, where this space's mapping of it is the last and no handle is left.
+    ///
+    /// Nothing is copied; the guest keeps access, and sees zeros come where that is asked for. What nobody touched yet
+    /// stays so. What of the region is not in the range any more is freed.
+    ///
+    /// # Errors
+    /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
+    /// - [`Error::NotMapped`] with the first hole, [`Error::State`] with the first page that is not a region's;
+    /// - [`Error::Region`] with [`InUse`](crate::RegionError::InUse) while somebody else maps the region or has a handle,
+    ///   and for a frozen one;
+    /// - [`Error::Allocators`] for a region whose frames this space does not free;
+    /// - [`Error::NoMemory`], [`Error::Limit`];
+    /// - [`Error::Invalidation`]: nothing changed. See there.
+    pub fn make_private(&self, range: GuestPhysRange, handover: Handover) -> Result<(), Error> {
+        self.check(range)?;
+        let mut guard = self.state.exclusive();
+        guard.settle(&self.shootdown)?;
+        self.check_sole(&guard, range)?;
+        self.map_all_there_is(&guard, range)?;
+        self.split_at_ends(&mut guard, range)?;
+        let State { areas, table, .. } = &mut *guard;
+        let memory = table.extents_of(range, Owner::Shared).ok_or(Error::NoMemory(range))?;
+        let account = self.builder.frames().account();
+        let charge = account.charge(memory.size() / PAGE_SIZE_4K).map_err(|exhausted| exhausted.at(range))?;
+        let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
+        let leases = shared::lost_leases(&plan, MappingFlags::empty())?;
+        // Nothing fails from here on.
+        for (area, part) in plan.pieces() {
+            if let Backend::Shared(view) = area.backend() {
+                view.region().take(view.page(part.start), part.size());
+            }
+        }
+        if handover == Handover::Zero {
+            let flags = plan.pieces().fold(MappingFlags::empty(), |all, (area, _)| all | area.flags());
+            self.builder.hand_over(self.shootdown.operations(), &memory, handover, (flags, flags));
+        }
+        table.change_owners(range, (Owner::Shared, Owner::Space), self.shootdown.operations());
+        charge.keep();
+        let gone = plan.rebase(|| Backend::Private(LeafPolicy::Pages));
+        drop(guard);
+        drop((leases, gone));
+        Ok(())
+    }
+
+    /// Refuses what cannot become a region's as a whole.
+    fn check_convertible(&self, state: &State<P>, range: GuestPhysRange) -> Result<(), Error> {
+        self.check_own_areas(state, range)?;
+        let inherits = |area: &&MemoryArea<Backend>| matches!(area.backend(), Backend::CopyOnWrite(_));
+        for area in state.areas.iter_range(range).filter(inherits) {
+            let part = GuestPhysRange { start: area.start().max(range.start), end: area.end().min(range.end) };
+            match state.table.own_extents(part, Seams::Forgotten) {
+                Ok(_) => {}
+                // What it inherited and nobody touched is the frozen region's as well.
+                Err(Unowned::Missing(gpa)) => return Err(self.page_is(gpa, PageState::Frozen)),
+                Err(Unowned::Is(gpa, other)) => return Err(self.page_is(gpa, other)),
+                Err(Unowned::NoMemory) => return Err(Error::NoMemory(range)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses what is not from end to end memory of regions that nobody else can reach.
+    fn check_sole(&self, state: &State<P>, range: GuestPhysRange) -> Result<(), Error> {
+        let pool = Pool::of(self.builder.frames().plain());
+        let mut gpa = range.start;
+        while gpa < range.end {
+            let area = super::transfer::area_at(state, gpa, range)?;
+            let other = match area.backend() {
+                Backend::Shared(view) => {
+                    view.region().check_sole().map_err(|cause| Error::Region { range: area.va_range(), cause })?;
+                    if pool.is_none() || view.region().pool() != pool {
+                        return Err(Error::Allocators(area.va_range()));
+                    }
+                    gpa = area.end();
+                    continue;
+                }
+                Backend::Private(_) | Backend::CopyOnWrite(_) => state.table.page_state(gpa),
+                Backend::Linear(_) => Some(PageState::Foreign),
+                Backend::Borrowed(_) => Some(PageState::Borrowed),
+            };
+            return Err(self.page_is(gpa, other.unwrap_or(PageState::Nothing)));
+        }
+        Ok(())
+    }
+
+    /// Maps every page of the regions behind a range that has a frame: handles, or other guests, may have populated it.
+    fn map_all_there_is(&self, state: &State<P>, range: GuestPhysRange) -> Result<(), Error> {
+        for area in state.areas.iter_range(range) {
+            let mut gpa = area.start().max(range.start);
+            while gpa < area.end().min(range.end) {
+                gpa = if let Found::Leaf { span, .. } = state.table.find(gpa) {
+                    span.end
+                } else {
+                    self.map_page(state, area, gpa)?;
+                    super::page_of(self.builder.geometry(), gpa).end
+                };
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,94 @@
+//! Memory that changes its owner for good, where it stands.
+
+use alloc::vec::Vec;
+
+use memory_addr::PAGE_SIZE_4K;
+
+use super::{
+    GuestSpace, Platform, State,
+    transfer::{Prepared, Transfer},
+};
+use crate::{
+    Error, GuestPhysAddr, GuestPhysRange, Handover, LeafPolicy, LockFamily, MappingFlags, MemoryArea, Owner,
+    backend::Backend, loan::Seams, region::Pool,
+};
+
+impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
+    /// Gives another space this one's own memory for good: the frames stay where they are, and no byte is copied.
+    ///
+    /// All of `range` is private memory; what nobody touched yet is populated as the guest's own read would. It is no more
+    /// in this guest when it returns, and private memory of the taker's at `at`, where nothing was. Blocks that the ends of
+    /// `range` cut are split; the taker gets blocks where they fit, else pages. Both spaces' allocators are one
+    /// ([`Frames::pool`](crate::Frames::pool)), and the frames are on the taker's limit.
+    ///
+    /// Both spaces' locks are held, in the order of their addresses, and with [`Handover::Zero`] for as long as it takes to
+    /// fill the memory with zeros.
+    ///
+    /// # Errors
+    /// - [`Error::SameSpace`] for a taker that is this space;
+    /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`], [`Error::Overflow`] for either range;
+    /// - [`Error::Flags`] for a device, or what the taker's format cannot express;
+    /// - [`Error::Allocators`] for spaces that do not free each other's frames;
+    /// - [`Error::NotMapped`] with the first hole, [`Error::State`] with the first page that is not the space's own;
+    /// - [`Error::Overlap`] with the first area in the way at the taker, [`Error::BadTarget`] for frames that the taker's
+    ///   entries do not hold;
+    /// - [`Error::NoMemory`], [`Error::Limit`] of the taker's frames or tables, or of this space's for the tables that
+    ///   split blocks;
+    /// - [`Error::Invalidation`]: nothing was given. See there.
+    pub fn donate(
+        &self,
+        range: GuestPhysRange,
+        taker: &Self,
+        at: GuestPhysAddr,
+        flags: MappingFlags,
+        handover: Handover,
+    ) -> Result<(), Error> {
+        let place = self.check_transfer(range, taker, at)?;
+        super::edit::check_private(place, flags)?;
+        taker.check_flags(place, flags)?;
+        let pool = Pool::of(self.builder.frames().plain());
+        if pool.is_none() || pool != Pool::of(taker.builder.frames().plain()) {
+            return Err(Error::Allocators(range));
+        }
+        loop {
+            let transfer = Transfer { range, place, seams: Seams::Kept };
+            let Some(prepared) = self.prepare(&transfer, taker)? else { continue };
+            let Prepared { mut giver, taker: mut receiver, memory } = prepared;
+            let had = giver.areas.iter_range(range).fold(MappingFlags::empty(), |all, area| all | area.flags());
+            let pages = memory.size() / PAGE_SIZE_4K;
+            let charge = taker.builder.frames().account().charge(pages).map_err(|exhausted| exhausted.at(place))?;
+            // Foreign until it is given: whoever drops it frees none of the frames.
+            let detached = taker.detached(&receiver, place, (&memory, Owner::Foreign), flags)?;
+            let area = MemoryArea::new(place.start, place.size(), flags, Backend::Private(LeafPolicy::Largest));
+            receiver.areas.insert(area).map_err(|_| Error::NoMemory(place))?;
+            let gone = match self.cede(&mut giver, range) {
+                Ok(gone) => gone,
+                Err(error) => {
+                    receiver.areas.remove_whole(place);
+                    return Err(error);
+                }
+            };
+            // Nothing fails from here on.
+            let operations = taker.shootdown.operations();
+            taker.builder.hand_over(operations, &memory, handover, (had, flags));
+            giver.table.vacate(range, &self.shootdown);
+            detached.own();
+            charge.keep();
+            self.builder.frames().account().give_back(pages);
+            receiver.table.graft(detached, operations);
+            drop((giver, receiver));
+            // Regions whose last reference this is go without a lock.
+            drop(gone);
+            return Ok(());
+        }
+    }
+
+    /// Takes memory out of its guest and off its areas: what stood behind those.
+    fn cede(&self, giver: &mut State<P>, range: GuestPhysRange) -> Result<Vec<MemoryArea<Backend>>, Error> {
+        self.split_at_ends(giver, range)?;
+        let State { areas, table, .. } = giver;
+        let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
+        self.withdraw_own(table, range)?;
+        Ok(plan.carve())
+    }
+}
