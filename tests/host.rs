@@ -10,6 +10,8 @@ mod sabotage;
 mod threads;
 #[path = "host/twin.rs"]
 mod twin;
+#[path = "host/worlds.rs"]
+mod worlds;
 
 use machine::{Kind, Model};
 use stage2_scenarios::{Stop, Verdict, for_each_scenario};
@@ -23,6 +25,24 @@ fn run(kind: Kind, scenario: fn(&Model) -> Verdict) {
         Ok(()) => {}
         Err(Stop::Skipped(reason)) => println!("skipped: {reason}"),
         Err(Stop::Failed(story)) => panic!("{story}"),
+    }
+}
+
+/// Random stories of several guests, regions and snapshots.
+mod worlds_are_what_their_twins_are {
+    use crate::{
+        machine::{Kind, Model},
+        worlds::hold,
+    };
+
+    #[test]
+    fn without_extensions() {
+        hold(400, 1, || Model::new(Kind::CortexA57), Model::check);
+    }
+
+    #[test]
+    fn with_every_extension() {
+        hold(400, 2, || Model::new(Kind::Everything), Model::check);
     }
 }
 

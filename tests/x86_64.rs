@@ -7,6 +7,8 @@ mod faults;
 mod machine;
 #[path = "host/x86_64/sabotage.rs"]
 mod sabotage;
+#[path = "host/worlds.rs"]
+mod worlds;
 
 use machine::{Kind, Model};
 use stage2::{Error, LeafPolicy, Mapping, MappingFlags, Populate};
@@ -21,6 +23,24 @@ fn run(kind: Kind, scenario: fn(&Model) -> Verdict) {
         Ok(()) => {}
         Err(Stop::Skipped(reason)) => println!("skipped: {reason}"),
         Err(Stop::Failed(story)) => panic!("{story}"),
+    }
+}
+
+/// Random stories of several guests, regions and snapshots.
+mod worlds_are_what_their_twins_are {
+    use crate::{
+        machine::{Kind, Model},
+        worlds::hold,
+    };
+
+    #[test]
+    fn on_intels_tables() {
+        hold(400, 3, || Model::new(Kind::Skylake), Model::check);
+    }
+
+    #[test]
+    fn on_amds_tables() {
+        hold(400, 4, || Model::new(Kind::Milan), Model::check);
     }
 }
 
