@@ -15,7 +15,7 @@ use memory_addr::PAGE_SIZE_4K as PAGE;
 use stage2::{
     Access, Area, Cause, Config, Content, CpuId, Error, Fault, Format, Frames, GuestPhysAddr, GuestPhysRange,
     GuestSpace, Invalidate, LeafPolicy, Limits, Mapping, MappingFlags, Origin, Outcome, PhysAddr, Pieces, Platform,
-    Populate, Progress, Reach, Scope, SharedRegion, Translation, Unreachable,
+    Populate, Progress, Reach, RegionError, Resource, Scope, SharedRegion, Translation, Unreachable, Usage,
     aarch64::{Stage2, Vmid},
     x86_64::{
         ept::{self, Depth, Ept},
@@ -203,6 +203,8 @@ enum Keeps {
     Translations,
     /// What is mapped and what it holds; leaves before the one that failed have moved, or are populated.
     Contents,
+    /// What is mapped, and what a read of each page shows; a page may have been taken out of its block.
+    Readings,
 }
 
 /// An operation, what comes before it, and what its failure leaves.
@@ -222,6 +224,7 @@ struct Picture {
     /// The first word of each leaf.
     words: Vec<Option<u64>>,
     allocated: u64,
+    usage: Usage,
 }
 
 fn picture<F: Format>(space: &Space<F>, memory: &Memory) -> Picture {
@@ -233,7 +236,15 @@ fn picture<F: Format>(space: &Space<F>, memory: &Memory) -> Picture {
         leaves,
         owned: space.stats().owned_frames,
         allocated: memory.allocated(),
+        usage: space.usage(),
     }
+}
+
+/// The first word of each page that is mapped, as the hypervisor reads it.
+fn readings<F: Format>(space: &Space<F>) -> Vec<u64> {
+    let areas = space.areas().expect("areas").into_iter();
+    let pages = areas.flat_map(|area| (area.range.start.as_usize()..area.range.end.as_usize()).step_by(PAGE));
+    pages.map(|at| space.read_obj(at.into()).expect("memory")).collect()
 }
 
 /// Holds a picture after a failure against the one before the operation.
@@ -251,43 +262,101 @@ fn compare(name: &str, keeps: Keeps, before: &Picture, after: &Picture) {
                 assert_eq!((after.leaves[now].size, after.words[now]), (leaf.size, *word), "{name}");
             }
         }
+        Keeps::Readings => {}
     }
 }
 
 /// Lets every allocation of an operation fail in turn, alone and with all behind it.
 fn starve<F: Format>(format: &F, case: &Case<F>) {
-    let Case { name, prepare, operation, keeps } = case;
+    let Case { name, prepare, operation, .. } = case;
     let mut failures = 0;
     for kind in [Luck::From, Luck::Once] {
         for left in 0.. {
             assert!(left < ENOUGH, "{name} allocates without end");
-            let memory = Memory::new(0, 64 << 20);
-            let space = space(&memory, format).expect("memory");
-            let empty = memory.allocated();
-            prepare(&space);
-            let before = picture(&space, &memory);
-            let (result, allocations) = with(kind(left), || operation(&space));
-            match result {
-                Ok(()) => {}
-                Err(Error::NoMemory(_)) => {
-                    failures += 1;
-                    compare(name, *keeps, &before, &picture(&space, &memory));
-                    assert_eq!(operation(&space), Ok(()), "{name}, when there is memory again");
-                }
-                Err(other) => panic!("{name}: {other}"),
-            }
-            for area in space.areas().expect("areas") {
-                space.unmap(area.range).expect("everything can be unmapped");
-            }
-            assert_eq!(memory.allocated(), empty, "{name}: frames are lost");
-            drop(space);
-            assert_eq!(memory.allocated(), 0, "{name}: frames are lost");
+            let mut allocations = 0;
+            failures += attempt(format, case, |space| {
+                let (result, count) = with(kind(left), || operation(space));
+                allocations = count;
+                assert!(matches!(result, Ok(()) | Err(Error::NoMemory(_))), "{name}: {result:?}");
+                result
+            });
             if allocations <= left {
                 break;
             }
         }
     }
-    assert!(failures > 0, "{name} allocates nothing");
+    let allocates = |space: &Space<F>| {
+        prepare(space);
+        with(Luck::Good, || operation(space)).1 > 0
+    };
+    let memory = Memory::new(0, 64 << 20);
+    assert!(failures > 0 && allocates(&space(&memory, format).expect("memory")), "{name} allocates nothing");
+}
+
+/// Lets every charge of an operation be refused in turn: the limits leave so much, and no more. How many were.
+fn limit<F: Format>(format: &F, case: &Case<F>) -> usize {
+    let Case { name, operation, .. } = case;
+    let mut refusals = 0;
+    for what in [Resource::Frames, Resource::TableFrames] {
+        for left in 0.. {
+            assert!(left < ENOUGH, "{name} is charged without end");
+            let refused = attempt(format, case, |space| {
+                let usage = space.usage();
+                let limits = match what {
+                    Resource::Frames => Limits { frames: Some(usage.frames + left), table_frames: None },
+                    Resource::TableFrames => Limits { frames: None, table_frames: Some(usage.table_frames + left) },
+                };
+                space.set_limits(limits);
+                let result = operation(space);
+                let allowed = [limits.frames, limits.table_frames];
+                match result {
+                    Ok(()) => {}
+                    Err(Error::Limit { what: named, limit, range }) => {
+                        assert_eq!((named, allowed.contains(&Some(limit))), (what, true), "{name}");
+                        assert!(!range.is_empty(), "{name}");
+                    }
+                    Err(other) => panic!("{name}: {other}"),
+                }
+                let now = space.usage();
+                assert!(limits.frames.is_none_or(|limit| now.frames <= limit), "{name}: {now:?}");
+                assert!(limits.table_frames.is_none_or(|limit| now.table_frames <= limit), "{name}: {now:?}");
+                space.set_limits(Limits::default());
+                result
+            });
+            refusals += refused;
+            if refused == 0 {
+                break;
+            }
+        }
+    }
+    refusals
+}
+
+/// Does an operation that may fail on a space of its own: it changes nothing then, is done when nothing is in its way any
+/// more, and loses no frame. How often it failed.
+fn attempt<F: Format>(format: &F, case: &Case<F>, operate: impl FnOnce(&Space<F>) -> Result<(), Error>) -> usize {
+    let Case { name, prepare, operation, keeps } = case;
+    let memory = Memory::new(0, 64 << 20);
+    let space = space(&memory, format).expect("memory");
+    let (empty, fresh) = (memory.allocated(), space.usage());
+    prepare(&space);
+    let before = picture(&space, &memory);
+    let read = if *keeps == Keeps::Readings { readings(&space) } else { Vec::new() };
+    let result = operate(&space);
+    if result.is_err() {
+        compare(name, *keeps, &before, &picture(&space, &memory));
+        if *keeps == Keeps::Readings {
+            assert_eq!(readings(&space), read, "{name}");
+        }
+        assert_eq!(operation(&space), Ok(()), "{name}, when nothing is in its way any more");
+    }
+    for area in space.areas().expect("areas") {
+        space.unmap(area.range).expect("everything can be unmapped");
+    }
+    assert_eq!((memory.allocated(), space.usage()), (empty, fresh), "{name}: frames are lost");
+    drop(space);
+    assert_eq!(memory.allocated(), 0, "{name}: frames are lost");
+    usize::from(result.is_err())
 }
 
 /// Every second page of the first ones is an area of its own: the sets of areas are full.
@@ -352,7 +421,22 @@ fn snapshot_in_steps<F: Format>(space: &Space<F>) -> Result<(), Error> {
     taking.finish().map(drop)
 }
 
-/// All operations that allocate.
+/// Two blocks of a snapshot that is gone: the space alone has what is in it.
+fn frozen_blocks<F: Format>(space: &Space<F>) {
+    two_blocks(space);
+    drop(space.snapshot().expect("memory"));
+}
+
+fn read<F: Format>(space: &Space<F>, at: usize) -> Result<(), Error> {
+    space.read_obj::<u64>(at.into()).map(drop)
+}
+
+/// The page comes out of the block, and is the guest's own the next time.
+fn write_twice<F: Format>(space: &Space<F>) -> Result<(), Error> {
+    fault(space, RAM + PAGE, Access::Write).and_then(|()| fault(space, RAM + PAGE, Access::Write))
+}
+
+/// Operations that allocate, on memory of a space's own.
 fn cases<F: Format>() -> Vec<Case<F>> {
     let case = |name, prepare, operation, keeps| Case { name, prepare, operation, keeps };
     let nothing: fn(&Space<F>) = |_| {};
@@ -385,6 +469,15 @@ fn cases<F: Format>() -> Vec<Case<F>> {
         case("relocate a page", three_pages, |s| s.relocate(range(RAM, PAGE)).map(drop), Keeps::Everything),
         case("relocate pages", three_pages, |s| s.relocate(range(RAM, 3 * PAGE)).map(drop), Keeps::Contents),
         case("relocate blocks", two_blocks, |s| s.relocate(range(RAM, 2 * BLOCK)).map(drop), Keeps::Contents),
+        case("list areas", crowd, |s| s.areas().map(drop), Keeps::Everything),
+    ]
+}
+
+/// Those on regions, on what is inherited, and on snapshots.
+fn region_cases<F: Format>() -> Vec<Case<F>> {
+    let case = |name, prepare, operation, keeps| Case { name, prepare, operation, keeps };
+    let nothing: fn(&Space<F>) = |_| {};
+    vec![
         case("make a region", nothing, |s| region(s).map(drop), Keeps::Everything),
         case("map a region", nothing, |s| share(s), Keeps::Everything),
         case("map a region into a crowd", crowd, |s| share_at(s, PAGE), Keeps::Everything),
@@ -425,7 +518,48 @@ fn cases<F: Format>() -> Vec<Case<F>> {
             },
             Keeps::Everything,
         ),
-        case("list areas", crowd, |s| s.areas().map(drop), Keeps::Everything),
+        case(
+            "protect a region for writing",
+            |s| share(s).and_then(|()| s.protect(range(RAM, 4 * PAGE), READ)).expect("memory"),
+            |s| s.protect(range(RAM + PAGE, 2 * PAGE), RW),
+            Keeps::Everything,
+        ),
+        case(
+            "unmap a page to copy",
+            |s| inherit(s).expect("memory"),
+            |s| s.unmap(range(RAM + PAGE, PAGE)),
+            Keeps::Everything,
+        ),
+        case(
+            "protect a page to copy",
+            |s| inherit(s).expect("memory"),
+            |s| s.protect(range(RAM + PAGE, PAGE), READ),
+            Keeps::Everything,
+        ),
+        case("read a page to copy", |s| inherit(s).expect("memory"), |s| read(s, RAM + PAGE), Keeps::Contents),
+        case("copy out of a block", frozen_blocks, |s| s.write_obj((RAM + PAGE).into(), 1_u64), Keeps::Readings),
+        case("a guest copies out of a block", frozen_blocks, write_twice, Keeps::Readings),
+        case(
+            "unmap a middle of frozen blocks",
+            frozen_blocks,
+            |s| s.unmap(range(RAM + PAGE, BLOCK)),
+            Keeps::Everything,
+        ),
+        case(
+            "take a page",
+            |s| {
+                three_pages(s);
+                drop(s.snapshot().expect("memory"));
+            },
+            |s| fault(s, RAM, Access::Write),
+            Keeps::Everything,
+        ),
+        case(
+            "relocate copies",
+            |s| inherit(s).and_then(|()| s.write(RAM.into(), &[1; 2 * PAGE])).expect("memory"),
+            |s| s.relocate(range(RAM, 4 * PAGE)).map(drop),
+            Keeps::Contents,
+        ),
     ]
 }
 
@@ -446,25 +580,97 @@ fn amd() -> Npt {
     Npt::new(&capabilities, Asid(1)).expect("a guest's ASID")
 }
 
+/// Every operation, with every allocation failing and every charge refused.
+fn happens_or_does_not<F: Format>(format: &F) {
+    let mut refusals = 0;
+    for case in cases().iter().chain(&region_cases()) {
+        starve(format, case);
+        refusals += limit(format, case);
+    }
+    assert!(refusals > 50, "{refusals} charges were refused");
+}
+
 #[test]
 fn every_operation_on_arms_tables_happens_or_does_not() {
-    for case in &cases() {
-        starve(&arm(), case);
-    }
+    happens_or_does_not(&arm());
 }
 
 #[test]
 fn every_operation_on_intels_tables_happens_or_does_not() {
-    for case in &cases() {
-        starve(&intel(), case);
-    }
+    happens_or_does_not(&intel());
 }
 
 #[test]
 fn every_operation_on_amds_tables_happens_or_does_not() {
-    for case in &cases() {
-        starve(&amd(), case);
+    happens_or_does_not(&amd());
+}
+
+/// A snapshot of several areas is mapped whole, whatever is in the way of the last of them.
+#[test]
+fn a_snapshot_is_restored_whole_or_not_at_all() {
+    let memory = Memory::new(0, 64 << 20);
+    let parent = space(&memory, &arm()).expect("memory");
+    for page in 0..100 {
+        parent.map(range(RAM + page * 2 * PAGE, PAGE), LAZY, RW).expect("memory");
     }
+    parent.write_obj((RAM + 2 * PAGE).into(), 7_u64).expect("memory");
+    let snapshot = parent.snapshot().expect("memory");
+    let mut left = 0;
+    loop {
+        let child = space(&memory, &arm()).expect("memory");
+        crowd(&child);
+        let before = picture(&child, &memory);
+        let (result, allocations) = with(Luck::From(left), || child.restore(&snapshot));
+        if result.is_err() {
+            assert!(matches!(result, Err(Error::NoMemory(_))), "{result:?}");
+            compare("restore", Keeps::Everything, &before, &picture(&child, &memory));
+            assert_eq!(child.restore(&snapshot), Ok(()));
+        }
+        assert_eq!(child.read_obj((RAM + 2 * PAGE).into()), Ok(7_u64));
+        if allocations <= left {
+            break;
+        }
+        left += 1;
+    }
+    assert!(left > 1, "it allocates nothing");
+    drop((parent, snapshot));
+    assert_eq!(memory.allocated(), 0);
+}
+
+/// The hypervisor's own writes into a region, each page of which gets its frame, and room for its record.
+#[test]
+fn a_region_is_written_up_to_where_memory_ran_out() {
+    let memory = Memory::new(0, 64 << 20);
+    let maker = space(&memory, &arm()).expect("memory");
+    let bytes: Vec<u8> = (0..3 * PAGE).map(|index| (index / 7) as u8).collect();
+    let mut left = 0;
+    loop {
+        let region = maker.region(600 * PAGE).expect("memory");
+        let writer = region.writer().expect("it is fresh");
+        // The last page of one set of records, and two of the next.
+        let at = 511 * PAGE + 8;
+        let (result, allocations) = with(Luck::From(left), || writer.write(at, &bytes));
+        let mut found = vec![0; bytes.len()];
+        region.read(at, &mut found).expect("a part of the region");
+        let written = match result {
+            Ok(()) => bytes.len(),
+            Err(RegionError::NoMemory { offset, size }) => {
+                assert_eq!(offset + size, at + bytes.len());
+                offset - at
+            }
+            Err(other) => panic!("{other}"),
+        };
+        assert_eq!(found[..written], bytes[..written], "after {left} allocations");
+        assert!(found[written..].iter().all(|&byte| byte == 0), "after {left} allocations");
+        assert_eq!(writer.write(at, &bytes), Ok(()));
+        if allocations <= left {
+            break;
+        }
+        left += 1;
+    }
+    assert!(left >= 6, "four frames, and two sets of records");
+    drop(maker);
+    assert_eq!(memory.allocated(), 0);
 }
 
 #[test]
