@@ -1,11 +1,11 @@
-//! Snapshots, forks, and the first write to a page that is inherited.
+//! The first write to a page that is inherited.
 
 use std::time::Duration;
 
 use stage2::{Outcome, Snapshot};
 
 use crate::{
-    machine::{GIB_PAGES, LAZY, POPULATED, Space, each, fault, mapped, pages_at, space, store_to},
+    machine::{LAZY, POPULATED, Space, fault, mapped, pages_at, space, store_to},
     suite::Suite,
 };
 
@@ -19,43 +19,17 @@ pub fn bench(suite: &mut Suite) {
         vec![
             ("lazy", Box::new(|faults| first_writes(faults, || mapped(LAZY, PAGES)))),
             ("copy, untouched", Box::new(|faults| with_snapshot(faults, |_| {}))),
-            ("copy, read before", Box::new(|faults| with_snapshot(faults, read_all))),
+            ("copy, read before", Box::new(|faults| with_snapshot(faults, |child| read_all(child, PAGES)))),
             ("taken", Box::new(|faults| first_writes(faults, alone))),
         ],
     );
-    for (size, pages) in [("64 MiB", GIB_PAGES / 16), ("1 GiB", GIB_PAGES)] {
-        // The frames stay with the snapshot until it goes, which is not timed.
-        let subject = || (mapped(POPULATED, pages), None);
-        let snapshot = each(subject, |(space, taken): &mut (Space, Option<Snapshot>)| *taken = Some(freeze(space)));
-        suite.compare(&format!("snapshot of {size}"), 1, vec![("stage2", Box::new(snapshot))]);
-        let parent = mapped(POPULATED, pages);
-        let frozen = freeze(&parent);
-        let fork = each(|| None, |child: &mut Option<Space>| *child = Some(forked(&frozen)));
-        suite.compare(&format!("fork of {size}"), 1, vec![("stage2", Box::new(fork))]);
-    }
-    report();
 }
 
-/// Says what a hundred forks cost that write one page of a hundred.
-fn report() {
-    let parent = mapped(POPULATED, GIB_PAGES / 16);
-    let snapshot = freeze(&parent);
-    let (mut own, mut tables) = (0, 0);
-    for _ in 0..100 {
-        let child = forked(&snapshot);
-        (0..GIB_PAGES / 1600).for_each(|turn| assert_eq!(fault(&child, 0, turn * 100), Outcome::Resolved));
-        let stats = child.stats();
-        own += stats.owned_frames;
-        tables += stats.table_frames;
-    }
-    println!("100 forks of 64 MiB that write 1 % each: {own} frames of their own, {tables} of tables");
-}
-
-fn freeze(space: &Space) -> Snapshot {
+pub fn freeze(space: &Space) -> Snapshot {
     space.snapshot().expect("there is memory")
 }
 
-fn forked(snapshot: &Snapshot) -> Space {
+pub fn forked(snapshot: &Snapshot) -> Space {
     let child = space();
     child.restore(snapshot).expect("nothing is there");
     child
@@ -68,8 +42,9 @@ fn alone() -> Space {
     space
 }
 
-fn read_all(space: &Space) {
-    for index in 0..PAGES {
+/// Reads so many pages for the first time.
+pub fn read_all(space: &Space, pages: usize) {
+    for index in 0..pages {
         let read = stage2::Fault { access: stage2::Access::Read, ..store_to(index) };
         assert_eq!(space.fault(stage2::CpuId(0), read), Ok(Outcome::Resolved));
     }

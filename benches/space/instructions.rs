@@ -4,10 +4,13 @@
 
 use std::{hint::black_box, process::Command};
 
+use stage2::Snapshot;
+
 use crate::{
-    floor,
+    floor, forks,
     machine::{
-        LAZY, POPULATED, READ, READ_WRITE, TARGET, fault, linear, mapped, operations, page, pages_at, scattered, space,
+        LAZY, POPULATED, READ, READ_WRITE, Space, TARGET, fault, linear, mapped, operations, page, pages_at, scattered,
+        space,
     },
     peer,
 };
@@ -26,7 +29,7 @@ type Ready = Box<dyn FnMut()>;
 type Operation = (&'static str, usize, fn() -> Ready);
 
 /// Those that begin with "loop" are the floor of what follows them.
-const OPERATIONS: [Operation; 20] = [
+const OPERATIONS: [Operation; 25] = [
     ("loop: map linear", PAGES, || {
         let mut tables = floor::Tables::new(PAGES);
         Box::new(move || tables.map(TARGET))
@@ -102,6 +105,31 @@ const OPERATIONS: [Operation; 20] = [
         let space = mapped(POPULATED, PAGES);
         Box::new(move || (0..PAGES).for_each(|index| ignore(fault(&space, 0, index))))
     }),
+    ("copy an untouched page", PAGES, || {
+        let (child, parent) = fork();
+        std::mem::forget(parent);
+        Box::new(move || (0..PAGES).for_each(|index| ignore(fault(&child, 0, index))))
+    }),
+    ("copy a page that was read", PAGES, || {
+        let (child, parent) = fork();
+        std::mem::forget(parent);
+        forks::read_all(&child, PAGES);
+        Box::new(move || (0..PAGES).for_each(|index| ignore(fault(&child, 0, index))))
+    }),
+    ("take a page", PAGES, || {
+        let space = mapped(POPULATED, PAGES);
+        drop(forks::freeze(&space));
+        Box::new(move || (0..PAGES).for_each(|index| ignore(fault(&space, 0, index))))
+    }),
+    ("snapshot", PAGES, || {
+        let space = mapped(POPULATED, PAGES);
+        Box::new(move || ignore(std::mem::ManuallyDrop::new(space.snapshot())))
+    }),
+    ("fork, 64 MiB", 1, || {
+        let (_, (parent, snapshot)) = fork();
+        std::mem::forget(parent);
+        Box::new(move || ignore(std::mem::ManuallyDrop::new(forks::forked(&snapshot))))
+    }),
     ("map one page", SINGLE, || {
         let space = mapped(linear(0), 1);
         Box::new(move || {
@@ -129,6 +157,13 @@ const OPERATIONS: [Operation; 20] = [
         })
     }),
 ];
+
+/// A fork, and what it stands on.
+fn fork() -> (Space, (Space, Snapshot)) {
+    let parent = mapped(POPULATED, PAGES);
+    let snapshot = forks::freeze(&parent);
+    (forks::forked(&snapshot), (parent, snapshot))
+}
 
 /// Takes a result that nobody needs, so that it is computed.
 fn ignore<T>(result: T) {

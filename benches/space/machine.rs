@@ -79,10 +79,15 @@ impl Platform for Bench {
 
 pub type Space = GuestSpace<Bench>;
 
+/// Those of CPUs that keep their caches coherent (`FEAT_S2FWB`, IDC, DIC).
+pub fn capabilities() -> Capabilities {
+    let registers = IdRegisters { mmfr0: 0x5, mmfr2: 1 << 40, ctr: 0x3004_0004, ..IdRegisters::default() };
+    Capabilities::from_registers(registers)
+}
+
 /// A space of 40-bit addresses on CPUs that keep their caches coherent (`FEAT_S2FWB`, IDC, DIC).
 pub fn space() -> Space {
-    let registers = IdRegisters { mmfr0: 0x5, mmfr2: 1 << 40, ctr: 0x3004_0004, ..IdRegisters::default() };
-    let capabilities = Capabilities::from_registers(registers);
+    let capabilities = capabilities();
     let config = Config {
         format: Stage2::new(&capabilities, 40, Vmid(1)).expect("the CPU can"),
         frames: Pool,

@@ -18,6 +18,7 @@ mod instructions;
 mod machine;
 mod peer;
 mod pool;
+mod sizes;
 mod suite;
 mod tables;
 
@@ -31,6 +32,7 @@ fn main() {
         tables::bench(&mut suite);
         faults::bench(&mut suite);
         forks::bench(&mut suite);
+        sizes::bench(&mut suite);
         access::bench(&mut suite);
         areas::bench(&mut suite);
         suite.finish();
@@ -38,5 +40,6 @@ fn main() {
     // Without a filter too: cargo itself passes one argument.
     if only_instructions || std::env::args().len() <= 2 {
         instructions::report();
+        sizes::report();
     }
 }
