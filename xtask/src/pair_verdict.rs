@@ -65,12 +65,16 @@ pub enum PairFailure {
     NothingCopied { number: usize },
     #[error("guest {number} was not refused with \"{reason}\"")]
     NotRefused { number: usize, reason: &'static str },
-    #[error("guest {number} has no ring")]
-    NoRing { number: usize },
-    #[error("the rings are at {0} and {1}")]
-    SamePlace(String, String),
-    #[error("the rings are not in the same frames: {0}; {1}")]
-    OtherFrames(String, String),
+    #[error("guest {number} has no frames behind its {what}")]
+    NoFrames { number: usize, what: &'static str },
+    #[error("guest {number} got {got}, where {given} was given")]
+    Gift { number: usize, given: String, got: String },
+    #[error("what was given is still where it was")]
+    StillThere,
+    #[error("both guests have their {what} at {at}")]
+    SamePlace { what: &'static str, at: String },
+    #[error("not the same frames are behind the {what}: {one}; {other}")]
+    OtherFrames { what: &'static str, one: String, other: String },
     #[error("{0} frames did not come back")]
     FramesLeft(u64),
 }
@@ -109,7 +113,8 @@ pub fn judge(console: &str, pair: Pair, messages: u32, sums: &[String]) -> Resul
     }
     judge_copies(console, &roles)?;
     judge_refusals(console, roles.forked)?;
-    judge_frames(console, &roles)?;
+    judge_gift(console, &roles)?;
+    same_frames(console, "ring", roles.ends.map(|number| (number, "ring at ")))?;
     judge_end(console)?;
     if said(console, "hv: end off").is_none() {
         return Err(Failure::StillOn.into());
@@ -172,7 +177,7 @@ fn judge_copies(console: &str, roles: &Roles) -> Result<(), PairFailure> {
 
 /// Everything that the small guest should not have got was refused, for the right reason.
 fn judge_refusals(console: &str, number: usize) -> Result<(), PairFailure> {
-    const REASONS: [&str; 1] = ["the region is frozen"];
+    const REASONS: [&str; 3] = ["the region is frozen", "is a region's", "nothing is mapped at"];
     let start = format!("hv: guest {number}: refused: ");
     let refused = |reason: &&&str| !console.lines().any(|line| line.starts_with(&start) && line.contains(**reason));
     match REASONS.iter().find(refused) {
@@ -181,21 +186,22 @@ fn judge_refusals(console: &str, number: usize) -> Result<(), PairFailure> {
     }
 }
 
-/// Both rings are the same memory at different addresses.
-fn judge_frames(console: &str, roles: &Roles) -> Result<(), PairFailure> {
-    let [one, other] = roles.ends.map(|number| {
-        let words =
-            said(console, &format!("hv: guest {number}: ring at ")).and_then(|words| words.split_once(" in frames"));
-        words.filter(|(_, frames)| !frames.is_empty()).ok_or(PairFailure::NoRing { number })
-    });
-    let (one, other) = (one?, other?);
-    if one.0 == other.0 {
-        return Err(PairFailure::SamePlace(one.0.to_owned(), other.0.to_owned()));
+/// The guest that was forked gave memory to the one it talks to: nothing was copied, everything was there, and the giver
+/// reaches it no more.
+fn judge_gift(console: &str, roles: &Roles) -> Result<(), PairFailure> {
+    let from = roles.forked;
+    let to = if roles.ends[0] == from { roles.ends[1] } else { roles.ends[0] };
+    let given = words_of(console, from, "guest: gift ok given from=")?;
+    let got = words_of(console, to, "guest: gift ok got at=")?;
+    let rest = |words: &str| words.split_once(" size=").map(|(_, rest)| rest.to_owned()).unwrap_or_default();
+    if rest(given) != rest(got) {
+        return Err(PairFailure::Gift { number: to, given: rest(given), got: rest(got) });
     }
-    if one.1 != other.1 {
-        return Err(PairFailure::OtherFrames(one.1.to_owned(), other.1.to_owned()));
-    }
-    Ok(())
+    same_frames(console, "gift", [(from, "gave "), (to, "got ")])?;
+    let place = given.split_whitespace().next().unwrap_or_default();
+    let abort = format!("hv: guest {from}: Fault {{ gpa: GPA:{place}, access: Read,");
+    let aborted = said(console, &abort).is_some_and(|words| words.ends_with("an abort for the guest"));
+    if aborted { Ok(()) } else { Err(PairFailure::StillThere) }
 }
 
 /// In the end every frame came back, and nobody wrote to one that had.
@@ -209,6 +215,23 @@ fn judge_end(console: &str) -> Result<(), PairFailure> {
         return Err(Failure::Poison(bad).into());
     }
     if figures.get("poison_checked")? == 0 { Err(Failure::NothingChecked.into()) } else { Ok(()) }
+}
+
+/// The same frames stand behind two guests' memory, at different addresses.
+fn same_frames(console: &str, what: &'static str, who: [(usize, &str); 2]) -> Result<(), PairFailure> {
+    let [one, other] = who.map(|(number, words)| {
+        let words = said(console, &format!("hv: guest {number}: {words}"));
+        let words = words.and_then(|words| words.split_once(" in frames"));
+        words.filter(|(_, frames)| !frames.is_empty()).ok_or(PairFailure::NoFrames { number, what })
+    });
+    let ((at, one), (other_at, other)) = (one?, other?);
+    if at == other_at {
+        return Err(PairFailure::SamePlace { what, at: at.to_owned() });
+    }
+    if one != other {
+        return Err(PairFailure::OtherFrames { what, one: one.to_owned(), other: other.to_owned() });
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -11,6 +11,13 @@ fn good() -> String {
          1| guest: fork ok child=2 before=30 after=50\r\n\
          2| guest: ring ok end=1 {first}\r\n\
          1| guest: ring ok end=0 {second}\r\n\
+         hv: guest 1: refused: GPA:0x74000000..GPA:0x74001000 is a region's\r\n\
+         hv: guest 1: gave 0x4030a000 in frames 0xa000\r\n\
+         hv: guest 2: got 0x72000000 in frames 0xa000\r\n\
+         hv: guest 1: Fault {{ gpa: GPA:0x4030a000, access: Read, origin: Instruction }}: NotMapped: an abort for the guest\r\n\
+         hv: guest 1: refused: nothing is mapped at GPA:0x4030a000..GPA:0x4030b000\r\n\
+         2| guest: gift ok got at=0x72000000 size=0x1000 digest=0x5\r\n\
+         1| guest: gift ok given from=0x4030a000 to=0x72000000 size=0x1000 digest=0x5\r\n\
          2| guest: workload ok rounds=1 forks=1\r\n\
          hv: guest 2: map after:\r\n\
          hv: guest 2: stats tables=7 private=0 copied=132 shared=9\r\n\
@@ -44,24 +51,27 @@ fn a_good_run_gives_its_figures() {
     assert_eq!(figures, Figures { messages: MESSAGES, bytes, counted: 40 });
 }
 
+/// A good run of Linux beside the small guest: the first is Linux, the second gives, and the third is its fork.
+fn good_with_linux() -> String {
+    let swapped = good().replace("guest 1", "guest #").replace("guest 2", "guest 1").replace("guest #", "guest 2");
+    let swapped = swapped.replace("1| guest: gift", "#| guest: gift").replace("2| guest: gift", "1| guest: gift");
+    let swapped = swapped
+        .replace("#| guest: gift", "2| guest: gift")
+        .replace("1| guest: fork ok child=2", "2| guest: fork ok child=3");
+    let swapped = swapped.replace("2| guest: fork ok found", "3| guest: fork ok found");
+    let fork = "hv: guest 3: map after:\nhv: guest 3: stats tables=7 private=0 copied=130 shared=9\n";
+    format!("{swapped}{fork}3| guest: workload ok\n1| guest: round 1/1 sha256 aa\n")
+}
+
 #[test]
 fn linux_beside_the_small_guest_has_one_more_to_wait_for_and_its_checksums() {
-    let fork = "3| guest: workload ok\n3| guest: fork ok found=40\nhv: guest 3: map after:\n\
-                hv: guest 3: stats tables=7 private=0 copied=130 shared=9\n1| guest: round 1/1 sha256 aa\n";
-    let console = good()
-        .replace("guest: fork ok child=2", "guest: fork ok")
-        .replace("1| guest: fork ok before", "2| guest: fork ok child=3 before");
-    let console =
-        console.replace("2| guest: fork ok found", "noise").replace("hv: guest 1: refused", "hv: guest 2: refused")
-            + fork;
-    let sums = |sum: &str| [sum.to_owned()];
-    assert!(judge(&console, Pair::Linux, MESSAGES, &sums("aa")).is_ok());
-    assert!(matches!(
-        judge(&console, Pair::Linux, MESSAGES, &sums("bb")),
-        Err(PairFailure::Run(Failure::Checksum { round: 1, .. }))
-    ));
+    let console = good_with_linux();
+    let judge_sum = |console: &str, sum: &str| judge(console, Pair::Linux, MESSAGES, &[sum.to_owned()]);
+    assert_eq!(judge_sum(&console, "aa").map(|figures| figures.counted), Ok(40));
+    let failed = judge_sum(&console, "bb");
+    assert!(matches!(failed, Err(PairFailure::Run(Failure::Checksum { round: 1, .. }))), "{failed:?}");
     let silent = console.replace("3| guest: workload ok", "");
-    assert_eq!(judge(&silent, Pair::Linux, MESSAGES, &sums("aa")), unsaid(3, "guest: workload ok"));
+    assert_eq!(judge_sum(&silent, "aa"), unsaid(3, "guest: workload ok"));
 }
 
 #[test]
@@ -103,23 +113,38 @@ fn each_guests_map_and_figures_are_shown() {
 
 #[test]
 fn what_is_wrong_has_to_be_refused_for_the_right_reason() {
-    let failure = PairFailure::NotRefused { number: 1, reason: "the region is frozen" };
-    assert_eq!(judge_with("the region is frozen", "out of memory"), Err(failure));
+    for reason in ["the region is frozen", "is a region's", "nothing is mapped at"] {
+        assert_eq!(judge_with(reason, "out of memory"), Err(PairFailure::NotRefused { number: 1, reason }));
+    }
+}
+
+/// The same memory at different addresses: of the ring, and of the gift.
+#[test]
+fn both_guests_have_the_same_frames_at_different_addresses() {
+    for (what, line, at, frames) in [
+        ("ring", "hv: guest 1: ring at 0x74000000 in frames", "0x78000000", " 0x8000 0x9000"),
+        ("gift", "hv: guest 1: gave 0x4030a000 in frames", "0x72000000", " 0xa000"),
+    ] {
+        let other_frames = judge_with(&format!("{line}{frames}"), &format!("{line} 0xf000"));
+        let (one, other) = (" 0xf000".to_owned(), frames.to_owned());
+        assert_eq!(other_frames, Err(PairFailure::OtherFrames { what, one, other }));
+        assert_eq!(judge_with(&format!("{line}{frames}"), line), Err(PairFailure::NoFrames { number: 1, what }));
+        assert_eq!(judge_with(line, "hv: gone"), Err(PairFailure::NoFrames { number: 1, what }));
+        let words: Vec<&str> = line.split(' ').collect();
+        let same_place = judge_with(line, &line.replace(words[words.len() - 3], at));
+        assert_eq!(same_place, Err(PairFailure::SamePlace { what, at: at.to_owned() }));
+    }
 }
 
 #[test]
-fn the_ring_is_the_same_memory_at_different_addresses() {
-    let (one, other) = (" 0x8000 0x9000".to_owned(), " 0x8000 0xa000".to_owned());
-    assert_eq!(
-        judge_with("0x78000000 in frames 0x8000 0x9000", "0x78000000 in frames 0x8000 0xa000"),
-        Err(PairFailure::OtherFrames(one, other))
-    );
-    let place = "0x74000000".to_owned();
-    assert_eq!(judge_with("0x78000000", "0x74000000"), Err(PairFailure::SamePlace(place.clone(), place)));
-    assert_eq!(
-        judge_with("0x74000000 in frames 0x8000 0x9000", "0x74000000 in frames"),
-        Err(PairFailure::NoRing { number: 1 })
-    );
+fn a_gift_arrives_whole_and_is_gone_where_it_was() {
+    let (given, got) = ("0x1000 digest=0x5".to_owned(), "0x1000 digest=0x6".to_owned());
+    let changed = judge_with("got at=0x72000000 size=0x1000 digest=0x5", "got at=0x72000000 size=0x1000 digest=0x6");
+    assert_eq!(changed, Err(PairFailure::Gift { number: 2, given, got }));
+    assert_eq!(judge_with("2| guest: gift", "2| guest:"), unsaid(2, "guest: gift ok got at="));
+    assert_eq!(judge_with("1| guest: gift", "1| guest:"), unsaid(1, "guest: gift ok given from="));
+    assert_eq!(judge_with("an abort for the guest", "none of its business"), Err(PairFailure::StillThere));
+    assert_eq!(judge_with("gpa: GPA:0x4030a000", "gpa: GPA:0x4030b000"), Err(PairFailure::StillThere));
 }
 
 #[test]

@@ -1,9 +1,14 @@
 //! What a person, and the tool that judges the run, read.
 
-use alloc::string::ToString;
-use core::sync::atomic::Ordering;
+use alloc::{
+    format,
+    string::{String, ToString},
+};
+use core::{fmt::Write, sync::atomic::Ordering};
 
 use hypervisor::{line, memory::Pool};
+use memory_addr::PAGE_SIZE_4K;
+use stage2::GuestPhysRange;
 
 use crate::machine::Machine;
 
@@ -53,4 +58,18 @@ pub fn frames_left(pool: Pool) {
     pool.check_all();
     let (checked, bad) = Pool::poison();
     line!("hv: frames left={} poison_checked={checked} poison_bad={bad}", pool.allocated());
+}
+
+/// The frames behind some of a guest's memory, in its order.
+#[cfg_attr(target_arch = "x86_64", allow(dead_code, reason = "a PC has one guest"))]
+pub fn frames(machine: &Machine, range: GuestPhysRange) -> String {
+    let mut text = String::new();
+    let walked = machine.space.walk(range, |leaf| {
+        let first = leaf.leaf_start.max(range.start);
+        let at = leaf.hpa + (first - leaf.leaf_start);
+        for offset in (0..(leaf.leaf_start + leaf.size).min(range.end) - first).step_by(PAGE_SIZE_4K) {
+            let _ = write!(text, " {:#x}", at.as_usize() + offset);
+        }
+    });
+    walked.map_or_else(|error| format!(" none: {error}"), |()| text)
 }

@@ -8,11 +8,13 @@
 #[cfg(test)]
 extern crate std;
 
+mod gift;
 mod message;
 mod notes;
 mod ring;
 mod talk;
 
+pub use gift::{Gift, digest_words};
 pub use message::{Account, LONGEST, Message, digest};
 pub use notes::Notes;
 pub use ring::{Receiver, Sender};

@@ -71,7 +71,12 @@ impl fmt::Display for Account {
 /// The checksum of some bytes: FNV-1a with 64 bits.
 #[must_use]
 pub fn digest(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+    digest_of(bytes.iter().copied())
+}
+
+/// The same, of bytes that come one by one.
+pub(crate) fn digest_of(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 /// `SplitMix64`.

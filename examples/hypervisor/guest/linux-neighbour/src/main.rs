@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use exchange::{End, Notes, REGION_SIZE, Talk, Word, linux};
+use anyhow::{Context, Result, ensure};
+use exchange::{End, Gift, Notes, REGION_SIZE, Talk, Word, digest_words, linux};
 use rustix::fs::OFlags;
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 
@@ -23,8 +23,20 @@ fn main() -> Result<()> {
     let words = [0, 1].map(|index: usize| page[index].load(Ordering::Relaxed));
     let Notes { messages } = Notes::from_words(words).context("the page says nothing")?;
     let ring = memory.map(linux::RING, REGION_SIZE, ProtFlags::READ | ProtFlags::WRITE).context("the ring")?;
-    let account = Talk::new(ring, End::First)?.exchange(messages, patience())?;
+    let mut talk = Talk::new(ring, End::First)?;
+    let account = talk.exchange(messages, patience())?;
     println!("guest: ring ok end={} {account}", End::First.number());
+    get_gift(&memory, &mut talk)
+}
+
+/// Gets memory from the other guest, and looks what is in it.
+fn get_gift(memory: &Memory, talk: &mut Talk<'_>) -> Result<()> {
+    let gift = Gift::from_words(talk.hear(patience())?).context("the other guest gave nothing")?;
+    let words = memory.map(gift.at, gift.size, ProtFlags::READ | ProtFlags::WRITE).context("what was given")?;
+    let digest = digest_words(words);
+    talk.tell([digest], patience())?;
+    ensure!(digest == gift.digest, "what was given has checksum {digest:#x}, not {:#x}", gift.digest);
+    println!("guest: gift ok got at={:#x} size={:#x} digest={digest:#x}", gift.at, gift.size);
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use exchange::{End, Word};
 const MAP: u64 = 0xc600_0001;
 const FORK: u64 = 0xc600_0002;
 const RUNS: u64 = 0xc600_0003;
+const DONATE: u64 = 0xc600_0004;
 /// The firmware's (PSCI, Arm DEN 0022).
 const CPU_OFF: u64 = 0x8400_0002;
 const CPU_ON: u64 = 0xc400_0003;
@@ -68,6 +69,12 @@ pub fn fork() -> Option<Forked> {
 /// Whether a machine has not ended.
 pub fn runs(number: u64) -> bool {
     call(RUNS, [number, 0, 0])[0] == 1
+}
+
+/// Donates memory to the guest at the other end of the ring: where that has it; nothing if that is refused.
+pub fn donate(at: usize, size: usize) -> Option<usize> {
+    let [place, _] = call(DONATE, [at as u64, size as u64, 0]);
+    is_good(place).then_some(place as usize)
 }
 
 /// Starts the virtual CPU after this one, which is the machine's first: what the firmware answers.

@@ -6,6 +6,7 @@
 mod boot;
 mod calls;
 mod console;
+mod gift;
 mod memory;
 mod pattern;
 mod time;
@@ -40,6 +41,12 @@ enum Failure {
     TooLong { what: &'static str },
     #[error("the page says nothing")]
     Notes,
+    #[error("what was given away has checksum {found:#x}, not {expected:#x}")]
+    Gift { found: u64, expected: u64 },
+    #[error("what was to be given is not there")]
+    NoGift,
+    #[error("what was given away from {at:#x} still reads {value:#x}")]
+    StillThere { at: usize, value: u64 },
     #[error("{0}")]
     Exchange(#[from] exchange::Error),
 }
@@ -78,7 +85,8 @@ fn parent(ring: calls::Mapped, child: u64, before: u64) -> Result<(), Failure> {
     writer::wait_for(after + 1000)?;
     writer::stop()?;
     console::line!("guest: fork ok child={child} before={before} after={after}");
-    exchange(ring)?;
+    let mut talk = exchange(ring)?;
+    gift::give(&mut talk, ring.words)?;
     if ring.end == Some(End::Second) {
         // The other end is somebody else's, and the fork has nobody to talk to.
         time::wait("the fork", |_| !calls::runs(child))?;
@@ -94,7 +102,7 @@ fn child() -> Result<(), Failure> {
     pattern::write(Version::Child, is_own);
     console::line!("guest: fork ok found={found}");
     if let Some(ring) = calls::map(calls::What::Ring, RING_OF_FORK, calls::Access::Write) {
-        exchange(ring)?;
+        gift::get(&mut exchange(ring)?)?;
     } else {
         console::line!("guest: fork has nobody to talk to");
     }
@@ -106,7 +114,7 @@ fn child() -> Result<(), Failure> {
 }
 
 /// Both ways, as often as the page says.
-fn exchange(ring: calls::Mapped) -> Result<(), Failure> {
+fn exchange(ring: calls::Mapped) -> Result<Talk<'static>, Failure> {
     let notes = calls::map(calls::What::Notes, NOTES, calls::Access::Read);
     let notes = notes.ok_or(Failure::Refused { what: "the page to be read" })?;
     let [sign, messages, ..] = notes.words else { return Err(Failure::Notes) };
@@ -114,9 +122,10 @@ fn exchange(ring: calls::Mapped) -> Result<(), Failure> {
     let Notes { messages } = Notes::from_words(words).ok_or(Failure::Notes)?;
     let end = ring.end.ok_or(Failure::Refused { what: "an end of the ring" })?;
     let mut patience = time::Patience::new();
-    let account = Talk::new(ring.words, end)?.exchange(messages, |idle| patience.wait(idle))?;
+    let mut talk = Talk::new(ring.words, end)?;
+    let account = talk.exchange(messages, |idle| patience.wait(idle))?;
     console::line!("guest: ring ok end={} {account}", end.number());
-    Ok(())
+    Ok(talk)
 }
 
 #[panic_handler]

@@ -1,7 +1,6 @@
 //! What two guests share: a ring, through which they talk, and a frozen page that says what is to be done.
 
-use alloc::{format, string::String, vec::Vec};
-use core::fmt::Write;
+use alloc::{format, string::String, sync::Arc, vec::Vec};
 
 use exchange::{Notes, REGION_SIZE, linux};
 use hypervisor::line;
@@ -9,7 +8,7 @@ use memory_addr::PAGE_SIZE_4K;
 use spin::Mutex;
 use stage2::{Error, Mapping, MappingFlags, RegionError, SharedRegion};
 
-use crate::{guest::range, machine::Machine};
+use crate::{guest::range, machine::Machine, report};
 
 /// Something that a guest can map.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,6 +75,15 @@ impl Common {
         self.map(machine, What::Ring, linux::RING, MappingFlags::READ | MappingFlags::WRITE)?;
         self.map(machine, What::Notes, linux::NOTES, MappingFlags::READ).map(drop)
     }
+
+    /// The machine at the other end of the ring.
+    pub fn partner(&self, machine: &Machine) -> Option<Arc<Machine>> {
+        let state = self.0.lock();
+        let other = state.ends.iter().find(|end| end.number != machine.number)?.number;
+        state.ends.iter().find(|end| end.number == machine.number)?;
+        drop(state);
+        machine.host.machine_with(other)
+    }
 }
 
 /// A machine is at its end: says which frames were behind its ring.
@@ -83,7 +91,7 @@ pub fn leave(machine: &Machine) {
     let mut state = machine.host.common.0.lock();
     if let Some(end) = state.ends.iter().position(|end| end.number == machine.number) {
         let End { at, .. } = state.ends.remove(end);
-        line!("hv: {}ring at {at:#x} in frames{}", machine.label, frames(machine, at));
+        line!("hv: {}ring at {at:#x} in frames{}", machine.label, report::frames(machine, range(at, REGION_SIZE)));
     }
     if state.ends.is_empty() {
         state.regions = None;
@@ -108,13 +116,4 @@ impl Regions {
         notes.freeze()?;
         Ok(Self { ring, notes })
     }
-}
-
-/// The frames behind a machine's ring, in order.
-fn frames(machine: &Machine, at: usize) -> String {
-    let mut text = String::new();
-    let walked = machine.space.walk(range(at, REGION_SIZE), |leaf| {
-        let _ = write!(text, " {:#x}", leaf.hpa.as_usize());
-    });
-    walked.map_or_else(|error| format!(" none: {error}"), |()| text)
 }

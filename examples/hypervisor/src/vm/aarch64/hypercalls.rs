@@ -5,13 +5,14 @@ use alloc::{string::String, sync::Arc};
 use hypervisor::{line, vcpu::Registers};
 use stage2::MappingFlags;
 
-use super::{common::What, firmware, fork};
+use super::{common::What, firmware, fork, gift};
 use crate::machine::{Machine, Next};
 
 /// Of the numbers that belong to a hypervisor (SMCCC, Arm DEN 0028: vendor-specific hypervisor services, 64 bit).
 const MAP: u64 = 0xc600_0001;
 const FORK: u64 = 0xc600_0002;
 const RUNS: u64 = 0xc600_0003;
+const DONATE: u64 = 0xc600_0004;
 
 /// The answer to what cannot be done.
 const REFUSED: u64 = (-2_i64).cast_unsigned();
@@ -23,6 +24,7 @@ pub fn call(machine: &Arc<Machine>, registers: &mut Registers) -> Next {
         MAP => map(machine, registers, [a, b, c]),
         FORK => fork::fork(machine, registers).map(|number| number as u64),
         RUNS => Ok(machine.host.machine_with(a as usize).is_some().into()),
+        DONATE => gift::donate(machine, a as usize, b as usize).map(|at| at as u64),
         _ => return firmware::call(machine, registers),
     };
     registers.x[0] = answer.unwrap_or_else(|reason| {

@@ -18,6 +18,9 @@ pub const TREE: usize = RAM + 0x800_0000;
 /// Where its initial file system goes.
 pub const INITRD: usize = RAM + 0x820_0000;
 
+/// Where a guest finds what another one donates to it: outside its memory.
+pub const GIFTS: usize = 0x7200_0000;
+
 /// The UART, and its registers' size.
 pub const UART: usize = 0x0900_0000;
 /// See there.

@@ -7,6 +7,7 @@ mod devicetree;
 mod exits;
 mod firmware;
 mod fork;
+mod gift;
 mod hypercalls;
 pub mod layout;
 mod linux;
