@@ -78,6 +78,13 @@ impl<T: ?Sized> Counted<T> {
     }
 }
 
+/// Owners are equal that own the same value.
+impl<T: ?Sized> PartialEq for Counted<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.is(other)
+    }
+}
+
 impl<T: ?Sized> Clone for Counted<T> {
     fn clone(&self) -> Self {
         // SAFETY: the value stands as long as this owner does. Relaxed: who clones has an owner, so that the count

@@ -3,7 +3,7 @@
 use memory_addr::PhysAddr;
 use page_table_multiarch::MappingFlags;
 
-use crate::{CpuId, GuestPhysRange, Inexpressible, PageState, RegionError, Resource, Unreachable};
+use crate::{CpuId, GuestPhysRange, Inexpressible, PageState, RegionError, Resource, Ticket, Unreachable};
 
 /// Why an operation on a space did nothing.
 ///
@@ -109,6 +109,22 @@ pub enum Error {
     /// An atomic access is not aligned to its size.
     #[error("{0:#x?} is not aligned to its size")]
     Unaligned(GuestPhysRange),
+    /// The source behind it has not brought the page yet. The ticket's [pager](crate::Pager) tells when to try again.
+    #[error("{range:#x?} is not there yet: {ticket}")]
+    NotYet {
+        /// What was not accessed.
+        range: GuestPhysRange,
+        /// What to wait for.
+        ticket: Ticket,
+    },
+    /// The source behind it cannot have the page.
+    #[error("{range:#x?} cannot be had: {ticket} failed")]
+    SourceFailed {
+        /// What was not accessed.
+        range: GuestPhysRange,
+        /// What failed.
+        ticket: Ticket,
+    },
     /// The allocator has nothing left.
     #[error("out of memory for {0:#x?}")]
     NoMemory(GuestPhysRange),

@@ -2,7 +2,7 @@
 
 use page_table_multiarch::MappingFlags;
 
-use crate::{Access, GuestPhysAddr};
+use crate::{Access, GuestPhysAddr, Ticket};
 
 /// A fault that the second stage of translation raised, as the architecture's decoder makes it from the registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,4 +57,10 @@ pub enum Outcome {
     /// The guest put its own tables where there is no memory: it gets an external abort on a walk, never an
     /// emulated device (H11).
     Inject,
+    /// The page comes from a source that has not brought it yet: the virtual CPU waits until the ticket is over, and then
+    /// the same fault is answered anew. How a wake-up cannot be lost says [`Pager`](crate::Pager).
+    NotYet(Ticket),
+    /// The page comes from a source that cannot have it: what a machine does whose memory has failed, or
+    /// [`Pager::retry`](crate::Pager::retry).
+    SourceFailed(Ticket),
 }

@@ -30,6 +30,7 @@ mod plain;
 mod region;
 mod set;
 mod shootdown;
+mod source;
 mod space;
 mod table;
 
@@ -53,6 +54,7 @@ pub use set::{
     AreaError, Backing, MappingBackend, MappingChange, MappingError, MappingResult, MemoryArea, MemorySet, Plan,
 };
 pub use shootdown::Invalidations;
+pub use source::{Pager, Settled, Source, SourceError, SourceFailed, Supply, Ticket, Waiting};
 pub use space::{
     Area, AreaKind, Config, Dismantling, GuestSpace, Platform, Progress, Protecting, Root, Snapshotting, Stats,
     Unmapping,

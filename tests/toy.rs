@@ -14,6 +14,8 @@ mod loans;
 mod regions;
 #[path = "toy/rest.rs"]
 mod rest;
+#[path = "toy/sources.rs"]
+mod sources;
 #[path = "toy/steps.rs"]
 mod steps;
 #[path = "toy/transfers.rs"]

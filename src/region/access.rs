@@ -11,17 +11,20 @@ use crate::{
 };
 
 impl SharedRegion {
-    /// Reads from `offset` on. What nobody touched yet is zero, and stays untouched.
+    /// Reads from `offset` on. What nobody touched yet is zero, and stays untouched; a page that comes from a source is
+    /// asked for.
     ///
     /// Aligned values of two, four and eight bytes are read whole; between them guests may write.
     ///
     /// # Errors
-    /// [`RegionError::Beyond`], before anything was read.
+    /// [`RegionError::Beyond`], before anything was read. Of a region whose pages come from a source:
+    /// [`RegionError::NotYet`], [`RegionError::SourceFailed`], [`RegionError::NoMemory`] with what was not read.
     pub fn read(&self, offset: usize, to: &mut [u8]) -> Result<(), RegionError> {
         self.check(offset, to.len())?;
         let mut done = 0;
         while done < to.len() {
             let len = in_page(offset + done, to.len() - done);
+            self.bring(offset + done, to.len() - done)?;
             let part = &mut to[done..done + len];
             match self.existing(offset + done, len) {
                 // SAFETY: this handle keeps the frame, and everybody who shares it uses atomics.
@@ -45,9 +48,10 @@ impl SharedRegion {
     /// Loads a word with acquire ordering: what was written before it is seen by later reads.
     ///
     /// # Errors
-    /// [`RegionError::Beyond`], [`RegionError::Unaligned`].
+    /// As for [`read`](Self::read); [`RegionError::Unaligned`].
     pub fn load<T: Word>(&self, offset: usize) -> Result<T, RegionError> {
         self.check_word::<T>(offset)?;
+        self.bring(offset, size_of::<T>())?;
         match self.existing(offset, size_of::<T>()) {
             // SAFETY: as in `read`; the word is aligned.
             #[allow(unsafe_code, reason = "shared memory")]
@@ -92,7 +96,9 @@ impl RegionWriter {
     /// What is written is coherent with every guest's uncached accesses and instruction fetches when it returns.
     ///
     /// # Errors
-    /// [`RegionError::Beyond`] before anything was written; [`RegionError::NoMemory`] with what was not.
+    /// [`RegionError::Beyond`] before anything was written; [`RegionError::NoMemory`] with what was not. Of a region whose
+    /// pages come from a source, [`RegionError::NotYet`] and [`RegionError::SourceFailed`] likewise: each page that is
+    /// written is asked for first.
     pub fn write(&self, offset: usize, from: &[u8]) -> Result<(), RegionError> {
         self.0.check(offset, from.len())?;
         let mut done = 0;
@@ -151,6 +157,7 @@ impl RegionWriter {
         (len, left): (usize, usize),
         each: impl FnOnce(NonNull<u8>) -> R,
     ) -> Result<R, RegionError> {
+        self.0.bring(offset, left)?;
         let region = &self.0.0;
         let frame = region.populate(offset / PAGE_SIZE_4K);
         let at = frame.map_err(|_| RegionError::NoMemory { offset, size: left })?;

@@ -117,9 +117,25 @@ impl Book {
 
     /// The frame of a page that is another region's.
     fn inherited(&self, page: usize) -> Option<PhysAddr> {
+        let (view, page) = self.base(page)?;
+        view.region().reading().frame(page)
+    }
+
+    /// What stands behind a page, and which page of it.
+    pub(super) fn base(&self, page: usize) -> Option<(&View, usize)> {
         let base = self.bases.get(self.bases.partition_point(|base| base.first + base.count <= page))?;
         let index = page.checked_sub(base.first)?;
-        base.view.region().reading().frame(base.from + index)
+        Some((&base.view, base.from + index))
+    }
+
+    /// Whether one mapping is all that is left.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.handles == 0 && self.live == 1
+    }
+
+    /// Whether nothing is left.
+    pub(super) fn is_deserted(&self) -> bool {
+        self.handles == 0 && self.live == 0
     }
 
     /// Makes room for so many bases.
@@ -234,7 +250,7 @@ impl Book {
     /// every other one has its own copy. A mapping that went without a copy is not among those, which costs a copy too
     /// many and never one too few.
     pub(super) fn give(&mut self, page: usize) -> Given {
-        let alone = self.handles == 0 && self.live == 1;
+        let alone = self.is_alone();
         let (handles, ever) = (self.handles, self.ever);
         let inherited = self.inherited(page);
         let record = self.record(page).filter(|record| record.frame().is_some());

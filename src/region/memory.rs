@@ -6,7 +6,7 @@ use core::{any::TypeId, ptr::NonNull};
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 use spin::rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Book, Given, Orphans};
+use super::{Book, Given, Orphans, supply::Supply};
 use crate::{Content, Frames, Invalidate, Platform, account::Exhausted, frame::Owned};
 
 /// A region, whatever allocator and caches it was made for.
@@ -25,6 +25,18 @@ pub(crate) trait Region: Send + Sync {
 
     /// The frame of a page: a zeroed one if it had none.
     fn populate(&self, page: usize) -> Result<PhysAddr, Exhausted>;
+
+    /// Gives a page a frame that `write` fills, which starts as zeros, if `admit` allows it in the end, under the region's
+    /// lock. Nothing if either of them does not want it.
+    fn receive(
+        &self,
+        page: usize,
+        write: &mut dyn FnMut(&mut [u8]) -> Option<()>,
+        admit: &mut dyn FnMut() -> Option<()>,
+    ) -> Result<Option<()>, Exhausted>;
+
+    /// Where pages come from that nobody touched; zeros, if from nowhere.
+    fn supply(&self) -> Option<&Supply>;
 
     /// Frees a frame that the book gave away.
     ///
@@ -89,13 +101,19 @@ pub(super) struct Memory<P: Platform> {
     frames: P::Frames,
     operations: P::Invalidate,
     size: usize,
+    supply: Option<Supply>,
     book: RwLock<Book>,
 }
 
 impl<P: Platform> Memory<P> {
-    pub(super) fn new(frames: P::Frames, operations: P::Invalidate, size: usize) -> Option<Self> {
+    pub(super) fn new(
+        frames: P::Frames,
+        operations: P::Invalidate,
+        size: usize,
+        supply: Option<Supply>,
+    ) -> Option<Self> {
         let book = RwLock::new(Book::new(size / PAGE_SIZE_4K)?);
-        Some(Self { frames, operations, size, book })
+        Some(Self { frames, operations, size, supply, book })
     }
 
     /// Takes back what guests reached: what they left in the caches, or wrote past them, must not meet the next owner.
@@ -143,6 +161,32 @@ impl<P: Platform> Region for Memory<P> {
         let at = fresh.into_raw();
         book.put(page, at);
         Ok(at)
+    }
+
+    fn receive(
+        &self,
+        page: usize,
+        write: &mut dyn FnMut(&mut [u8]) -> Option<()>,
+        admit: &mut dyn FnMut() -> Option<()>,
+    ) -> Result<Option<()>, Exhausted> {
+        let fresh = Owned::allocate(&self.frames, 1).ok_or(Exhausted::Memory)?.zeroed();
+        let bytes = self.frames.pointer(fresh.at());
+        // SAFETY: `fresh` owns the page, which nobody else has seen, and it is initialized.
+        if write(unsafe { core::slice::from_raw_parts_mut(bytes.as_ptr(), PAGE_SIZE_4K) }).is_none() {
+            return Ok(None);
+        }
+        self.operations.synchronize(bytes, PAGE_SIZE_4K, Content::Data);
+        let mut book = self.book.upgradeable_read().upgrade();
+        book.reserve(page).ok_or(Exhausted::Memory)?;
+        if admit().is_none() {
+            return Ok(None);
+        }
+        book.put(page, fresh.into_raw());
+        Ok(Some(()))
+    }
+
+    fn supply(&self) -> Option<&Supply> {
+        self.supply.as_ref()
     }
 
     unsafe fn free(&self, at: PhysAddr) {

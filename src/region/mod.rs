@@ -7,22 +7,24 @@ mod convert;
 mod memory;
 mod orphans;
 mod snapshot;
+mod supply;
 mod view;
 
 use core::fmt;
 
 use memory_addr::PAGE_SIZE_4K;
 
-use self::memory::Memory;
 pub use self::snapshot::Snapshot;
 pub(crate) use self::{
     book::{Book, Given},
     memory::{Pool, Region},
     orphans::Orphans,
     snapshot::{Part, offset_of},
+    supply::{Behind, behind, forsake, supply},
     view::{Lease, View, Window},
 };
-use crate::{Platform, counted::Counted};
+use self::{memory::Memory, supply::Supply};
+use crate::{Pager, Platform, Ticket, counted::Counted};
 
 /// Memory for any number of guests, at any addresses: a handle, of which there may be many.
 ///
@@ -96,6 +98,26 @@ pub enum RegionError {
         /// The space's page size in bytes.
         page_size: usize,
     },
+    /// The region's source has not brought the page yet. The ticket's pager tells when it is time to try again.
+    #[error("{size:#x} bytes at offset {offset:#x} are not there yet: {ticket}")]
+    NotYet {
+        /// The offset in bytes of what is not there.
+        offset: usize,
+        /// How much was still to be accessed from there on, in bytes.
+        size: usize,
+        /// What to wait for.
+        ticket: Ticket,
+    },
+    /// The region's source cannot have the page.
+    #[error("{size:#x} bytes at offset {offset:#x} cannot be had: {ticket} failed")]
+    SourceFailed {
+        /// The offset in bytes of what cannot be had.
+        offset: usize,
+        /// How much was still to be accessed from there on, in bytes.
+        size: usize,
+        /// What failed.
+        ticket: Ticket,
+    },
     /// The allocator has nothing left.
     #[error("out of memory for {size:#x} bytes at offset {offset:#x}")]
     NoMemory {
@@ -114,10 +136,37 @@ impl SharedRegion {
     /// # Errors
     /// [`RegionError::BadSize`], [`RegionError::NoMemory`].
     pub fn new<P: Platform>(frames: P::Frames, operations: P::Invalidate, size: usize) -> Result<Self, RegionError> {
+        Self::make::<P>(frames, operations, size, None)
+    }
+
+    /// The same, but its pages come from a source, from `offset` bytes on there: each is asked for when the first guest or
+    /// handle touches it, once for all, and all wait for the same ticket.
+    ///
+    /// When the last handle and the last mapping are gone, so are the tickets. Freezing it does not bring what is not there
+    /// yet, and neither does a [snapshot](crate::GuestSpace::snapshot) of memory that it stands behind.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new); [`RegionError::Unaligned`] and [`RegionError::Beyond`] for the offset.
+    pub fn from_source<P: Platform>(
+        frames: P::Frames,
+        operations: P::Invalidate,
+        size: usize,
+        pager: &Pager,
+        offset: usize,
+    ) -> Result<Self, RegionError> {
+        Self::make::<P>(frames, operations, size, Some(Supply::new(pager, offset, size)?))
+    }
+
+    fn make<P: Platform>(
+        frames: P::Frames,
+        operations: P::Invalidate,
+        size: usize,
+        supply: Option<Supply>,
+    ) -> Result<Self, RegionError> {
         if size == 0 || !size.is_multiple_of(PAGE_SIZE_4K) {
             return Err(RegionError::BadSize { size });
         }
-        let region = Memory::<P>::new(frames, operations, size)
+        let region = Memory::<P>::new(frames, operations, size, supply)
             .and_then(|memory| Counted::<dyn Region>::try_new_as(memory, |inner| inner));
         region.map(Self).ok_or(RegionError::NoMemory { offset: 0, size })
     }
@@ -171,6 +220,7 @@ impl Clone for SharedRegion {
 impl Drop for SharedRegion {
     fn drop(&mut self) {
         self.0.writing().handles -= 1;
+        supply::desert(&self.0);
     }
 }
 

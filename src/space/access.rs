@@ -17,7 +17,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// # Errors
     /// [`Error::Overflow`], [`Error::BeyondInput`], [`Error::NotMapped`], [`Error::NotMemory`] for a device,
     /// [`Error::Denied`] where the guest may not read, [`Error::NoMemory`], [`Error::Limit`]: with the part that was not
-    /// read. What is before that part was. [`Error::Invalidation`] if an earlier operation's invalidation still fails.
+    /// read. What is before that part was. So do [`Error::NotYet`] and [`Error::SourceFailed`] of memory that comes from a
+    /// source. [`Error::Invalidation`] if an earlier operation's invalidation still fails.
     pub fn read(&self, gpa: GuestPhysAddr, to: &mut [u8]) -> Result<(), Error> {
         let range = self.bytes(gpa, to.len())?;
         let mut done = 0;

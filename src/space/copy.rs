@@ -2,30 +2,37 @@
 
 use super::{GuestSpace, Platform, State};
 use crate::{
-    Error, Fault, GuestPhysAddr, Invalidate, Leaf, LockFamily, MemoryArea, Outcome, Owner, SpaceLock, Used,
+    Access, Error, Fault, GuestPhysAddr, Invalidate, Leaf, LockFamily, MemoryArea, Owner, SpaceLock, Used,
     backend::Backend,
     frame::Owned,
-    region::{Given, Pool, View},
-    table::{Edit, Found, Installed},
+    region::{Behind, Given, Pool, View, behind},
+    table::{Edit, Found},
 };
 
+/// What came of giving a guest its own page.
+pub(super) enum Copied {
+    /// It has it.
+    Done,
+    /// Somebody else was first.
+    Lost,
+    /// There is nothing to copy yet: a source is behind it.
+    Missing(View),
+}
+
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
-    /// Answers a write to a page that is not the guest's own yet. The frame is allocated before the lock is taken.
-    pub(super) fn copy(&self, cpu: crate::CpuId, fault: &Fault) -> Result<Outcome, Error> {
+    /// Gives the guest a page that is not its own yet. The frame is allocated before the lock is taken.
+    pub(super) fn copy(&self, cpu: crate::CpuId, fault: &Fault) -> Result<Copied, Error> {
         let frame = self.frame_for(fault.gpa)?;
         let state = self.state.shared(cpu);
         state.check_rest()?;
         let Some(area) = state.areas.find(fault.gpa).filter(|area| super::shared::writes(area.flags())) else {
-            return Ok(Outcome::Retry);
+            return Ok(Copied::Lost);
         };
-        let Backend::CopyOnWrite(view) = area.backend() else { return Ok(Outcome::Retry) };
-        let copied = self.copy_here(&state, (area, view), fault.gpa, frame)?;
+        let Backend::CopyOnWrite(view) = area.backend() else { return Ok(Copied::Lost) };
+        let copied = self.copy_here(&state, (area, view), (fault.gpa, fault.access), frame)?;
         // A page that was taken was not broken.
         self.forget_denial(fault);
-        Ok(match copied {
-            Installed::Done => Outcome::Resolved,
-            Installed::Lost => Outcome::Retry,
-        })
+        Ok(copied)
     }
 
     /// A frame for the copy of a page.
@@ -40,16 +47,17 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         &self,
         state: &State<P>,
         (area, view): (&MemoryArea<Backend>, &View),
-        gpa: GuestPhysAddr,
+        (gpa, access): (GuestPhysAddr, Access),
         frame: Owned<'_, P::Frames>,
-    ) -> Result<Installed, Error> {
+    ) -> Result<Copied, Error> {
         let range = super::page_of(self.builder.geometry(), gpa);
         let operations = self.shootdown.operations();
         let charge = self.builder.frames().account().charge(1).map_err(|exhausted| exhausted.at(range))?;
         let claimed = state.table.claim(gpa).map_err(|exhausted| exhausted.at(range))?;
-        let Some(claim) = claimed else { return Ok(Installed::Lost) };
+        let Some(claim) = claimed else { return Ok(Copied::Lost) };
         let (region, page) = (view.region(), view.page(gpa));
-        let own = |at| Leaf { at, flags: area.flags(), owner: Owner::Space, used: Used::Dirty };
+        let used = if access == Access::Write { Used::Dirty } else { Used::Accessed };
+        let own = |at| Leaf { at, flags: area.flags(), owner: Owner::Space, used };
         // Asked after the claim: no other CPU of this space asks for the page now, and no other space loses it to us
         // before we have left it.
         match region.give(page, Pool::of(self.builder.frames().plain())) {
@@ -67,6 +75,10 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 claim.make(&leaf);
                 region.leave(page);
             }
+            // Nothing that stays so: a source brings it, or just did.
+            Given::Nothing if !matches!(behind(region, page), Behind::Nothing) => {
+                return Ok(Copied::Missing(view.clone()));
+            }
             Given::Nothing => {
                 let leaf = own(frame.at());
                 self.builder.fill_page(operations, None, &frame, &leaf);
@@ -78,7 +90,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         // A page that was taken was on no account of a space's.
         charge.keep();
         operations.publish();
-        Ok(Installed::Done)
+        Ok(Copied::Done)
     }
 
     /// Takes a page that is to be written out of the frozen block over it, whose pieces stay; the next try copies it.

@@ -1,12 +1,13 @@
 //! Answering a guest's faults, on every CPU at once.
 
-use super::{GuestSpace, Platform, State};
+use super::{GuestSpace, Platform, State, copy::Copied, shared::writes};
 use crate::{
     Access, Cause, CpuId, Denials, Error, Fault, Format, GuestPhysAddr, GuestPhysRange, Invalidate, Leaf, LeafPolicy,
     Level, LockFamily, MappingFlags, MemoryArea, Origin, Outcome, Owner, SpaceLock, Used,
     backend::Backend,
     frame::Owned,
     region::View,
+    source::Supplied,
     table::{Edit, Found, Installed},
 };
 
@@ -69,15 +70,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         match self.judge(cpu, fault)? {
             Verdict::Answer(outcome) => Ok(outcome),
             Verdict::Missing(missing) => self.populate(cpu, fault, missing),
-            Verdict::Unpopulated(view) => {
-                self.populate_page(&view, fault.gpa)?;
-                match self.judge(cpu, fault)? {
-                    Verdict::Answer(outcome) => Ok(outcome),
-                    // The map changed meanwhile.
-                    _ => Ok(Outcome::Retry),
-                }
-            }
-            Verdict::Inherited => self.copy(cpu, fault),
+            Verdict::Unpopulated(view) => self.fetch(cpu, fault, &view),
+            Verdict::Inherited => match self.copy(cpu, fault)? {
+                Copied::Done => Ok(Outcome::Resolved),
+                Copied::Lost => Ok(Outcome::Retry),
+                Copied::Missing(view) => self.fetch(cpu, fault, &view),
+            },
             Verdict::InheritedBlock => self.cut_out(fault.gpa).map(|()| Outcome::Retry),
             Verdict::TooLarge => self.split(fault),
             Verdict::Unsettled => {
@@ -110,7 +108,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             (Found::Changing, _) => Ok(Verdict::Unsettled),
             (Found::Busy, _) => Ok(Verdict::Answer(Outcome::Retry)),
             (Found::Lent(_), _) => Ok(Verdict::Answer(Outcome::Lent)),
-            (Found::Nothing(_), Backend::CopyOnWrite(_)) if is_write(fault) => Ok(Verdict::Inherited),
+            (Found::Nothing(_), Backend::CopyOnWrite(view)) if is_unsupplied(view, fault) => {
+                Ok(Verdict::Unpopulated(view.clone()))
+            }
+            (Found::Nothing(_), Backend::CopyOnWrite(view)) if is_write(fault) || is_left_to(area, view) => {
+                Ok(Verdict::Inherited)
+            }
             (Found::Nothing(_), Backend::Shared(view) | Backend::CopyOnWrite(view)) => {
                 Ok(match self.map_page(state, area, fault.gpa)? {
                     Some(installed) => Verdict::Answer(outcome_of(installed)),
@@ -125,6 +128,21 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             (Found::Nothing(_), Backend::Linear(_) | Backend::Borrowed(_)) => {
                 Err(Error::NotMapped(super::page_of(self.builder.geometry(), fault.gpa)))
             }
+        }
+    }
+
+    /// Has a page of a region brought, and the fault answered if that has been done.
+    fn fetch(&self, cpu: CpuId, fault: &Fault, view: &View) -> Result<Outcome, Error> {
+        match self.bring(view, fault.gpa)? {
+            Supplied::NotYet(ticket) => return Ok(Outcome::NotYet(ticket)),
+            Supplied::Failed(ticket) => return Ok(Outcome::SourceFailed(ticket)),
+            Supplied::Ready => {}
+        }
+        match self.judge(cpu, fault)? {
+            Verdict::Answer(outcome) => Ok(outcome),
+            Verdict::Inherited if matches!(self.copy(cpu, fault)?, Copied::Done) => Ok(Outcome::Resolved),
+            // The map changed meanwhile.
+            _ => Ok(Outcome::Retry),
         }
     }
 
@@ -258,6 +276,16 @@ fn outcome_of(installed: Installed) -> Outcome {
         Installed::Done => Outcome::Resolved,
         Installed::Lost => Outcome::Retry,
     }
+}
+
+/// Whether a source has not brought the page yet, as far as that is seen at once.
+fn is_unsupplied(view: &View, fault: &Fault) -> bool {
+    view.region().supply().is_some() && view.region().reading().frame(view.page(fault.gpa)).is_none()
+}
+
+/// Whether a page of an area that may be written comes from a source for this guest alone, who then takes it at once.
+fn is_left_to(area: &MemoryArea<Backend>, view: &View) -> bool {
+    view.region().supply().is_some() && writes(area.flags()) && view.region().reading().is_alone()
 }
 
 /// Whether the guest wrote.

@@ -17,6 +17,7 @@ mod shared;
 mod show;
 mod snapshot;
 mod snapshotting;
+mod supply;
 mod transfer;
 mod unmap;
 mod window;
@@ -86,7 +87,8 @@ pub struct Config<P: Platform> {
 /// # Locks
 /// [`leave`](Self::leave) comes before every other call, [`enter`](Self::enter) after all of them have returned:
 /// nothing may be called on a CPU that is in the guest but [`flush`](Self::flush). The order is then the space's lock (two
-/// spaces' by their addresses), a region's, the allocator's. [`Frames`] and [`Invalidate`] are called with the space's lock held and must not call back.
+/// spaces' by their addresses), a region's, a [pager](crate::Pager)'s or the allocator's. [`Frames`] and [`Invalidate`] are
+/// called with the space's lock held and must not call back; a [`Source`](crate::Source) is called without any.
 pub struct GuestSpace<P: Platform, L: LockFamily = Spin<16>> {
     builder: BuilderOf<P>,
     shootdown: ShootdownOf<P>,

@@ -84,12 +84,6 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         installed.map(Some).map_err(|exhausted| exhausted.at(super::page_of(self.builder.geometry(), gpa)))
     }
 
-    /// Gives a page of a region a frame, where it has none; without the space's lock, as far as the caller has it so.
-    pub(super) fn populate_page(&self, view: &View, gpa: GuestPhysAddr) -> Result<(), Error> {
-        let populated = view.region().populate(view.page(gpa)).map(drop);
-        populated.map_err(|_| Error::NoMemory(super::page_of(self.builder.geometry(), gpa)))
-    }
-
     /// Refuses a frame that no entry holds: the region may be of another kind of machine.
     fn check_frame(&self, gpa: GuestPhysAddr, to: PhysAddr) -> Result<(), Error> {
         let bits = self.builder.format().output_bits();

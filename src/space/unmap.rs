@@ -4,6 +4,7 @@ use super::{
     GuestSpace, Platform, State,
     debris::{Debris, Progress},
     shared::{self, Gone},
+    supply::{self, Forsaken},
 };
 use crate::{Error, GuestPhysRange, LockFamily, MappingFlags, SpaceLock, table::Edit};
 
@@ -58,6 +59,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Takes all of `range` away, under the lock.
     fn take(&self, range: GuestPhysRange, debris: &mut Debris) -> Result<(), Error> {
         self.check(range)?;
+        // Whoever waits for what goes is told when the lock is free again.
+        let _forsaken;
         let mut guard = self.state.exclusive();
         guard.settle(&self.shootdown)?;
         self.check_not_on_loan(&guard, range)?;
@@ -66,11 +69,13 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         if plan.pieces().next().is_none() {
             return Err(Error::NotMapped(range));
         }
+        let lost = supply::lost_pages(&plan)?;
         let leases = shared::lost_leases(&plan, MappingFlags::empty())?;
         let flush = match table.edit(range, Edit::Unmap, &self.shootdown) {
             Ok(flush) => flush,
             Err(exhausted) => return Err(shared::keep(leases, exhausted.at(range))),
         };
+        _forsaken = Forsaken(lost);
         *gone = Gone { leases, areas: plan.carve() };
         flush.detach(&mut debris.remains).map_err(|cause| Error::Invalidation { range, cause })?;
         gone.give_back();

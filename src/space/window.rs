@@ -4,12 +4,13 @@ use core::{hint, ptr::NonNull};
 
 use spin::rwlock::RwLockReadGuard;
 
-use super::{GuestSpace, Platform, State};
+use super::{GuestSpace, Platform, State, copy::Copied};
 use crate::{
     Access, Cause, Content, Error, Fault, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, Level, LockFamily,
     MappingFlags, MemoryArea, Origin, Owner, PageState, PhysAddr, SpaceLock,
     backend::Backend,
     region::{Book, View},
+    source::Supplied,
     table::{Found, Installed},
 };
 
@@ -43,6 +44,8 @@ enum Later {
     Block,
     /// A limit refuses it, unless another CPU has what it is about to give back.
     Limit,
+    /// A page of a region that nobody touched yet must come.
+    Missing(View),
 }
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
@@ -70,6 +73,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 Later::Unsettled => self.state.exclusive().settle(&self.shootdown)?,
                 Later::Busy => hint::spin_loop(),
                 Later::Block => self.cut_out(range.start).map_err(|error| rest_of(error, range))?,
+                Later::Missing(view) => match self.bring(&view, range.start).map_err(|error| rest_of(error, range))? {
+                    Supplied::Ready => {}
+                    Supplied::NotYet(ticket) => return Err(Error::NotYet { range, ticket }),
+                    Supplied::Failed(ticket) => return Err(Error::SourceFailed { range, ticket }),
+                },
             }
         }
     }
@@ -124,7 +132,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                             return Ok(Sight::Open(self.open(range, access, area, at, Some(pin))));
                         }
                     } else if level == Level::PAGE {
-                        self.copy_for(state, (area, view), range)?;
+                        if let Copied::Missing(view) = self.copy_for(state, (area, view), range)? {
+                            return Ok(Sight::Not(Later::Missing(view)));
+                        }
                     } else {
                         return Ok(Sight::Not(Later::Block));
                     }
@@ -142,11 +152,13 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                     self.populate_here(state, range, access, missing).map_err(|error| rest_of(error, range))?;
                 }
                 (Found::Nothing(_), Backend::CopyOnWrite(view)) if access == Access::Write => {
-                    self.copy_for(state, (area, view), range)?;
+                    if let Copied::Missing(view) = self.copy_for(state, (area, view), range)? {
+                        return Ok(Sight::Not(Later::Missing(view)));
+                    }
                 }
                 (Found::Nothing(_), Backend::Shared(view) | Backend::CopyOnWrite(view)) => {
                     if self.map_page(state, area, range.start).map_err(|error| rest_of(error, range))?.is_none() {
-                        self.populate_page(view, range.start).map_err(|error| rest_of(error, range))?;
+                        return Ok(Sight::Not(Later::Missing(view.clone())));
                     }
                 }
                 (Found::Nothing(_), Backend::Linear(_) | Backend::Borrowed(_)) => return Err(Error::NotMapped(range)),
@@ -175,9 +187,10 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         state: &State<P>,
         behind: (&MemoryArea<Backend>, &View),
         range: GuestPhysRange,
-    ) -> Result<(), Error> {
-        let copied = self.frame_for(range.start).and_then(|frame| self.copy_here(state, behind, range.start, frame));
-        copied.map(drop).map_err(|error| rest_of(error, range))
+    ) -> Result<Copied, Error> {
+        let page = (range.start, Access::Write);
+        let copied = self.frame_for(range.start).and_then(|frame| self.copy_here(state, behind, page, frame));
+        copied.map_err(|error| rest_of(error, range))
     }
 
     /// Populates the leaf over the start of `range` with the lock that is held.

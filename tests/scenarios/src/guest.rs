@@ -3,7 +3,7 @@
 use core::ops::Deref;
 
 use memory_addr::PAGE_SIZE_4K as PAGE;
-use stage2::{CpuId, Fault, GuestPhysAddr, GuestPhysRange, GuestSpace, MappingFlags, Outcome, VcpuId};
+use stage2::{CpuId, Fault, GuestPhysAddr, GuestPhysRange, GuestSpace, MappingFlags, Outcome, Ticket, VcpuId};
 
 use crate::{
     Stop,
@@ -37,6 +37,10 @@ pub enum Came {
     Injected,
     /// Its own translation refused.
     GuestException,
+    /// The source behind it has not brought it yet.
+    NotYet(Ticket),
+    /// The source behind it cannot have it.
+    SourceFailed(Ticket),
 }
 
 impl<'m, M: Machine> Guest<'m, M> {
@@ -266,6 +270,8 @@ impl<M: Machine> Run<'_, '_, M> {
                 Outcome::Denied { flags } => return Ok(Came::Denied(flags)),
                 Outcome::Lent => return Ok(Came::Lent),
                 Outcome::Inject => return Ok(Came::Injected),
+                Outcome::NotYet(ticket) => return Ok(Came::NotYet(ticket)),
+                Outcome::SourceFailed(ticket) => return Ok(Came::SourceFailed(ticket)),
             }
         }
         Err(Stop::failed(format_args!("{step:x?} on {} faults for ever", self.seat.cpu)))

@@ -56,7 +56,8 @@ fn answer(machine: &Machine, index: usize, registers: &mut Registers, syndrome: 
         Ok(Outcome::Resolved) => machine.remember(fault.gpa),
         Ok(Outcome::Retry) => {}
         Ok(Outcome::NotMapped) if machine.devices.access(fault.gpa, registers, syndrome).is_some() => {}
-        Ok(outcome @ (Outcome::NotMapped | Outcome::Denied { .. } | Outcome::Lent | Outcome::Inject)) => {
+        // Nothing of a guest's comes from a source; else what does not come would be an abort too.
+        Ok(outcome) => {
             line!("hv: {}{fault:x?}: {outcome:?}, at {:#x}: an abort for the guest", machine.label, registers.pc);
             inject(registers, syndrome);
         }

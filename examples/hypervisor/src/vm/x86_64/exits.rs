@@ -69,7 +69,8 @@ fn answer(machine: &Machine, index: usize, vcpu: &Vcpu, fault: Fault) {
     match machine.space.fault(CpuId(index), fault) {
         Ok(Outcome::Resolved) => machine.remember(fault.gpa),
         Ok(Outcome::Retry) => {}
-        Ok(outcome @ (Outcome::NotMapped | Outcome::Denied { .. } | Outcome::Lent | Outcome::Inject)) => {
+        // Nothing of a guest's comes from a source; else what does not come would be an exception too.
+        Ok(outcome) => {
             line!("hv: {fault:x?}: {outcome:?}, at {:#x}: an exception for the guest", vcpu.read(guest::RIP));
             vcpu.inject(GENERAL_PROTECTION);
         }

@@ -1,0 +1,105 @@
+//! Regions whose pages come from a source.
+
+use memory_addr::PAGE_SIZE_4K;
+
+use super::{Region, RegionError, SharedRegion, View};
+use crate::{
+    GuestPhysRange, Pager,
+    account::Exhausted,
+    counted::Counted,
+    source::{Entered, Supplied},
+};
+
+/// Where a region's pages come from.
+pub(crate) struct Supply {
+    pager: Pager,
+    /// The first page's offset in the source, in bytes.
+    offset: usize,
+}
+
+/// What is behind a page of a region.
+pub(crate) enum Behind {
+    /// A frame.
+    Frame,
+    /// Nothing: it is zeros.
+    Nothing,
+    /// A source that has not been asked, or has not answered, for the page of this region.
+    Source(Counted<dyn Region>, usize),
+}
+
+impl Supply {
+    /// `size` bytes from `offset` on.
+    pub(super) fn new(pager: &Pager, offset: usize, size: usize) -> Result<Self, RegionError> {
+        if !offset.is_multiple_of(PAGE_SIZE_4K) {
+            return Err(RegionError::Unaligned { offset, align: PAGE_SIZE_4K });
+        }
+        if offset.checked_add(size).is_none() {
+            return Err(RegionError::Beyond { offset, size, region: usize::MAX });
+        }
+        Ok(Self { pager: pager.clone(), offset })
+    }
+}
+
+/// What is behind a page, of the region itself or of one that stands behind it.
+pub(crate) fn behind(region: &Counted<dyn Region>, page: usize) -> Behind {
+    let book = region.reading();
+    if book.frame(page).is_some() {
+        return Behind::Frame;
+    }
+    if region.supply().is_some() {
+        return Behind::Source(region.clone(), page);
+    }
+    match book.base(page) {
+        Some((view, page)) => behind(view.region(), page),
+        None => Behind::Nothing,
+    }
+}
+
+/// Has a page brought that a source is behind, unless somebody has asked for it, or it turns out when nobody else can ask
+/// any more that it is not missing. Without any lock.
+pub(crate) fn supply(
+    region: &Counted<dyn Region>,
+    page: usize,
+    still_missing: impl FnOnce() -> Option<()>,
+) -> Result<Supplied, Exhausted> {
+    let Some(supply) = region.supply() else { return Ok(Supplied::Ready) };
+    match supply.pager.enter(region, page, supply.offset + page * PAGE_SIZE_4K) {
+        Entered::Other(supplied) => Ok(supplied),
+        // What another brought, or took away, before this one's ticket was written down.
+        Entered::First(_) if still_missing().is_none() => Ok(Supplied::Ready),
+        Entered::First(asking) => asking.ask(),
+    }
+}
+
+/// A mapping has lost a part: nobody waits for its pages any more if there is no other mapping, and no handle.
+pub(crate) fn forsake(view: &View, part: GuestPhysRange) {
+    let region = view.region();
+    if let Some(supply) = region.supply().filter(|_| region.reading().is_alone()) {
+        supply.pager.cancel_pages(region, &(view.page(part.start)..view.page(part.end)));
+    }
+}
+
+/// A mapping or a handle has gone: nobody waits for any page if it was the last.
+pub(super) fn desert(region: &Counted<dyn Region>) {
+    let Some(supply) = region.supply() else { return };
+    if region.reading().is_deserted() {
+        supply.pager.cancel_pages(region, &(0..usize::MAX));
+    }
+}
+
+impl SharedRegion {
+    /// Has the page at `offset` brought if a source is behind it; `size` bytes from there on are still to be accessed.
+    pub(super) fn bring(&self, offset: usize, size: usize) -> Result<(), RegionError> {
+        let page = offset / PAGE_SIZE_4K;
+        while let Behind::Source(region, index) = behind(&self.0, page) {
+            let still_missing = || matches!(behind(&self.0, page), Behind::Source(..)).then_some(());
+            match supply(&region, index, still_missing) {
+                Ok(Supplied::Ready) => {}
+                Ok(Supplied::NotYet(ticket)) => return Err(RegionError::NotYet { offset, size, ticket }),
+                Ok(Supplied::Failed(ticket)) => return Err(RegionError::SourceFailed { offset, size, ticket }),
+                Err(_) => return Err(RegionError::NoMemory { offset, size }),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,81 @@
+//! Pages that come from somewhere else: an image in memory, a file, another machine.
+//!
+//! A [`Pager`] has the [`Source`] and the desk at which is written what was asked and not answered yet. It is called
+//! without any lock of a space or a region; its own, the desk's, comes behind all of theirs and is held for a look through
+//! the desk.
+
+mod desk;
+mod pager;
+
+use core::fmt;
+
+pub(crate) use self::pager::{Entered, Supplied};
+pub use self::pager::{Pager, SourceError, Waiting};
+
+/// Where pages come from. All its methods are called without any lock of this crate's, on whichever CPU missed the page
+/// or ended the wait: they may call spaces, regions and pagers.
+pub trait Source: Send + Sync {
+    /// A page is missed: the 4 KiB from [`ticket.offset()`](Ticket::offset) on.
+    ///
+    /// `page` is full of zeros. What [`Supply::Ready`] leaves in it is what guests will see; with another answer it is
+    /// forgotten. Whoever answers [`Supply::Later`] sees to it that [`Pager::complete`] is called with the ticket, on any
+    /// CPU and at any time, even before this returns. While a ticket stands the page is not asked for again.
+    fn ask(&self, ticket: Ticket, page: &mut [u8]) -> Supply;
+
+    /// The ticket is over: whoever waits for it is to look again.
+    ///
+    /// Called once for each ticket, after [`Pager::state`] has begun to say [`Waiting::Over`] of it. A ticket that is
+    /// cancelled may be told of before [`ask`](Self::ask) was called with it, which then never is.
+    fn settled(&self, ticket: Ticket, how: Settled);
+}
+
+/// What a source answers at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Supply {
+    /// The page is filled.
+    Ready,
+    /// [`Pager::complete`] will be called.
+    Later,
+    /// It cannot be had.
+    Failed,
+}
+
+/// How the wait for a page ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The page is there.
+    Ready,
+    /// The source cannot have it.
+    Failed,
+    /// Nobody wants it any more: what it was for was unmapped or dropped. Or it was not asked for after all: there was
+    /// no memory for it.
+    Cancelled,
+}
+
+/// One wait for one page. No two have the same ticket, in whatever pager and at whatever time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    serial: u64,
+    slot: usize,
+    offset: usize,
+}
+
+impl Ticket {
+    /// The page's offset in the source, in bytes.
+    #[must_use]
+    pub const fn offset(self) -> usize {
+        self.offset
+    }
+}
+
+impl fmt::Display for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ticket {} for offset {:#x} of the source", self.serial, self.offset)
+    }
+}
+
+/// The source cannot have a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the source failed")]
+pub struct SourceFailed;

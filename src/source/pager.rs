@@ -1,0 +1,285 @@
+//! Asking a source, waiting, and being answered.
+
+use alloc::sync::Arc;
+use core::{fmt, num::NonZeroUsize, ops::Range};
+
+use memory_addr::PAGE_SIZE_4K;
+
+use super::{
+    Settled, Source, SourceFailed, Supply, Ticket,
+    desk::{Desk, Entry, Place},
+};
+use crate::{account::Exhausted, counted::Counted, region::Region};
+
+/// A source, and the pages that it was asked for and has not brought yet: a handle, of which there may be many.
+///
+/// It stands behind private memory ([`GuestSpace::map_from`](crate::GuestSpace::map_from)) and regions
+/// ([`SharedRegion::from_source`](crate::SharedRegion::from_source)), any number of either. The number of pages that may be
+/// pending at once is all of theirs together: with a pager for each guest, no guest takes another's room.
+///
+/// # Waiting
+/// A fault on a page that is not there yet is answered [`Outcome::NotYet`](crate::Outcome::NotYet) with a ticket. The
+/// hypervisor puts the virtual CPU to sleep *under a lock of its own*, after it has asked [`state`](Self::state) under the
+/// same lock; [`Source::settled`] takes that lock too and wakes whoever sleeps by the ticket. The state changes before
+/// `settled` is called: who still saw [`Waiting::NotYet`] is asleep when it comes. Then the fault is answered anew.
+///
+/// # Failures
+/// A page that the source cannot have is [`Outcome::SourceFailed`](crate::Outcome::SourceFailed) for everybody who waited
+/// and everybody who comes, until somebody calls [`retry`](Self::retry) or what it was for is gone. It takes up the room of a
+/// pending page meanwhile; when that is needed the oldest failure is forgotten, and its page is asked for again.
+#[derive(Clone)]
+pub struct Pager(Counted<Inner>);
+
+struct Inner {
+    source: Arc<dyn Source>,
+    desk: Desk<Owner>,
+}
+
+/// For whom a page is: a region, which it keeps.
+type Owner = Counted<dyn Region>;
+
+/// Whether a ticket is still to be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Waiting {
+    /// It is.
+    NotYet,
+    /// It is over, or was never this pager's: try again what led to it.
+    Over,
+}
+
+/// Why an answer is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// The ticket is not waited for: it was answered, or it was cancelled, or it is another pager's.
+    #[error("{ticket} is not waited for")]
+    NotPending {
+        /// Which ticket.
+        ticket: Ticket,
+    },
+    /// There is no failure of this ticket that is remembered.
+    #[error("{ticket} did not fail, or that was forgotten")]
+    NotFailed {
+        /// Which ticket.
+        ticket: Ticket,
+    },
+    /// An answer is one page of 4 KiB. The ticket stays pending.
+    #[error("{size:#x} bytes are no page: {ticket}")]
+    BadSize {
+        /// Which ticket.
+        ticket: Ticket,
+        /// How many bytes there were.
+        size: usize,
+    },
+    /// There is no memory for the page. The ticket stays pending, and may be answered again.
+    #[error("out of memory: {ticket}")]
+    NoMemory {
+        /// Which ticket.
+        ticket: Ticket,
+    },
+    /// There is no memory for a pager with so much room.
+    #[error("out of memory for a pager of {room} pages")]
+    NoRoom {
+        /// How many pages.
+        room: NonZeroUsize,
+    },
+}
+
+impl Pager {
+    /// For pages of `source`, of which `pending` at most are asked for at a time.
+    ///
+    /// They are looked through for each page that is missed: tens or hundreds, not thousands.
+    ///
+    /// # Errors
+    /// [`SourceError::NoRoom`].
+    pub fn new(source: Arc<dyn Source>, pending: NonZeroUsize) -> Result<Self, SourceError> {
+        let desk = Desk::new(pending);
+        let inner = desk.and_then(|desk| Counted::try_new(Inner { source, desk }));
+        inner.map(Self).ok_or(SourceError::NoRoom { room: pending })
+    }
+
+    /// Answers a ticket with the page's 4 KiB, or with the failure to have them. Called without any lock that
+    /// [`Source::settled`] takes.
+    ///
+    /// The page is in its region when it returns, and whoever waited was told; the tables get it when a guest tries again,
+    /// with what flags its area then has.
+    ///
+    /// # Errors
+    /// - [`SourceError::NotPending`] for a second answer, a late one, one to a wrong pager;
+    /// - [`SourceError::BadSize`], [`SourceError::NoMemory`]: the ticket stays pending.
+    pub fn complete(&self, ticket: Ticket, answer: Result<&[u8], SourceFailed>) -> Result<(), SourceError> {
+        match answer {
+            Ok(page) if page.len() != PAGE_SIZE_4K => Err(SourceError::BadSize { ticket, size: page.len() }),
+            Ok(page) => self.fill(ticket, page),
+            Err(SourceFailed) => self.fail(ticket).ok_or(SourceError::NotPending { ticket }),
+        }
+    }
+
+    /// Whether a ticket is still to be waited for. It takes a lock that nobody holds while calling anybody: it may be asked
+    /// under any lock of the hypervisor's own.
+    pub fn state(&self, ticket: Ticket) -> Waiting {
+        self.0.desk.waits(ticket).map_or(Waiting::Over, |()| Waiting::NotYet)
+    }
+
+    /// Forgets a failure: the next fault asks for the page again.
+    ///
+    /// # Errors
+    /// [`SourceError::NotFailed`].
+    pub fn retry(&self, ticket: Ticket) -> Result<(), SourceError> {
+        self.0.desk.forget(ticket).map(drop).ok_or(SourceError::NotFailed { ticket })
+    }
+
+    fn fill(&self, ticket: Ticket, page: &[u8]) -> Result<(), SourceError> {
+        let (region, index) = self.0.desk.wanted(ticket).ok_or(SourceError::NotPending { ticket })?;
+        let copy = &mut |to: &mut [u8]| {
+            to.copy_from_slice(page);
+            Some(())
+        };
+        match self.receive(&region, index, ticket, copy) {
+            Ok(Some(())) => Ok(()),
+            // Cancelled meanwhile, or answered by another.
+            Ok(None) => Err(SourceError::NotPending { ticket }),
+            Err(_) => Err(SourceError::NoMemory { ticket }),
+        }
+    }
+
+    /// Gives a region the page that `write` fills, unless it is cancelled before.
+    fn receive(
+        &self,
+        region: &Owner,
+        page: usize,
+        ticket: Ticket,
+        write: &mut dyn FnMut(&mut [u8]) -> Option<()>,
+    ) -> Result<Option<()>, Exhausted> {
+        let mut entry = None;
+        let admit = &mut || {
+            entry = self.0.desk.end(ticket);
+            entry.as_ref().map(drop)
+        };
+        let received = region.receive(page, write, admit)?;
+        over(entry, |ticket| self.0.source.settled(ticket, Settled::Ready));
+        Ok(received)
+    }
+
+    fn fail(&self, ticket: Ticket) -> Option<()> {
+        self.0.desk.fail(ticket)?;
+        self.0.source.settled(ticket, Settled::Failed);
+        Some(())
+    }
+
+    fn cancel(&self, entry: Option<Entry<Owner>>) {
+        over(entry, |ticket| self.0.source.settled(ticket, Settled::Cancelled));
+    }
+
+    /// Nobody wants these pages any more.
+    pub(crate) fn cancel_pages(&self, region: &Owner, pages: &Range<usize>) {
+        while let Some(entry) = self.0.desk.take_one(region, pages) {
+            self.cancel(Some(entry));
+        }
+    }
+
+    /// Finds out whether a page has been asked for. Whoever is answered [`Entered::First`] looks once more whether it is
+    /// still missing, and then asks.
+    pub(crate) fn enter(&self, region: &Owner, page: usize, offset: usize) -> Entered {
+        match self.0.desk.enter(region.clone(), page, offset) {
+            Place::New(ticket) => {
+                Entered::First(Asking { pager: self.clone(), region: region.clone(), page, ticket: Some(ticket) })
+            }
+            Place::Pending(ticket) => Entered::Other(Supplied::NotYet(ticket)),
+            Place::Failed(ticket) => Entered::Other(Supplied::Failed(ticket)),
+        }
+    }
+}
+
+/// Tells that what was at the desk is over. It is there no more: whoever asks for its state before he sleeps does not
+/// sleep, and whoever asked before is told.
+pub(super) fn over<O>(entry: Option<Entry<O>>, tell: impl FnOnce(Ticket)) {
+    if let Some(entry) = entry {
+        let ticket = entry.was_pending();
+        // Perhaps with the last reference to the region.
+        drop(entry);
+        ticket.map(tell);
+    }
+}
+
+/// What came of missing a page.
+#[must_use]
+pub(crate) enum Entered {
+    /// Nobody has asked yet.
+    First(Asking),
+    /// Somebody has.
+    Other(Supplied),
+}
+
+/// What a source did about a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Supplied {
+    /// Something: it is time to look again.
+    Ready,
+    /// It has not got it yet.
+    NotYet(Ticket),
+    /// It cannot have it.
+    Failed(Ticket),
+}
+
+/// The right to ask for a page, once. Dropped, nobody asked.
+#[must_use]
+pub(crate) struct Asking {
+    pager: Pager,
+    region: Owner,
+    page: usize,
+    /// Until it is asked.
+    ticket: Option<Ticket>,
+}
+
+impl Asking {
+    /// Asks, without any lock.
+    ///
+    /// # Errors
+    /// [`Exhausted`] if there is no frame for the page.
+    pub(crate) fn ask(mut self) -> Result<Supplied, Exhausted> {
+        let Some(ticket) = self.ticket else { return Ok(Supplied::Ready) };
+        let mut supply = None;
+        let write = &mut |page: &mut [u8]| {
+            let answer = self.pager.0.source.ask(ticket, page);
+            supply = Some(answer);
+            (answer == Supply::Ready).then_some(())
+        };
+        let received = self.pager.receive(&self.region, self.page, ticket, write)?;
+        self.ticket = None;
+        Ok(match (supply, received) {
+            (Some(Supply::Failed), _) if self.pager.fail(ticket).is_some() => Supplied::Failed(ticket),
+            (_, Some(())) => Supplied::Ready,
+            // Not answered yet, or by another while it was asked.
+            _ => match self.pager.state(ticket) {
+                Waiting::NotYet => Supplied::NotYet(ticket),
+                Waiting::Over => Supplied::Ready,
+            },
+        })
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.pager.cancel(self.pager.0.desk.end(ticket));
+        }
+    }
+}
+
+impl fmt::Debug for Pager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pager").finish_non_exhaustive()
+    }
+}
+
+/// Handles are equal that are of the same pager.
+impl PartialEq for Pager {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.is(&other.0)
+    }
+}
+
+impl Eq for Pager {}

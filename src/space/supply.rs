@@ -1,0 +1,101 @@
+//! Memory that comes from a source: whoever misses a page has it brought, without any lock.
+
+use alloc::vec::Vec;
+
+use super::{GuestSpace, Platform};
+use crate::{
+    Error, GuestPhysAddr, GuestPhysRange, LockFamily, Mapping, MappingFlags, Pager, Plan, RegionError, SharedRegion,
+    SpaceLock,
+    backend::Backend,
+    region::{Behind, View, behind, forsake, supply},
+    source::Supplied,
+    table::Found,
+};
+
+/// Pages that a space has lost. When this is dropped, without any lock, those who waited for them are told.
+pub(super) struct Forsaken(pub Vec<(View, GuestPhysRange)>);
+
+impl Drop for Forsaken {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|(view, part)| forsake(view, *part));
+    }
+}
+
+/// The pieces of `plan` whose pages come from a source.
+pub(super) fn lost_pages(plan: &Plan<'_, Backend>) -> Result<Vec<(View, GuestPhysRange)>, Error> {
+    let sourced = || {
+        plan.pieces().filter_map(|(area, part)| match area.backend() {
+            Backend::Shared(view) | Backend::CopyOnWrite(view) => view.region().supply().map(|_| (view, part)),
+            _ => None,
+        })
+    };
+    let mut lost = Vec::new();
+    lost.try_reserve_exact(sourced().count()).map_err(|_| Error::NoMemory(plan.range()))?;
+    lost.extend(sourced().map(|(view, part)| (view.clone(), part)));
+    Ok(lost)
+}
+
+impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
+    /// A region of `size` bytes of this space's allocator, whose pages come from a source, from `offset` bytes on there.
+    ///
+    /// # Errors
+    /// As for [`SharedRegion::from_source`].
+    pub fn region_from(&self, size: usize, pager: &Pager, offset: usize) -> Result<SharedRegion, RegionError>
+    where
+        P::Invalidate: Clone,
+    {
+        let (frames, operations) = (self.builder.frames().plain().clone(), self.shootdown.operations().clone());
+        SharedRegion::from_source::<P>(frames, operations, size, pager, offset)
+    }
+
+    /// Maps private memory whose pages come from a source, from `offset` bytes on there: each when it is first touched.
+    ///
+    /// It is a frozen region of its own that nobody else has, mapped [copy-on-write](Mapping::CopyOnWrite), whose pages
+    /// become the space's as the guest touches them: nothing is copied. What is unmapped before it was brought nobody waits
+    /// for any more. A [snapshot](Self::snapshot) has the source behind it for what was not touched yet.
+    ///
+    /// # Errors
+    /// As for [`map`](Self::map) of a frozen region; [`Error::Region`] for an offset that is no multiple of 4 KiB, or
+    /// that overflows with the size.
+    pub fn map_from(
+        &self,
+        range: GuestPhysRange,
+        pager: &Pager,
+        offset: usize,
+        flags: MappingFlags,
+    ) -> Result<(), Error>
+    where
+        P::Invalidate: Clone,
+    {
+        self.check(range)?;
+        let failed = |cause| Error::Region { range, cause };
+        let region = self.region_from(range.size(), pager, offset).map_err(|cause| match cause {
+            RegionError::NoMemory { .. } => Error::NoMemory(range),
+            cause => failed(cause),
+        })?;
+        region.freeze().map_err(failed)?;
+        self.map(range, Mapping::CopyOnWrite { region, offset: 0 }, flags)
+    }
+
+    /// Brings the page of a region that is missing at `gpa`. Nobody holds a lock.
+    pub(super) fn bring(&self, view: &View, gpa: GuestPhysAddr) -> Result<Supplied, Error> {
+        let brought = match behind(view.region(), view.page(gpa)) {
+            Behind::Frame => Ok(Supplied::Ready),
+            Behind::Nothing => view.region().populate(view.page(gpa)).map(|_| Supplied::Ready),
+            Behind::Source(region, page) => supply(&region, page, || self.still_missing(view, gpa)),
+        };
+        brought.map_err(|exhausted| exhausted.at(super::page_of(self.builder.geometry(), gpa)))
+    }
+
+    /// Whether a page is still missing at `gpa`, after a ticket for it was written down.
+    ///
+    /// First the region is looked at: a page that was brought before it was, and that another CPU took from there, is in the
+    /// tables by then, or its entry busy.
+    fn still_missing(&self, view: &View, gpa: GuestPhysAddr) -> Option<()> {
+        let state = self.state.shared(super::anybody());
+        let area = state.areas.find(gpa)?;
+        let (Backend::Shared(now) | Backend::CopyOnWrite(now)) = area.backend() else { return None };
+        let missing = now == view && matches!(behind(view.region(), view.page(gpa)), Behind::Source(..));
+        (missing && matches!(state.table.find(gpa), Found::Nothing(_))).then_some(())
+    }
+}
