@@ -6,7 +6,6 @@ use memory_addr::PAGE_SIZE_4K;
 use super::{GuestSpace, Platform, State, shared};
 use crate::{
     Error, GuestPhysRange, Handover, LeafPolicy, LockFamily, MappingFlags, MemoryArea, Owner, PageState, SharedRegion,
-    SpaceLock,
     backend::Backend,
     loan::Seams,
     region::{Lease, Pool, View, Window},
@@ -34,8 +33,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.check_page_size(range)?;
         let out_of_memory = Error::NoMemory(range);
         let region = self.region(range.size()).map_err(|_| out_of_memory)?;
-        let mut guard = self.state.exclusive();
-        guard.settle(&self.shootdown)?;
+        let mut guard = self.exclusive()?;
         self.check_convertible(&guard, range)?;
         self.split_at_ends(&mut guard, range)?;
         let State { areas, table, .. } = &mut *guard;
@@ -76,8 +74,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::Invalidation`]: nothing changed. See there.
     pub fn make_private(&self, range: GuestPhysRange, handover: Handover) -> Result<(), Error> {
         self.check(range)?;
-        let mut guard = self.state.exclusive();
-        guard.settle(&self.shootdown)?;
+        let mut guard = self.exclusive()?;
         self.check_sole(&guard, range)?;
         self.map_all_there_is(&guard, range)?;
         self.split_at_ends(&mut guard, range)?;

@@ -96,8 +96,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Takes a page that is to be written out of the frozen block over it, whose pieces stay; the next try copies it.
     pub(super) fn cut_out(&self, gpa: GuestPhysAddr) -> Result<(), Error> {
         let page = super::page_of(self.builder.geometry(), gpa);
-        let mut guard = self.state.exclusive();
-        guard.settle(&self.shootdown)?;
+        let mut guard = self.exclusive()?;
         let State { areas, table, .. } = &mut *guard;
         // The map may have changed meanwhile.
         let inherited = areas.find(gpa).is_some_and(|area| matches!(area.backend(), Backend::CopyOnWrite(_)));

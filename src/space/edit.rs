@@ -1,9 +1,6 @@
 //! Changing the map: every call excludes all others while the tables change and the CPUs forget.
 
-use super::{
-    DetachedOf, GuestSpace, Platform, ShootdownOf, State,
-    shared::{self, Gone},
-};
+use super::{DetachedOf, GuestSpace, Platform, shared};
 use crate::{
     Error, Format, GuestPhysRange, Inexpressible, Level, LockFamily, Mapping, MappingFlags, MemoryArea, Owner,
     PhysAddr, Populate, RegionError, SharedRegion, SpaceLock,
@@ -61,8 +58,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Adds an area and what is mapped in it at once, unless the tables changed since that was built.
     fn place(&self, area: MemoryArea<Backend>, detached: Option<DetachedOf<P>>) -> Result<Placed, Error> {
         let range = area.va_range();
-        let mut state = self.state.exclusive();
-        state.settle(&self.shootdown)?;
+        let mut state = self.exclusive()?;
         if let Some(other) = state.areas.overlap(range) {
             return Err(Error::Overlap { range, with: other.va_range() });
         }
@@ -161,23 +157,4 @@ pub(super) fn check_private(range: GuestPhysRange, flags: MappingFlags) -> Resul
         return Err(Error::Flags { range, flags: Inexpressible(flags) });
     }
     Ok(())
-}
-
-impl<P: Platform> State<P> {
-    /// Comes before anything that changes map or memory: refuses it while a snapshot is being taken.
-    pub(super) fn check_rest(&self) -> Result<(), Error> {
-        self.snapshotting.map_or(Ok(()), |range| Err(Error::Snapshotting(range)))
-    }
-
-    /// Comes before any exclusive operation: finishes what an earlier one could not.
-    pub(super) fn settle(&mut self, shootdown: &ShootdownOf<P>) -> Result<(), Error> {
-        self.check_rest()?;
-        if let Some(flush) = self.table.unfinished(shootdown) {
-            let range = flush.range();
-            flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
-            self.gone.give_back();
-            self.gone = Gone::default();
-        }
-        Ok(())
-    }
 }

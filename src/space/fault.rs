@@ -79,7 +79,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             Verdict::InheritedBlock => self.cut_out(fault.gpa).map(|()| Outcome::Retry),
             Verdict::TooLarge => self.split(fault),
             Verdict::Unsettled => {
-                self.state.exclusive().settle(&self.shootdown)?;
+                drop(self.exclusive()?);
                 Ok(Outcome::Retry)
             }
         }
@@ -174,8 +174,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Splits the leaf over a page that is to allow what so large a leaf may not; the page alone gets it.
     fn split(&self, fault: &Fault) -> Result<Outcome, Error> {
         let page = super::page_of(self.builder.geometry(), fault.gpa);
-        let mut guard = self.state.exclusive();
-        guard.settle(&self.shootdown)?;
+        let mut guard = self.exclusive()?;
         let State { areas, table, .. } = &mut *guard;
         // The map may have changed meanwhile.
         let Some(area) = areas.find(fault.gpa).filter(|area| area.flags().contains(fault.access.flag())) else {

@@ -112,8 +112,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::StillBorrowed`] with how much of it the borrower still maps;
     /// - [`Error::Invalidation`] if an earlier operation's invalidation still fails.
     pub fn reclaim_returned(&self, loan: &Loan, handover: Handover) -> Result<(), Error> {
-        let mut state = self.state.exclusive();
-        state.settle(&self.shootdown)?;
+        let mut state = self.exclusive()?;
         state.check_loan(loan)?;
         match loan.terms().mapped() {
             0 => self.take_back(&mut state, loan, handover),

@@ -7,6 +7,7 @@ mod debris;
 mod dismantle;
 mod donate;
 mod edit;
+mod exclusive;
 mod fault;
 mod limits;
 mod loan;

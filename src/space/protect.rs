@@ -4,8 +4,8 @@ use alloc::vec::Vec;
 
 use super::{GuestSpace, Platform, Progress, State, edit, shared};
 use crate::{
-    Error, GuestPhysAddr, GuestPhysRange, LockFamily, MappingFlags, SpaceLock, backend::Backend, region::Lease,
-    set::MemorySet, table::Edit,
+    Error, GuestPhysAddr, GuestPhysRange, LockFamily, MappingFlags, backend::Backend, region::Lease, set::MemorySet,
+    table::Edit,
 };
 
 /// A range that gets other flags, of which a part has them already: [`GuestSpace::protect_in_steps`] makes it.
@@ -81,8 +81,7 @@ impl<P: Platform, L: LockFamily> Protecting<'_, P, L> {
             return Ok(self.progress());
         }
         let (range, flags) = (self.rest, self.flags);
-        let mut guard = self.space.state.exclusive();
-        guard.settle(&self.space.shootdown)?;
+        let mut guard = self.space.exclusive()?;
         self.space.check_not_on_loan(&guard, range)?;
         let State { areas, table, gone, .. } = &mut *guard;
         let end = if entries == usize::MAX {

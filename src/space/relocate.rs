@@ -41,7 +41,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             let rest = GuestPhysRange { start: gpa, end: range.end };
             match self.next_to_move(gpa) {
                 Next::Skip(end) => gpa = end,
-                Next::Unsettled => self.state.exclusive().settle(&self.shootdown)?,
+                Next::Unsettled => drop(self.exclusive()?),
                 Next::Leaf { level, end } => {
                     // What became another leaf meanwhile is looked at again.
                     if let Some(moved) = self.move_leaf(rest, level)? {
@@ -90,8 +90,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         // They take the old ones' place on the account.
         let frames = Owned::allocate(self.builder.frames().plain(), pages).ok_or(Error::NoMemory(rest))?;
         let moved = {
-            let mut state = self.state.exclusive();
-            state.settle(&self.shootdown)?;
+            let mut state = self.exclusive()?;
             state.table.relocate(rest.start, level, frames, &self.shootdown)
         };
         // The old frames are freed here, without the lock.

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::{GuestSpace, Platform, State};
 use crate::{
-    Error, Format, Frames, GuestPhysRange, LockFamily, MemoryArea, RegionError, SharedRegion, Snapshot, SpaceLock,
+    Error, Format, Frames, GuestPhysRange, LockFamily, MemoryArea, RegionError, SharedRegion, Snapshot,
     account::Account,
     backend::Backend,
     region::{Part, View, Window, offset_of},
@@ -34,8 +34,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     where
         P::Invalidate: Clone,
     {
-        let mut guard = self.state.exclusive();
-        guard.settle(&self.shootdown)?;
+        let mut guard = self.exclusive()?;
         let draft = self.draft(&guard)?;
         let State { areas, table, .. } = &mut *guard;
         let range = draft.range;
@@ -91,8 +90,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         self.check_page_size(everything)?;
         let window = Window::open(region.region()).ok_or(Error::NoMemory(everything))?;
-        let mut state = self.state.exclusive();
-        state.settle(&self.shootdown)?;
+        let mut state = self.exclusive()?;
         for part in snapshot.parts() {
             if let Some(other) = state.areas.overlap(part.range) {
                 return Err(Error::Overlap { range: part.range, with: other.va_range() });

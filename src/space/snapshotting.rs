@@ -42,8 +42,7 @@ where
     ///   [`snapshot`](Self::snapshot);
     /// - [`Error::Invalidation`] if an earlier operation's invalidation still fails.
     pub fn snapshot_in_steps(&self) -> Result<Snapshotting<'_, P, L>, Error> {
-        let mut state = self.state.exclusive();
-        state.settle(&self.shootdown)?;
+        let mut state = self.exclusive()?;
         let draft = self.draft(&state)?;
         self.shootdown.close().map_err(Error::InGuest)?;
         let range = draft.range();

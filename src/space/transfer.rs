@@ -35,20 +35,28 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Takes both spaces' locks, in the order of their addresses, whoever gives; `range` is what it is about.
     pub(super) fn lock_both<'s>(&'s self, range: GuestPhysRange, other: &'s Self) -> Result<Both<'s, P, L>, Error> {
         let (this, that) = (core::ptr::from_ref(&self.state), core::ptr::from_ref(&other.state));
-        let (mut mine, mut others) = match this.addr().cmp(&that.addr()) {
-            core::cmp::Ordering::Equal => return Err(Error::SameSpace(range)),
-            core::cmp::Ordering::Less => {
-                let mine = self.state.exclusive();
-                (mine, other.state.exclusive())
+        loop {
+            let (mine, others) = match this.addr().cmp(&that.addr()) {
+                core::cmp::Ordering::Equal => return Err(Error::SameSpace(range)),
+                core::cmp::Ordering::Less => {
+                    let mine = self.state.exclusive();
+                    (mine, other.state.exclusive())
+                }
+                core::cmp::Ordering::Greater => {
+                    let others = other.state.exclusive();
+                    (self.state.exclusive(), others)
+                }
+            };
+            mine.check_rest()?;
+            others.check_rest()?;
+            if mine.table.is_finished() && others.table.is_finished() {
+                return Ok((mine, others));
             }
-            core::cmp::Ordering::Greater => {
-                let others = other.state.exclusive();
-                (self.state.exclusive(), others)
-            }
-        };
-        mine.settle(&self.shootdown)?;
-        others.settle(&other.shootdown)?;
-        Ok((mine, others))
+            drop((mine, others));
+            // Each by itself: what it lets go must go without the other's lock too.
+            drop(self.exclusive()?);
+            drop(other.exclusive()?);
+        }
     }
 
     /// Refuses ranges that are none, and giving to oneself: where `range` goes.

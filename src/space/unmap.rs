@@ -6,7 +6,7 @@ use super::{
     shared::{self, Gone},
     supply::{self, Forsaken},
 };
-use crate::{Error, GuestPhysRange, LockFamily, MappingFlags, SpaceLock, table::Edit};
+use crate::{Error, GuestPhysRange, LockFamily, MappingFlags, table::Edit};
 
 /// A range that no CPU reaches any more, and whose memory is still to be freed:
 /// [`GuestSpace::unmap_in_steps`] makes it.
@@ -61,8 +61,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.check(range)?;
         // Whoever waits for what goes is told when the lock is free again.
         let _forsaken;
-        let mut guard = self.state.exclusive();
-        guard.settle(&self.shootdown)?;
+        let mut guard = self.exclusive()?;
         self.check_not_on_loan(&guard, range)?;
         let State { areas, table, gone, .. } = &mut *guard;
         let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;

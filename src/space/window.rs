@@ -70,7 +70,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             match later {
                 // Nobody is about to give anything back while the lock is held.
                 Later::Limit => drop(self.window(&self.state.exclusive(), range, access)?),
-                Later::Unsettled => self.state.exclusive().settle(&self.shootdown)?,
+                Later::Unsettled => drop(self.exclusive()?),
                 Later::Busy => hint::spin_loop(),
                 Later::Block => self.cut_out(range.start).map_err(|error| rest_of(error, range))?,
                 Later::Missing(view) => match self.bring(&view, range.start).map_err(|error| rest_of(error, range))? {

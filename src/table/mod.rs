@@ -110,6 +110,11 @@ impl<F: Format, M: Frames> Table<F, M> {
         node
     }
 
+    /// Whether no earlier operation is left to be finished.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.pending.is_none()
+    }
+
     /// What an earlier operation left to be finished, which comes before any other exclusive one.
     pub(crate) fn unfinished<'t, I: Invalidate<F::Root>>(
         &'t mut self,

@@ -372,6 +372,30 @@ mod callbacks {
         assert_eq!(calls.load(Ordering::Relaxed), 6);
     }
 
+    /// The last mapping of a region goes with an invalidation that failed at first.
+    #[test]
+    fn are_called_without_a_lock_by_whoever_finishes_for_another() {
+        let board = Board::with(Reach::ThisCpu, Pieces::Any);
+        let (space, (script, pager)) = (Arc::new(board.space()), pager(2));
+        let region = space.region_from(2 * PAGE, &pager, 0).unwrap();
+        space.map(range(0, 2 * PAGE), Mapping::Shared { region: region.clone(), offset: 0 }, RW).unwrap();
+        let ticket = waits(&space, 0, Access::Read);
+        script.answers(Supply::Ready);
+        assert_eq!(fault(&space, PAGE, Access::Read), Outcome::Resolved);
+        space.enter(CpuId(3), VcpuId(3)).unwrap();
+        board.deafen(Some(CpuId(3)));
+        assert!(matches!(space.unmap(range(0, 2 * PAGE)), Err(Error::Invalidation { .. })));
+        space.leave(CpuId(3)).unwrap();
+        board.deafen(None);
+        drop(region);
+        assert_eq!((pager.state(ticket), script.settled()), (Waiting::NotYet, vec![(1, Settled::Ready)]));
+        let inside = Arc::downgrade(&space);
+        let meanwhile = move |_| inside.upgrade().unwrap().map(range(PAGE, PAGE), LAZY, RW).unwrap();
+        assert!(script.meanwhile.set(Box::new(meanwhile)).is_ok());
+        space.map(range(0, PAGE), LAZY, RW).unwrap();
+        assert_eq!((script.settled(), space.stats().areas), (vec![(0, Settled::Cancelled)], 2));
+    }
+
     fn during_the_ask(
         then: Supply,
         act: impl Fn(&GuestSpace<Machine>, &Pager, Ticket) + Send + Sync + 'static,

@@ -1,0 +1,57 @@
+//! The space's lock, held exclusively, when nothing is left over from earlier.
+
+use core::ops::{Deref, DerefMut};
+
+use super::{GuestSpace, Platform, State, shared::Gone};
+use crate::{Error, LockFamily, SpaceLock};
+
+/// What the lock protects, for somebody who changes the map.
+///
+/// What an earlier operation could not let go, since a CPU could not be told, goes when this is dropped: after the lock's
+/// release. A source may be behind it, which is called without any lock.
+pub(super) struct Exclusive<'s, P: Platform, L: LockFamily> {
+    guard: <L::Lock<State<P>> as SpaceLock<State<P>>>::Exclusive<'s>,
+    // Behind the guard: fields are dropped in order.
+    _gone: Gone,
+}
+
+impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
+    /// Takes the lock, and finishes what an earlier operation could not.
+    ///
+    /// # Errors
+    /// [`Error::Snapshotting`] while a snapshot is being taken; [`Error::Invalidation`]: it still cannot.
+    pub(super) fn exclusive(&self) -> Result<Exclusive<'_, P, L>, Error> {
+        let mut guard = self.state.exclusive();
+        guard.check_rest()?;
+        let State { table, gone, .. } = &mut *guard;
+        let mut let_go = Gone::default();
+        if let Some(flush) = table.unfinished(&self.shootdown) {
+            let range = flush.range();
+            flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
+            gone.give_back();
+            let_go = core::mem::take(gone);
+        }
+        Ok(Exclusive { guard, _gone: let_go })
+    }
+}
+
+impl<P: Platform> State<P> {
+    /// Comes before anything that changes map or memory: refuses it while a snapshot is being taken.
+    pub(super) fn check_rest(&self) -> Result<(), Error> {
+        self.snapshotting.map_or(Ok(()), |range| Err(Error::Snapshotting(range)))
+    }
+}
+
+impl<P: Platform, L: LockFamily> Deref for Exclusive<'_, P, L> {
+    type Target = State<P>;
+
+    fn deref(&self) -> &State<P> {
+        &self.guard
+    }
+}
+
+impl<P: Platform, L: LockFamily> DerefMut for Exclusive<'_, P, L> {
+    fn deref_mut(&mut self) -> &mut State<P> {
+        &mut self.guard
+    }
+}
