@@ -250,3 +250,6 @@ impl fmt::Debug for RegionWriter {
         f.debug_tuple("RegionWriter").field(&self.0).finish()
     }
 }
+
+#[cfg(all(test, loom))]
+mod model;

@@ -97,7 +97,7 @@ pub fn unit() -> Result<Outcome> {
 
 /// Built beside everything else, since the flag would have everything else built again.
 pub fn loom() -> Result<Outcome> {
-    let mut test = cargo(["test", "--package", "stage2", "--lib", "cpus::model"]);
+    let mut test = cargo(["test", "--package", "stage2", "--lib", "::model::"]);
     test.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", root().join("target/loom"));
     let output = quietly("loom", test, TESTING)?;
     match tests_passed(&output) {

@@ -29,6 +29,7 @@ pub mod refusals;
 pub mod relocating;
 pub mod shared;
 pub mod snapshots;
+pub mod sources;
 pub mod steps;
 pub mod two_cpus;
 pub mod unmapping;

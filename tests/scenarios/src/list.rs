@@ -176,6 +176,17 @@ macro_rules! for_each_scenario {
                 a_lower_limit_takes_nothing_away,
                 both_cpus_touch_the_last_page,
             }
+            sources {
+                an_image_comes_as_it_is_touched,
+                one_cpu_waits_while_another_runs,
+                what_two_cpus_miss_is_asked_for_once,
+                a_source_that_fails_or_answers_twice,
+                unmapping_cancels,
+                the_hypervisor_waits_too,
+                pending_pages_are_limited,
+                a_region_comes_to_all_its_guests,
+                a_snapshot_keeps_its_source,
+            }
             refusals {
                 an_overlap_names_both_ranges,
                 a_bad_range_is_refused_everywhere,
