@@ -128,7 +128,7 @@ impl Account {
             return Ok(());
         }
         here.give(frames - missing);
-        Err(Exhausted::Limit(self.what, self.limit()))
+        Err(self.refusal())
     }
 
     /// `frames` are used no more.
@@ -149,6 +149,11 @@ impl Account {
     pub(crate) fn used(&self) -> usize {
         let credit: usize = self.credit.iter().map(|credit| credit.0.load(Ordering::Relaxed)).sum();
         self.total.drawn.load(Ordering::Relaxed).saturating_sub(credit)
+    }
+
+    /// What is said where the limit is reached.
+    pub(crate) fn refusal(&self) -> Exhausted {
+        Exhausted::Limit(self.what, self.limit())
     }
 
     /// How many more the limit allows: exact while nobody charges or releases.

@@ -18,6 +18,8 @@ pub(crate) struct Book {
     /// What other regions stand behind, where a page has no frame of its own; in order.
     bases: Vec<Base>,
     state: State,
+    /// Pages that have a frame of its own.
+    frames: usize,
     /// Handles: who has one maps the region where and when it likes.
     pub(super) handles: usize,
     /// Handles to write.
@@ -171,9 +173,9 @@ impl Book {
         None
     }
 
-    /// All frames of its own.
-    pub(super) fn frames(&self) -> impl Iterator<Item = PhysAddr> {
-        self.chunks.iter().flatten().filter_map(|record| record.frame())
+    /// How many frames of its own it has.
+    pub(crate) fn frames(&self) -> usize {
+        self.frames
     }
 
     /// Makes room for a page's record.
@@ -192,6 +194,7 @@ impl Book {
         debug_assert!(record.is_some(), "the room was reserved");
         if let Some(record) = record {
             record.set_frame(Some(at));
+            self.frames += 1;
         }
     }
 
@@ -227,8 +230,9 @@ impl Book {
     /// Forgets the frames of some pages.
     pub(super) fn take(&mut self, pages: core::ops::Range<usize>) {
         for page in pages {
-            if let Some(record) = self.record(page) {
+            if let Some(record) = self.record(page).filter(|record| record.frame().is_some()) {
                 record.set_frame(None);
+                self.frames -= 1;
             }
         }
     }
@@ -259,6 +263,7 @@ impl Book {
         let last = handles == 0 && record.copies().is_some_and(|copies| copies + 1 == ever);
         if alone || last {
             record.set_frame(None);
+            self.frames -= 1;
             Given::Take(at)
         } else {
             Given::Copy(at)
@@ -272,7 +277,12 @@ impl Book {
         record.add_copy();
         let at = record.frame()?;
         let deserted = handles == 0 && record.copies() == Some(ever);
-        deserted.then(|| record.set_frame(None)).map(|()| at)
+        if !deserted {
+            return None;
+        }
+        record.set_frame(None);
+        self.frames -= 1;
+        Some(at)
     }
 }
 
@@ -329,7 +339,7 @@ mod tests {
         book.handles = 0;
         assert_eq!((book.give(3), book.give(3)), (Given::Copy(FRAME), Given::Copy(FRAME)));
         assert_eq!((book.leave(3), book.leave(3)), (None, Some(FRAME)));
-        assert_eq!(book.frames().count(), 0);
+        assert_eq!(book.frames(), 0);
     }
 
     #[test]

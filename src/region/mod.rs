@@ -180,7 +180,7 @@ impl SharedRegion {
     /// How many 4 KiB frames it has.
     #[must_use]
     pub fn frames(&self) -> usize {
-        self.0.reading().frames().count()
+        self.0.reading().frames()
     }
 
     /// Makes it read-only, for good. Once more changes nothing.

@@ -1,6 +1,6 @@
 //! Answering a guest's faults, on every CPU at once.
 
-use super::{GuestSpace, Platform, State, copy::Copied, shared::writes};
+use super::{GuestSpace, Platform, State, copy::Copied, supply::is_left_to};
 use crate::{
     Access, Cause, CpuId, Denials, Error, Fault, Format, GuestPhysAddr, GuestPhysRange, Invalidate, Leaf, LeafPolicy,
     Level, LockFamily, MappingFlags, MemoryArea, Origin, Outcome, Owner, SpaceLock, Used,
@@ -280,11 +280,6 @@ fn outcome_of(installed: Installed) -> Outcome {
 /// Whether a source has not brought the page yet, as far as that is seen at once.
 fn is_unsupplied(view: &View, fault: &Fault) -> bool {
     view.region().supply().is_some() && view.region().reading().frame(view.page(fault.gpa)).is_none()
-}
-
-/// Whether a page of an area that may be written comes from a source for this guest alone, who then takes it at once.
-fn is_left_to(area: &MemoryArea<Backend>, view: &View) -> bool {
-    view.region().supply().is_some() && writes(area.flags()) && view.region().reading().is_alone()
 }
 
 /// Whether the guest wrote.

@@ -40,8 +40,10 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// lock nobody is on the way.
     pub(super) fn answer_at_limit(&self, fault: &Fault, what: Resource, error: Error) -> Result<Outcome, Error> {
         let state = self.state.exclusive();
-        if let Verdict::Answer(outcome) = self.judge_with(&state, fault)? {
-            return Ok(outcome);
+        match self.judge_with(&state, fault)? {
+            Verdict::Answer(outcome) => return Ok(outcome),
+            Verdict::Unpopulated(view) if self.has_room_for(&view).is_none() => return Err(error),
+            _ => {}
         }
         let page = self.builder.geometry().page_size() / memory_addr::PAGE_SIZE_4K;
         if self.account(what).room() >= page { Ok(Outcome::Retry) } else { Err(error) }

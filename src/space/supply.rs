@@ -2,10 +2,10 @@
 
 use alloc::vec::Vec;
 
-use super::{GuestSpace, Platform};
+use super::{GuestSpace, Platform, shared::writes};
 use crate::{
-    Error, GuestPhysAddr, GuestPhysRange, LockFamily, Mapping, MappingFlags, Pager, Plan, RegionError, SharedRegion,
-    SpaceLock,
+    Error, GuestPhysAddr, GuestPhysRange, LockFamily, Mapping, MappingFlags, MemoryArea, Pager, Plan, RegionError,
+    SharedRegion, SpaceLock,
     backend::Backend,
     region::{Behind, View, behind, forsake, supply},
     source::Supplied,
@@ -35,6 +35,11 @@ pub(super) fn lost_pages(plan: &Plan<'_, Backend>) -> Result<Vec<(View, GuestPhy
     Ok(lost)
 }
 
+/// Whether a page of an area that may be written comes from a source for this guest alone, who then takes it at once.
+pub(super) fn is_left_to(area: &MemoryArea<Backend>, view: &View) -> bool {
+    view.region().supply().is_some() && writes(area.flags()) && view.region().reading().is_alone()
+}
+
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// A region of `size` bytes of this space's allocator, whose pages come from a source, from `offset` bytes on there.
     ///
@@ -53,6 +58,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// It is a frozen region of its own that nobody else has, mapped [copy-on-write](Mapping::CopyOnWrite), whose pages
     /// become the space's as the guest touches them: nothing is copied. What is unmapped before it was brought nobody waits
     /// for any more. A [snapshot](Self::snapshot) has the source behind it for what was not touched yet.
+    ///
+    /// A page is on the space's account when the guest has it. At the limit none is asked for: what was brought and the
+    /// guest has not come back for is no more than the limit leaves room for, and what is pending.
     ///
     /// # Errors
     /// As for [`map`](Self::map) of a frozen region; [`Error::Region`] for an offset that is no multiple of 4 KiB, or
@@ -82,9 +90,18 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let brought = match behind(view.region(), view.page(gpa)) {
             Behind::Frame => Ok(Supplied::Ready),
             Behind::Nothing => view.region().populate(view.page(gpa)).map(|_| Supplied::Ready),
+            Behind::Source(..) if self.has_room_for(view).is_none() => Err(self.builder.frames().account().refusal()),
             Behind::Source(region, page) => supply(&region, page, || self.still_missing(view, gpa)),
         };
         brought.map_err(|exhausted| exhausted.at(super::page_of(self.builder.geometry(), gpa)))
+    }
+
+    /// Whether the space may have one more page of a region that is left to it alone: those that were brought and not yet
+    /// taken are on no account, so that they would be without limit.
+    pub(super) fn has_room_for(&self, view: &View) -> Option<()> {
+        let book = view.region().reading();
+        let waiting = if view.region().supply().is_some() && book.is_alone() { book.frames() } else { return Some(()) };
+        (waiting < self.builder.frames().account().room()).then_some(())
     }
 
     /// Whether a page is still missing at `gpa`, after a ticket for it was written down.

@@ -4,7 +4,7 @@ use core::{hint, ptr::NonNull};
 
 use spin::rwlock::RwLockReadGuard;
 
-use super::{GuestSpace, Platform, State, copy::Copied};
+use super::{GuestSpace, Platform, State, copy::Copied, supply::is_left_to};
 use crate::{
     Access, Cause, Content, Error, Fault, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, Level, LockFamily,
     MappingFlags, MemoryArea, Origin, Owner, PageState, PhysAddr, SpaceLock,
@@ -132,7 +132,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                             return Ok(Sight::Open(self.open(range, access, area, at, Some(pin))));
                         }
                     } else if level == Level::PAGE {
-                        if let Copied::Missing(view) = self.copy_for(state, (area, view), range)? {
+                        if let Copied::Missing(view) = self.copy_for(state, (area, view), (range, access))? {
                             return Ok(Sight::Not(Later::Missing(view)));
                         }
                     } else {
@@ -151,8 +151,10 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                     let missing = super::fault::Missing { level, flags };
                     self.populate_here(state, range, access, missing).map_err(|error| rest_of(error, range))?;
                 }
-                (Found::Nothing(_), Backend::CopyOnWrite(view)) if access == Access::Write => {
-                    if let Copied::Missing(view) = self.copy_for(state, (area, view), range)? {
+                (Found::Nothing(_), Backend::CopyOnWrite(view))
+                    if access == Access::Write || is_left_to(area, view) =>
+                {
+                    if let Copied::Missing(view) = self.copy_for(state, (area, view), (range, access))? {
                         return Ok(Sight::Not(Later::Missing(view)));
                     }
                 }
@@ -181,14 +183,14 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Window { pointer, len, content: content_of(area, access), _pin: pin }
     }
 
-    /// Gives the guest its own page at the start of `range`, which is to be written, with the lock that is held.
+    /// Gives the guest its own page at the start of `range`, with the lock that is held.
     fn copy_for(
         &self,
         state: &State<P>,
         behind: (&MemoryArea<Backend>, &View),
-        range: GuestPhysRange,
+        (range, access): (GuestPhysRange, Access),
     ) -> Result<Copied, Error> {
-        let page = (range.start, Access::Write);
+        let page = (range.start, access);
         let copied = self.frame_for(range.start).and_then(|frame| self.copy_here(state, behind, page, frame));
         copied.map_err(|error| rest_of(error, range))
     }

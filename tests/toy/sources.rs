@@ -22,7 +22,7 @@ struct Script {
 #[derive(Clone, Copy, PartialEq)]
 enum Moment {
     Asked(Ticket),
-    Settled,
+    Settled(Ticket),
 }
 
 impl Source for Script {
@@ -40,7 +40,7 @@ impl Source for Script {
     fn settled(&self, ticket: Ticket, how: Settled) {
         self.settled.lock().unwrap().push((ticket, how));
         if let Some(meanwhile) = self.meanwhile.get() {
-            meanwhile(Moment::Settled);
+            meanwhile(Moment::Settled(ticket));
         }
     }
 }
@@ -83,6 +83,10 @@ fn sourced(board: &Board, room: usize) -> (GuestSpace<Machine>, Arc<Script>, Pag
     let (script, pager) = pager(room);
     space.map_from(range(0, 8 * PAGE), &pager, 4 * PAGE, RW).unwrap();
     (space, script, pager)
+}
+
+fn fault_at(at: usize) -> Fault {
+    Fault { gpa: gpa(at), access: Access::Write, cause: Cause::Translation, origin: Origin::Instruction }
 }
 
 fn waits(space: &GuestSpace<Machine>, at: usize, access: Access) -> Ticket {
@@ -319,6 +323,58 @@ mod private {
         assert_eq!(of_second.map(|(.., content)| content).collect::<Vec<_>>(), [Content::Data, Content::Code]);
     }
 
+    /// A guest that touches page after page and comes back for none has no more than it may have.
+    #[test]
+    fn what_was_brought_and_not_taken_is_limited_too() {
+        let board = Board::new();
+        let (space, script, pager) = sourced(&board, 1);
+        space.set_limits(stage2::Limits { frames: Some(2), table_frames: None });
+        let brought = |at| {
+            let ticket = waits(&space, at, Access::Write);
+            pager.complete(ticket, Ok(&page(ticket.offset()))).unwrap();
+        };
+        brought(0);
+        brought(PAGE);
+        let refused = |at: usize| {
+            let error = Error::Limit { range: range(at, PAGE), what: stage2::Resource::Frames, limit: 2 };
+            assert_eq!(space.fault(CpuId(0), fault_at(at)), Err(error));
+            assert!(matches!(space.load::<u8>(gpa(at)), Err(Error::Limit { .. })));
+        };
+        refused(2 * PAGE);
+        assert_eq!(fault(&space, 0, Access::Write), Outcome::Resolved);
+        refused(2 * PAGE);
+        assert_eq!(fault(&space, PAGE, Access::Write), Outcome::Resolved);
+        refused(2 * PAGE);
+        assert_eq!(
+            (script.asked(), space.usage().frames, board.allocated()),
+            (vec![4, 5], 2, 2 + space.usage().table_frames)
+        );
+        space.unmap(range(0, PAGE)).unwrap();
+        brought(2 * PAGE);
+        assert_eq!(fault(&space, 2 * PAGE, Access::Read), Outcome::Resolved);
+        refused(3 * PAGE);
+    }
+
+    /// Giving it to another space populates it, as the guest's own read would.
+    #[test]
+    fn what_comes_can_be_lent_when_it_is_there() {
+        let board = Board::new();
+        let (space, _, pager) = sourced(&board, 4);
+        let borrower = board.space();
+        for at in [0, PAGE] {
+            let lent = space.lend(range(0, 2 * PAGE), &borrower, gpa(0), RW);
+            let Err(Error::NotYet { range: missing, ticket }) = lent else { panic!("{lent:?}") };
+            assert_eq!((missing, ticket.offset(), borrower.stats().areas), (range(at, PAGE), 4 * PAGE + at, 0));
+            pager.complete(ticket, Ok(&page(ticket.offset()))).unwrap();
+        }
+        let loan = space.lend(range(0, 2 * PAGE), &borrower, gpa(0), RW).unwrap();
+        assert_eq!(borrower.load(gpa(PAGE)), Ok(content(5 * PAGE)));
+        borrower.store(gpa(PAGE), 1_u64).unwrap();
+        assert_eq!(fault(&space, PAGE, Access::Read), Outcome::Lent);
+        space.reclaim(&loan, &borrower, stage2::Handover::Keep).unwrap();
+        assert_eq!((space.load(gpa(0)), space.load(gpa(PAGE))), (Ok(content(4 * PAGE)), Ok(1_u64)));
+    }
+
     #[test]
     fn bad_ranges_are_refused() {
         let board = Board::new();
@@ -372,6 +428,28 @@ mod callbacks {
         assert_eq!(calls.load(Ordering::Relaxed), 6);
     }
 
+    /// Who looks and then sleeps would sleep for ever, were it the other way round.
+    #[test]
+    fn come_when_the_ticket_is_over() {
+        let board = Board::new();
+        let (space, script, pager) = sourced(&board, 2);
+        let inside = pager.clone();
+        let meanwhile = move |moment: Moment| {
+            if let Moment::Settled(ticket) = moment {
+                assert_eq!(inside.state(ticket), Waiting::Over);
+            }
+        };
+        assert!(script.meanwhile.set(Box::new(meanwhile)).is_ok());
+        for answer in [Ok(&page(0)[..]), Err(SourceFailed)] {
+            let ticket = waits(&space, if answer.is_ok() { 0 } else { PAGE }, Access::Write);
+            pager.complete(ticket, answer).unwrap();
+        }
+        waits(&space, 2 * PAGE, Access::Read);
+        space.unmap(range(0, 8 * PAGE)).unwrap();
+        let how = script.settled().into_iter().map(|(_, how)| how).collect::<Vec<_>>();
+        assert_eq!(how, [Settled::Ready, Settled::Failed, Settled::Cancelled]);
+    }
+
     /// The last mapping of a region goes with an invalidation that failed at first.
     #[test]
     fn are_called_without_a_lock_by_whoever_finishes_for_another() {
@@ -414,6 +492,8 @@ mod callbacks {
         let outcome = fault(&space, 0, Access::Write);
         let value = space.load::<u64>(gpa(0)).ok();
         let story = Story { outcome, value, settled: script.settled() };
+        let stats = space.stats();
+        assert_eq!(board.allocated(), stats.table_frames + stats.owned_frames, "a frame is kept for nobody");
         drop(space);
         assert_eq!(board.allocated(), 0, "a frame is lost");
         story
