@@ -7,6 +7,7 @@ use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
     fmt::Write,
+    num::NonZeroUsize,
     ptr::NonNull,
     sync::Arc,
 };
@@ -14,8 +15,9 @@ use std::{
 use memory_addr::PAGE_SIZE_4K as PAGE;
 use stage2::{
     Access, Area, Cause, Config, Content, CpuId, Error, Fault, Format, Frames, GuestPhysAddr, GuestPhysRange,
-    GuestSpace, Invalidate, LeafPolicy, Limits, Mapping, MappingFlags, Origin, Outcome, PhysAddr, Pieces, Platform,
-    Populate, Progress, Reach, RegionError, Resource, Scope, SharedRegion, Translation, Unreachable, Usage,
+    GuestSpace, Invalidate, LeafPolicy, Limits, Mapping, MappingFlags, Origin, Outcome, Pager, PhysAddr, Pieces,
+    Platform, Populate, Progress, Reach, RegionError, Resource, Scope, Settled, SharedRegion, Source, SourceError,
+    Supply, Ticket, Translation, Unreachable, Usage, Waiting,
     aarch64::{Stage2, Vmid},
     x86_64::{
         ept::{self, Depth, Ept},
@@ -563,6 +565,71 @@ fn region_cases<F: Format>() -> Vec<Case<F>> {
     ]
 }
 
+/// A source that has every page at once, but the first, which it is told of later.
+struct Image;
+
+impl Source for Image {
+    fn ask(&self, ticket: Ticket, page: &mut [u8]) -> Supply {
+        page[0] = 7;
+        if ticket.offset() == 0 { Supply::Later } else { Supply::Ready }
+    }
+
+    fn settled(&self, _: Ticket, _: Settled) {}
+}
+
+/// A pager of its own for each thread: an image that nobody has a handle of does not come back.
+fn pager() -> Pager {
+    thread_local! {
+        static PAGER: Pager = with(Luck::Good, || Pager::new(Arc::new(Image), NonZeroUsize::MIN)).0.expect("memory");
+    }
+    PAGER.with(Pager::clone)
+}
+
+/// Four pages of the image.
+fn from_source<F: Format>(space: &Space<F>) -> Result<(), Error> {
+    space.map_from(range(RAM, 4 * PAGE), &pager(), PAGE, RW)
+}
+
+fn read_source<F: Format>(space: &Space<F>) -> Result<(), Error> {
+    let region = space.region_from(4 * PAGE, &pager(), PAGE);
+    let read = region.and_then(|region| region.read(8, &mut [0; 2 * PAGE]));
+    read.map_err(|_| Error::NoMemory(range(RAM, 4 * PAGE)))
+}
+
+/// Operations that allocate, on memory that comes from a source.
+fn source_cases<F: Format>() -> Vec<Case<F>> {
+    let case = |name, prepare, operation, keeps| Case { name, prepare, operation, keeps };
+    let nothing: fn(&Space<F>) = |_| {};
+    vec![
+        case("map from a source", nothing, |s| from_source(s), Keeps::Everything),
+        case(
+            "fault on a source's page",
+            |s| from_source(s).expect("memory"),
+            |s| fault(s, RAM + PAGE, Access::Write),
+            Keeps::Translations,
+        ),
+        case(
+            "read a source's pages",
+            |s| from_source(s).expect("memory"),
+            |s| s.read((RAM + 8).into(), &mut [0; 2 * PAGE]),
+            Keeps::Contents,
+        ),
+        case(
+            "unmap a source's page",
+            |s| from_source(s).and_then(|()| fault(s, RAM, Access::Read)).expect("memory"),
+            |s| s.unmap(range(RAM + PAGE, PAGE)),
+            Keeps::Everything,
+        ),
+        case(
+            "snapshot a source's pages",
+            |s| from_source(s).and_then(|()| fault(s, RAM, Access::Read)).expect("memory"),
+            |s| s.snapshot().map(drop),
+            Keeps::Everything,
+        ),
+        case("read a source's region", nothing, |s| read_source(s), Keeps::Everything),
+    ]
+}
+
 fn arm() -> Stage2 {
     let capabilities = stage2_model::capabilities(&stage2_model::arm::Config::default());
     Stage2::new(&capabilities, 40, Vmid(1)).expect("40 bits")
@@ -583,7 +650,7 @@ fn amd() -> Npt {
 /// Every operation, with every allocation failing and every charge refused.
 fn happens_or_does_not<F: Format>(format: &F) {
     let mut refusals = 0;
-    for case in cases().iter().chain(&region_cases()) {
+    for case in cases().iter().chain(&region_cases()).chain(&source_cases()) {
         starve(format, case);
         refusals += limit(format, case);
     }
@@ -683,6 +750,42 @@ fn a_space_is_made_whole_or_not_at_all() {
         let (made, _) = with(Luck::From(left), || space(&memory, &arm()));
         assert!(matches!(made, Err(Error::NoMemory(_))), "after {left} allocations");
         assert_eq!(memory.allocated(), 0);
+    }
+}
+
+/// The ticket of a page for which there is no memory stays pending.
+#[test]
+fn a_page_is_supplied_or_is_still_waited_for() {
+    let memory = Memory::new(0, 1 << 20);
+    let space = space(&memory, &arm()).expect("memory");
+    let pager = pager();
+    space.map_from(range(RAM, PAGE), &pager, 0, RW).expect("memory");
+    let Err(Error::NotYet { ticket, .. }) = space.load::<u8>(RAM.into()) else { panic!("it comes later") };
+    let before = memory.allocated();
+    for left in 0.. {
+        let (completed, allocations) = with(Luck::From(left), || pager.complete(ticket, Ok(&[9; PAGE])));
+        if completed.is_ok() {
+            assert!(allocations > 1, "a frame, and its record");
+            break;
+        }
+        assert_eq!((completed, memory.allocated()), (Err(SourceError::NoMemory { ticket }), before));
+        assert_eq!(pager.state(ticket), Waiting::NotYet);
+    }
+    assert_eq!(space.load(RAM.into()), Ok(9_u8));
+}
+
+#[test]
+fn a_pager_is_made_whole_or_not_at_all() {
+    let room = NonZeroUsize::MIN;
+    let image: Arc<dyn Source> = Arc::new(Image);
+    for left in 0.. {
+        let source = image.clone();
+        let (made, allocations) = with(Luck::From(left), || Pager::new(source, room));
+        if made.is_ok() {
+            assert!(allocations > 1, "a desk, and its count");
+            break;
+        }
+        assert_eq!((made, Arc::strong_count(&image)), (Err(SourceError::NoRoom { room }), 1));
     }
 }
 

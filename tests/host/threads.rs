@@ -5,6 +5,8 @@
 mod guests;
 #[path = "threads/regions.rs"]
 mod regions;
+#[path = "threads/sources.rs"]
+mod sources;
 #[path = "threads/steps.rs"]
 mod steps;
 

@@ -9,6 +9,7 @@ mod invalidation;
 mod judge;
 #[cfg(test)]
 mod pitfalls;
+mod sources;
 mod space;
 mod table;
 mod tree;

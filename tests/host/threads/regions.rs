@@ -5,7 +5,7 @@ use stage2::{SharedRegion, Snapshot};
 use super::*;
 
 /// Another space on a board's memory.
-fn another(board: &Board, number: u16) -> GuestSpace<Parts, Spin<16>> {
+pub(super) fn another(board: &Board, number: u16) -> GuestSpace<Parts, Spin<16>> {
     let capabilities = stage2_model::capabilities(&stage2_model::arm::Config::default());
     let format = Stage2::new(&capabilities, 40, Vmid(number)).expect("40 bits");
     let (frames, invalidate) = (board.frames.clone(), board.invalidations.clone());

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{areas, formats, invalidation, space, walker};
+use super::{areas, formats, invalidation, sources, space, walker};
 
 /// A fault: a change of the sources that makes them wrong.
 #[derive(Debug)]
@@ -135,7 +135,9 @@ impl fmt::Display for Fault {
 
 /// All faults, in the order in which they are put in.
 pub fn all() -> impl Iterator<Item = &'static Fault> {
-    [invalidation::FAULTS, formats::FAULTS, walker::FAULTS, space::FAULTS, areas::FAULTS].into_iter().flatten()
+    [invalidation::FAULTS, formats::FAULTS, walker::FAULTS, space::FAULTS, areas::FAULTS, sources::FAULTS]
+        .into_iter()
+        .flatten()
 }
 
 #[cfg(test)]

@@ -1,0 +1,128 @@
+//! Faults in memory that comes from a source: who asks, who is told, and what is never shown.
+
+use super::table::{A57, Edit, Emulator, Fault, host, toy};
+
+const COPY: &str = "src/space/copy.rs";
+const DESK: &str = "src/source/desk.rs";
+const MEMORY: &str = "src/region/memory.rs";
+const PAGER: &str = "src/source/pager.rs";
+const REGION: &str = "src/region/supply.rs";
+const SPACE: &str = "src/space/supply.rs";
+const UNMAP: &str = "src/space/unmap.rs";
+
+const BETWEEN: Emulator = Emulator::Cannot("it would need a CPU between two instructions");
+
+pub const FAULTS: &[Fault] = &[
+    Fault {
+        name: "a-page-asked-for-twice",
+        rules: &["F1"],
+        edits: &[Edit {
+            file: REGION,
+            text: "Entered::First(_) if still_missing().is_none() =>",
+            instead: "Entered::First(_) if false && still_missing().is_none() =>",
+        }],
+        host: &[toy("sources::races::a_page_that_another_brought_and_took")],
+        emulator: BETWEEN,
+    },
+    Fault {
+        name: "the-tables-looked-at-first",
+        rules: &["F1", "H26"],
+        edits: &[Edit { file: SPACE, text: "matches!(state.table.find(gpa), Found::Nothing(_))", instead: "true" }],
+        host: &[toy("sources::races::a_page_that_another_brought_and_took")],
+        emulator: BETWEEN,
+    },
+    Fault {
+        name: "zeros-instead-of-the-sources",
+        rules: &["G4"],
+        edits: &[Edit {
+            file: REGION,
+            text: "        Some((view, page)) => behind(view.region(), page),",
+            instead: "        Some(_) => Behind::Nothing,",
+        }],
+        host: &[toy("sources::snapshots::have_the_source"), host("cortex_a57::sources::a_snapshot_keeps")],
+        emulator: Emulator::Shows(A57, &["sources::a_snapshot_keeps_its_source"]),
+    },
+    Fault {
+        name: "a-write-that-does-not-wait",
+        rules: &["G4"],
+        edits: &[Edit {
+            file: COPY,
+            text: "Given::Nothing if !matches!(behind(region, page), Behind::Nothing) =>",
+            instead: "Given::Nothing if false && !matches!(behind(region, page), Behind::Nothing) =>",
+        }],
+        host: &[toy("sources::snapshots::have_the_source"), host("threads::sources::everything_goes_on")],
+        emulator: Emulator::Shows(A57, &["sources::a_snapshot_keeps_its_source"]),
+    },
+    Fault {
+        name: "a-source-sees-old-data",
+        rules: &["G4"],
+        edits: &[Edit {
+            file: MEMORY,
+            text: "ok_or(Exhausted::Memory)?.zeroed();
+        let bytes",
+            instead: "ok_or(Exhausted::Memory)?;
+        let bytes",
+        }],
+        host: &[toy("sources::private::comes_with_the_first_touch")],
+        emulator: Emulator::Cannot("the image there writes what it is asked for, and looks at nothing else"),
+    },
+    Fault {
+        name: "told-before-it-is-over",
+        rules: &["F8"],
+        edits: &[Edit {
+            file: PAGER,
+            text: "        self.0.desk.fail(ticket)?;
+        self.0.source.settled(ticket, Settled::Failed);",
+            instead: "        self.0.source.settled(ticket, Settled::Failed);
+        self.0.desk.fail(ticket)?;",
+        }],
+        host: &[toy("sources::callbacks::come_when_the_ticket_is_over")],
+        emulator: BETWEEN,
+    },
+    Fault {
+        name: "told-under-the-spaces-lock",
+        rules: &["T10"],
+        edits: &[Edit {
+            file: UNMAP,
+            text: "        _forsaken = Forsaken(lost);",
+            instead: "        drop(Forsaken(lost));
+        _forsaken = Forsaken(alloc::vec::Vec::new());",
+        }],
+        host: &[toy("sources::callbacks::are_called_without_any_lock")],
+        emulator: Emulator::Cannot("the source there calls nobody"),
+    },
+    Fault {
+        name: "unmapping-cancels-nothing",
+        rules: &["L4"],
+        edits: &[Edit {
+            file: UNMAP,
+            text: "        _forsaken = Forsaken(lost);",
+            instead: "        drop(lost);
+        _forsaken = Forsaken(alloc::vec::Vec::new());",
+        }],
+        host: &[toy("sources::private::unmapping_cancels"), host("cortex_a57::sources::unmapping_cancels")],
+        emulator: Emulator::Shows(A57, &["sources::unmapping_cancels"]),
+    },
+    Fault {
+        name: "any-ticket-will-do",
+        rules: &["L4"],
+        edits: &[Edit {
+            file: DESK,
+            text: "(entry.ticket == ticket && entry.stage == Stage::Asked).then_some(entry)",
+            instead: "(entry.stage == Stage::Asked).then_some(entry)",
+        }],
+        host: &[toy("sources::private::unmapping_cancels")],
+        emulator: Emulator::Cannot("nobody there answers a failure too late"),
+    },
+    Fault {
+        name: "pending-pages-without-limit",
+        rules: &["L3"],
+        edits: &[Edit {
+            file: SPACE,
+            text: "(waiting < self.builder.frames().account().room()).then_some(())",
+            instead: "(waiting < usize::MAX).then_some(())",
+        }],
+        host: &[toy("sources::private::what_was_brought_and_not_taken")],
+        emulator: Emulator::Cannot("no scenario there has a limit and a source"),
+    },
+];
