@@ -3,9 +3,10 @@
 
 use memory_addr::PAGE_SIZE_4K;
 
-use super::{GuestSpace, Platform, State, shared};
+use super::{GuestSpace, Platform, State, shared, supply::missing_page};
 use crate::{
     Error, GuestPhysRange, Handover, LeafPolicy, LockFamily, MappingFlags, MemoryArea, Owner, PageState, SharedRegion,
+    SpaceLock,
     backend::Backend,
     loan::Seams,
     region::{Lease, Pool, View, Window},
@@ -62,7 +63,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Makes a region's memory the space's own, where this space's mapping of it is the last and no handle is left.
     ///
     /// Nothing is copied; the guest keeps access, and sees zeros come where that is asked for. What nobody touched yet
-    /// stays so. What of the region is not in the range any more is freed.
+    /// stays so, but what comes from a source must have come. What of the region is not in the range any more is freed.
     ///
     /// # Errors
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
@@ -70,12 +71,21 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::Region`] with [`InUse`](crate::RegionError::InUse) while somebody else maps the region or has a handle,
     ///   and for a frozen one;
     /// - [`Error::Allocators`] for a region whose frames this space does not free;
+    /// - [`Error::NotYet`], [`Error::SourceFailed`] with the first page that its source has not brought, and was asked for;
     /// - [`Error::NoMemory`], [`Error::Limit`];
     /// - [`Error::Invalidation`]: nothing changed. See there.
     pub fn make_private(&self, range: GuestPhysRange, handover: Handover) -> Result<(), Error> {
         self.check(range)?;
-        let mut guard = self.exclusive()?;
-        self.check_sole(&guard, range)?;
+        self.check_sole(&self.state.shared(super::anybody()), range)?;
+        let mut guard = loop {
+            // What its source has not brought yet would be lost with the region.
+            self.bring_range(range)?;
+            let guard = self.exclusive()?;
+            self.check_sole(&guard, range)?;
+            if missing_page(&guard, range).is_none() {
+                break guard;
+            }
+        };
         self.map_all_there_is(&guard, range)?;
         self.split_at_ends(&mut guard, range)?;
         let State { areas, table, .. } = &mut *guard;

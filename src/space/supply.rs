@@ -2,7 +2,9 @@
 
 use alloc::vec::Vec;
 
-use super::{GuestSpace, Platform, shared::writes};
+use memory_addr::PAGE_SIZE_4K;
+
+use super::{GuestSpace, Platform, State, shared::writes};
 use crate::{
     Error, GuestPhysAddr, GuestPhysRange, LockFamily, Mapping, MappingFlags, MemoryArea, Pager, Plan, RegionError,
     SharedRegion, SpaceLock,
@@ -33,6 +35,18 @@ pub(super) fn lost_pages(plan: &Plan<'_, Backend>) -> Result<Vec<(View, GuestPhy
     lost.try_reserve_exact(sourced().count()).map_err(|_| Error::NoMemory(plan.range()))?;
     lost.extend(sourced().map(|(view, part)| (view.clone(), part)));
     Ok(lost)
+}
+
+/// The first page of a range that a source is behind and has not brought yet.
+pub(super) fn missing_page<P: Platform>(state: &State<P>, range: GuestPhysRange) -> Option<(GuestPhysAddr, View)> {
+    state.areas.iter_range(range).find_map(|area| {
+        let Backend::Shared(view) = area.backend() else { return None };
+        view.region().supply()?;
+        let (start, end) = (area.start().max(range.start), area.end().min(range.end));
+        let mut pages = (start.as_usize()..end.as_usize()).step_by(PAGE_SIZE_4K).map(GuestPhysAddr::from_usize);
+        let missing = pages.find(|&gpa| matches!(behind(view.region(), view.page(gpa)), Behind::Source(..)));
+        missing.map(|gpa| (gpa, view.clone()))
+    })
 }
 
 /// Whether a page of an area that may be written comes from a source for this guest alone, who then takes it at once.
@@ -94,6 +108,20 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             Behind::Source(region, page) => supply(&region, page, || self.still_missing(view, gpa)),
         };
         brought.map_err(|exhausted| exhausted.at(super::page_of(self.builder.geometry(), gpa)))
+    }
+
+    /// Has all of a range brought that its regions' sources have not brought yet.
+    pub(super) fn bring_range(&self, range: GuestPhysRange) -> Result<(), Error> {
+        let missing = || missing_page(&self.state.shared(super::anybody()), range);
+        while let Some((gpa, view)) = missing() {
+            let range = super::page_of(self.builder.geometry(), gpa);
+            match self.bring(&view, gpa)? {
+                Supplied::Ready => {}
+                Supplied::NotYet(ticket) => return Err(Error::NotYet { range, ticket }),
+                Supplied::Failed(ticket) => return Err(Error::SourceFailed { range, ticket }),
+            }
+        }
+        Ok(())
     }
 
     /// Whether the space may have one more page of a region that is left to it alone: those that were brought and not yet

@@ -634,6 +634,27 @@ mod regions {
     }
 
     #[test]
+    fn what_becomes_private_must_have_come() {
+        let board = Board::new();
+        let (region, script, pager) = region(&board, 4);
+        let space = board.space();
+        space.map(range(0, 4 * PAGE), Mapping::Shared { region, offset: 0 }, RW).unwrap();
+        let rest = waits(&space, 3 * PAGE, Access::Read);
+        for at in [0, PAGE] {
+            let private = space.make_private(range(0, 2 * PAGE), stage2::Handover::Keep);
+            let Err(Error::NotYet { range: missing, ticket }) = private else { panic!("{private:?}") };
+            assert_eq!((missing, ticket.offset()), (range(at, PAGE), at));
+            pager.complete(ticket, Ok(&page(at))).unwrap();
+        }
+        assert_eq!(space.make_private(range(0, 2 * PAGE), stage2::Handover::Keep), Ok(()));
+        assert_eq!((space.load(gpa(0)), space.load(gpa(PAGE))), (Ok(content(0)), Ok(content(PAGE))));
+        assert_eq!((space.stats().owned_frames, pager.state(rest)), (2, Waiting::NotYet));
+        script.settled();
+        space.unmap(range(0, 4 * PAGE)).unwrap();
+        assert_eq!((script.settled(), board.allocated()), (vec![(3, Settled::Cancelled)], space.usage().table_frames));
+    }
+
+    #[test]
     fn a_frozen_one_is_asked_and_then_copied() {
         let board = Board::new();
         let (region, script, pager) = region(&board, 4);
