@@ -1,13 +1,16 @@
 //! Answering a guest's faults, on every CPU at once.
 
-use super::{GuestSpace, Platform, State, copy::Copied, supply::is_left_to};
+use super::{
+    GuestSpace, Platform, State,
+    copy::Copied,
+    supply::{is_left_to, is_unsupplied},
+};
 use crate::{
     Access, Cause, CpuId, Denials, Error, Fault, Format, GuestPhysAddr, GuestPhysRange, Invalidate, Leaf, LeafPolicy,
     Level, LockFamily, MappingFlags, MemoryArea, Origin, Outcome, Owner, SpaceLock, Used,
     backend::Backend,
     frame::Owned,
     region::View,
-    source::Supplied,
     table::{Edit, Found, Installed},
 };
 
@@ -86,7 +89,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Looks at area and entry, and does what needs no frame.
-    fn judge(&self, cpu: CpuId, fault: &Fault) -> Result<Verdict, Error> {
+    pub(super) fn judge(&self, cpu: CpuId, fault: &Fault) -> Result<Verdict, Error> {
         self.judge_with(&self.state.shared(cpu), fault)
     }
 
@@ -128,21 +131,6 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             (Found::Nothing(_), Backend::Linear(_) | Backend::Borrowed(_)) => {
                 Err(Error::NotMapped(super::page_of(self.builder.geometry(), fault.gpa)))
             }
-        }
-    }
-
-    /// Has a page of a region brought, and the fault answered if that has been done.
-    fn fetch(&self, cpu: CpuId, fault: &Fault, view: &View) -> Result<Outcome, Error> {
-        match self.bring(view, fault.gpa)? {
-            Supplied::NotYet(ticket) => return Ok(Outcome::NotYet(ticket)),
-            Supplied::Failed(ticket) => return Ok(Outcome::SourceFailed(ticket)),
-            Supplied::Ready => {}
-        }
-        match self.judge(cpu, fault)? {
-            Verdict::Answer(outcome) => Ok(outcome),
-            Verdict::Inherited if matches!(self.copy(cpu, fault)?, Copied::Done) => Ok(Outcome::Resolved),
-            // The map changed meanwhile.
-            _ => Ok(Outcome::Retry),
         }
     }
 
@@ -275,11 +263,6 @@ fn outcome_of(installed: Installed) -> Outcome {
         Installed::Done => Outcome::Resolved,
         Installed::Lost => Outcome::Retry,
     }
-}
-
-/// Whether a source has not brought the page yet, as far as that is seen at once.
-fn is_unsupplied(view: &View, fault: &Fault) -> bool {
-    view.region().supply().is_some() && view.region().reading().frame(view.page(fault.gpa)).is_none()
 }
 
 /// Whether the guest wrote.

@@ -4,10 +4,10 @@ use alloc::vec::Vec;
 
 use memory_addr::PAGE_SIZE_4K;
 
-use super::{GuestSpace, Platform, State, shared::writes};
+use super::{GuestSpace, Platform, State, copy::Copied, fault::Verdict, shared::writes};
 use crate::{
-    Error, GuestPhysAddr, GuestPhysRange, LockFamily, Mapping, MappingFlags, MemoryArea, Pager, Plan, RegionError,
-    SharedRegion, SpaceLock,
+    CpuId, Error, Fault, GuestPhysAddr, GuestPhysRange, LockFamily, Mapping, MappingFlags, MemoryArea, Outcome, Pager,
+    Plan, RegionError, SharedRegion, SpaceLock,
     backend::Backend,
     region::{Behind, View, behind, forsake, supply},
     source::Supplied,
@@ -47,6 +47,11 @@ pub(super) fn missing_page<P: Platform>(state: &State<P>, range: GuestPhysRange)
         let missing = pages.find(|&gpa| matches!(behind(view.region(), view.page(gpa)), Behind::Source(..)));
         missing.map(|gpa| (gpa, view.clone()))
     })
+}
+
+/// Whether a source has not brought the page yet, as far as that is seen at once.
+pub(super) fn is_unsupplied(view: &View, fault: &Fault) -> bool {
+    view.region().supply().is_some() && view.region().reading().frame(view.page(fault.gpa)).is_none()
 }
 
 /// Whether a page of an area that may be written comes from a source for this guest alone, who then takes it at once.
@@ -97,6 +102,21 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         })?;
         region.freeze().map_err(failed)?;
         self.map(range, Mapping::CopyOnWrite { region, offset: 0 }, flags)
+    }
+
+    /// Has a page of a region brought, and the fault answered if that has been done.
+    pub(super) fn fetch(&self, cpu: CpuId, fault: &Fault, view: &View) -> Result<Outcome, Error> {
+        match self.bring(view, fault.gpa)? {
+            Supplied::NotYet(ticket) => return Ok(Outcome::NotYet(ticket)),
+            Supplied::Failed(ticket) => return Ok(Outcome::SourceFailed(ticket)),
+            Supplied::Ready => {}
+        }
+        match self.judge(cpu, fault)? {
+            Verdict::Answer(outcome) => Ok(outcome),
+            Verdict::Inherited if matches!(self.copy(cpu, fault)?, Copied::Done) => Ok(Outcome::Resolved),
+            // The map changed meanwhile.
+            _ => Ok(Outcome::Retry),
+        }
     }
 
     /// Brings the page of a region that is missing at `gpa`. Nobody holds a lock.
