@@ -1,6 +1,9 @@
 //! Mapping, unmapping, protecting and translating, 1 GiB at a time and page by page.
 
-use std::hint::black_box;
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
 
 use crate::{
     floor,
@@ -93,8 +96,22 @@ fn gib_private(suite: &mut Suite) {
         vec![
             ("loop", Box::new(each(populated, |tables| black_box(tables).unmap()))),
             ("stage2", Box::new(each(|| mapped(POPULATED, GIB_PAGES), unmap_gib))),
+            ("stage2, until the lock is free", Box::new(until_unlocked)),
         ],
     );
+}
+
+/// Times how long it takes until nobody reaches 1 GiB any more: so long the space is locked.
+fn until_unlocked(iterations: u64) -> Duration {
+    let one = |_| {
+        let space = mapped(POPULATED, GIB_PAGES);
+        let started = Instant::now();
+        let unmapping = space.unmap_in_steps(pages_at(0, GIB_PAGES)).expect("it is mapped");
+        let taken = started.elapsed();
+        drop(unmapping);
+        taken
+    };
+    (0..iterations).map(one).sum()
 }
 
 /// Tables that give back what leaves own when they go.

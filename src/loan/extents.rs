@@ -60,6 +60,16 @@ impl Extents {
         })
     }
 
+    /// Takes the last page of 4 KiB out.
+    pub(crate) fn pop(&mut self) -> Option<PhysAddr> {
+        let last = *self.extents.last()?;
+        self.size -= PAGE_SIZE_4K;
+        if self.size == last.offset {
+            self.extents.pop();
+        }
+        Some(last.at + (self.size - last.offset))
+    }
+
     /// The first address behind the highest byte.
     pub(crate) fn top(&self) -> usize {
         self.pages().map(|page| page.as_usize() + PAGE_SIZE_4K).max().unwrap_or(0)
@@ -100,6 +110,14 @@ mod tests {
         assert_eq!(extents.at(0), Some((at(3), PAGE_SIZE_4K)));
         assert_eq!(extents.at(PAGE_SIZE_4K), Some((at(4), 2 * PAGE_SIZE_4K)));
         assert!(extents.pages().eq([3, 4, 5].map(at)));
+    }
+
+    #[test]
+    fn pages_are_taken_out_from_the_end() {
+        let mut extents = of(&[(7, 2), (3, 1)], Seams::Forgotten);
+        assert_eq!((extents.pop(), extents.size()), (Some(at(3)), 2 * PAGE_SIZE_4K));
+        assert!(extents.pages().eq([7, 8].map(at)));
+        assert_eq!([extents.pop(), extents.pop(), extents.pop()], [Some(at(8)), Some(at(7)), None]);
     }
 
     #[test]

@@ -78,6 +78,18 @@ impl Loan {
         self.terms().mapped()
     }
 
+    /// Lets go of it, unless nobody else has it.
+    pub(crate) fn release(self) -> Option<Self> {
+        self.0.release().map(Self)
+    }
+
+    /// Frees some of what the lender left behind, if nobody else has it, until `budget`, in frames of 4 KiB, is used up.
+    pub(crate) fn free_some(&mut self, budget: &mut usize) {
+        if let Some(record) = self.0.sole() {
+            record.free_some(budget);
+        }
+    }
+
     pub(crate) fn terms(&self) -> &Terms {
         self.0.terms()
     }

@@ -12,6 +12,9 @@ use crate::{Content, Frames, GuestPhysRange, Invalidate, MappingFlags, Platform,
 pub(crate) trait Lending: Send + Sync {
     /// What it is about.
     fn terms(&self) -> &Terms;
+
+    /// At its end: frees what the lender left behind until `budget`, in frames of 4 KiB, is used up.
+    fn free_some(&mut self, budget: &mut usize);
 }
 
 /// What a loan is about.
@@ -80,14 +83,13 @@ impl<P: Platform> Lending for Record<P> {
     fn terms(&self) -> &Terms {
         &self.terms
     }
-}
 
-impl<P: Platform> Drop for Record<P> {
-    fn drop(&mut self) {
-        if !*self.terms.orphaned.get_mut() {
-            return;
-        }
-        for page in self.terms.memory.pages() {
+    fn free_some(&mut self, budget: &mut usize) {
+        while *budget > 0
+            && *self.terms.orphaned.get_mut()
+            && let Some(page) = self.terms.memory.pop()
+        {
+            *budget -= 1;
             // What guests left in the caches, or wrote past them, must not meet the next owner (H14).
             self.operations.synchronize(self.frames.pointer(page), PAGE_SIZE_4K, Content::Data);
             // SAFETY: the lender is gone, and so are the borrower's areas, which go after their invalidation: nobody
@@ -95,5 +97,11 @@ impl<P: Platform> Drop for Record<P> {
             // are only where any piece may be freed.
             unsafe { self.frames.free(page, 1) }
         }
+    }
+}
+
+impl<P: Platform> Drop for Record<P> {
+    fn drop(&mut self) {
+        self.free_some(&mut { usize::MAX });
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{BuilderOf, Platform, shared, shared::Gone};
 use crate::{
-    MemoryArea,
+    Loan, MemoryArea,
     backend::Backend,
     region::{Lease, Orphans},
     set::MemorySet,
@@ -25,6 +25,8 @@ pub(super) struct Debris {
     pub remains: Remains,
     pub gone: Gone,
     pub orphans: Orphans,
+    /// What nobody else has any more, and no lender either.
+    pub loan: Option<Loan>,
 }
 
 impl Debris {
@@ -43,12 +45,18 @@ impl Debris {
         }
         while budget > 0 {
             self.orphans.step(&mut budget);
+            if let Some(loan) = &mut self.loan {
+                loan.free_some(&mut budget);
+            }
             // Leave comes first: it keeps the region too.
             if budget > 0 && self.gone.leases.pop().is_none() {
                 let area = self.gone.areas.pop().or_else(|| last_of(areas.as_deref_mut()?));
+                self.loan = None;
                 let Some(area) = area else { return Progress::Done };
-                if let Backend::Shared(view) | Backend::CopyOnWrite(view) = area.into_backend() {
-                    self.orphans.add(view);
+                match area.into_backend() {
+                    Backend::Shared(view) | Backend::CopyOnWrite(view) => self.orphans.add(view),
+                    Backend::Borrowed(loan) => self.loan = loan.release(),
+                    Backend::Linear(_) | Backend::Private(_) => {}
                 }
             }
             budget = budget.saturating_sub(1);
@@ -58,7 +66,11 @@ impl Debris {
 
     /// Whether all is free.
     fn is_empty(&self) -> bool {
-        self.remains.is_empty() && self.gone.leases.is_empty() && self.gone.areas.is_empty() && self.orphans.is_empty()
+        self.remains.is_empty()
+            && self.gone.leases.is_empty()
+            && self.gone.areas.is_empty()
+            && self.orphans.is_empty()
+            && self.loan.is_none()
     }
 }
 

@@ -105,10 +105,20 @@ impl<F: Format, M: Frames> Context<F, M> {
     /// No CPU can reach them any more, and they are freed once.
     pub(super) unsafe fn free_leaf(&self, owner: Owner, at: PhysAddr, pages: usize, retire: Retire<'_>) {
         if owner == Owner::Space {
-            retire(self.frames.pointer(at), pages * PAGE_SIZE_4K);
             // SAFETY: the caller's promise; the leaf's mark says that the space allocated them.
-            unsafe { self.frames.free(at, pages) }
+            unsafe { self.free_uncounted(at, pages, retire) };
+            self.frames.account().give_back(pages);
         }
+    }
+
+    /// Frees `pages` frames of the space's own from `at` on. They stay on the account, which the caller brings in order.
+    ///
+    /// # Safety
+    /// As for [`free_leaf`](Self::free_leaf).
+    pub(super) unsafe fn free_uncounted(&self, at: PhysAddr, pages: usize, retire: Retire<'_>) {
+        retire(self.frames.pointer(at), pages * PAGE_SIZE_4K);
+        // SAFETY: the caller's promise.
+        unsafe { self.frames.plain().free(at, pages) }
     }
 
     /// The number of 4 KiB frames under a leaf of `level`.

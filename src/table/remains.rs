@@ -215,6 +215,31 @@ impl Cursor {
         retire: Retire<'_>,
         budget: &mut usize,
     ) -> Next {
+        let before = *budget;
+        // SAFETY: the caller's promise.
+        let next = unsafe { self.free_leaves(context, retire, budget) };
+        // Once for all of them: other CPUs have their eyes on the account.
+        if before > *budget {
+            context.frames.account().give_back(before - *budget);
+        }
+        if let Next::Up = next {
+            // SAFETY: the caller's promise; all below it is free.
+            unsafe { context.free_table(self.table, self.level) };
+            *budget = budget.saturating_sub(context.table_pages(self.level));
+        }
+        next
+    }
+
+    /// Frees what the next entries own. It stays on the account.
+    ///
+    /// # Safety
+    /// As for [`free_some`](Self::free_some).
+    unsafe fn free_leaves<F: Format, M: Frames>(
+        &mut self,
+        context: &Context<F, M>,
+        retire: Retire<'_>,
+        budget: &mut usize,
+    ) -> Next {
         let pages = context.leaf_pages(self.level);
         // SAFETY: the caller's promise: the table stands until it is freed below.
         let node = unsafe { context.node(self.table, self.level, GuestPhysAddr::from_usize(0)) };
@@ -229,20 +254,14 @@ impl Cursor {
                         return Next::Frames(Frameset { at: leaf.at, pages });
                     }
                     // SAFETY: the caller's promise.
-                    unsafe { context.free_leaf(leaf.owner, leaf.at, pages, retire) };
+                    unsafe { context.free_uncounted(leaf.at, pages, retire) };
                     *budget -= pages;
                 }
                 Entry::Table(table) | Entry::Marked(Marked::Table(table)) => return Next::Below(table),
                 _ => {}
             }
         }
-        if *budget == 0 {
-            return Next::Later;
-        }
-        // SAFETY: the caller's promise; all below it is free.
-        unsafe { context.free_table(self.table, self.level) };
-        *budget = budget.saturating_sub(context.table_pages(self.level));
-        Next::Up
+        if *budget == 0 { Next::Later } else { Next::Up }
     }
 }
 
