@@ -1,8 +1,11 @@
 //! What is known of a loan by both sides, and by whoever has a handle.
 #![allow(unsafe_code, reason = "frees what a lender left behind")]
 
+#[cfg(not(loom))]
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use memory_addr::PAGE_SIZE_4K;
 
 use super::{Extents, LoanKind};
@@ -35,7 +38,7 @@ pub(crate) struct Terms {
 
 impl Terms {
     /// Of a loan that nobody has yet.
-    pub(crate) const fn new(
+    pub(crate) fn new(
         kind: LoanKind,
         (lender, borrower): (GuestPhysRange, GuestPhysRange),
         flags: MappingFlags,
@@ -65,6 +68,9 @@ impl Terms {
     }
 }
 
+#[cfg(all(test, loom))]
+mod model;
+
 /// A loan of a platform's memory.
 pub(super) struct Record<P: Platform> {
     frames: P::Frames,
@@ -85,8 +91,9 @@ impl<P: Platform> Lending for Record<P> {
     }
 
     fn free_some(&mut self, budget: &mut usize) {
+        // Whoever let go last sees what the others did before.
         while *budget > 0
-            && *self.terms.orphaned.get_mut()
+            && self.terms.orphaned.load(Ordering::Relaxed)
             && let Some(page) = self.terms.memory.pop()
         {
             *budget -= 1;

@@ -1,12 +1,12 @@
 //! Building tables that nobody sees yet, and grafting them into the ones that hardware walks.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use memory_addr::{MemoryAddr, PAGE_SIZE_4K, PhysAddr};
 
 use super::{
-    node::{Context, Node, Retire, UNSEEN},
+    node::{AtomicU64, Context, Node, Retire, UNSEEN},
     walk::{Slot, Step},
 };
 use crate::{

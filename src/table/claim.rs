@@ -29,18 +29,22 @@ impl<F: Format, M: Frames> Table<F, M> {
     /// [`Exhausted`] if a table could not be had; those that could stay, they are part of the path.
     pub(crate) fn claim(&self, gpa: GuestPhysAddr) -> Result<Option<Claim<'_, F, M>>, Exhausted> {
         let context = &self.context;
-        let Some(slot) = self.path(gpa, Level::PAGE)? else { return Ok(None) };
+        Ok(self.path(gpa, Level::PAGE)?.and_then(|slot| context.claim(slot)))
+    }
+}
+
+impl<F: Format, M: Frames> Context<F, M> {
+    /// Claims an entry, if nothing is there or a frozen region's page.
+    pub(super) fn claim<'t>(&'t self, slot: Slot<'t>) -> Option<Claim<'t, F, M>> {
         let mut old = slot.load();
-        while let Entry::Absent | Entry::Leaf(Leaf { owner: Owner::Frozen, .. }) =
-            context.format.decode(slot.level, old)
-        {
-            match slot.replace(old, context.format.busy()) {
-                Ok(()) => return Ok(Some(Claim { context, slot, old })),
+        while let Entry::Absent | Entry::Leaf(Leaf { owner: Owner::Frozen, .. }) = self.format.decode(slot.level, old) {
+            match slot.replace(old, self.format.busy()) {
+                Ok(()) => return Some(Claim { context: self, slot, old }),
                 // Hardware may have noted an access; what else it can be by now ends the loop.
                 Err(now) => old = now,
             }
         }
-        Ok(None)
+        None
     }
 }
 

@@ -1,9 +1,6 @@
 //! Taking away and restricting: mark, invalidate, reap (H22–H24).
 
-use core::{
-    convert::Infallible,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use core::{convert::Infallible, sync::atomic::Ordering};
 
 use memory_addr::MemoryAddr;
 
@@ -11,7 +8,7 @@ use super::{
     Table,
     cut::{Cuts, Edit},
     flush::{Flush, Pending},
-    node::{Context, Node},
+    node::{AtomicU64, Context, Node},
     walk::{Slot, Step},
 };
 use crate::{

@@ -10,6 +10,8 @@ mod cut;
 mod edit;
 mod flush;
 mod freeze;
+#[cfg(all(test, loom))]
+mod model;
 mod node;
 mod query;
 mod relocate;

@@ -1,12 +1,12 @@
 //! Tables in memory: how entries are reached, made and freed. The only unsafe code of the walker.
 #![allow(unsafe_code, reason = "reaching a table's entries is what this file is for")]
 
-use core::{
-    ptr::NonNull,
-    slice,
-    sync::atomic::{AtomicU64, Ordering},
-};
+#[cfg(not(loom))]
+pub(super) use core::sync::atomic::AtomicU64;
+use core::{ptr::NonNull, slice, sync::atomic::Ordering};
 
+#[cfg(loom)]
+pub(super) use loom::sync::atomic::AtomicU64;
 use memory_addr::{MemoryAddr, PAGE_SIZE_4K, PhysAddr};
 
 use crate::{

@@ -1,13 +1,13 @@
 //! What was taken out of the tables and nobody reaches any more: freed in steps, without the space's lock.
 #![allow(unsafe_code, reason = "frees tables and frames")]
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 
 use super::{
-    node::{Context, Retire},
+    node::{AtomicU64, Context, Retire},
     query::LEVELS,
 };
 use crate::{Entry, Format, Frames, GuestPhysAddr, Level, Marked, Owner, Pieces};

@@ -2,7 +2,7 @@
 
 use memory_addr::PhysAddr;
 
-use super::{Table, walk::Slot};
+use super::{Table, node::Context, walk::Slot};
 use crate::{
     Access, Change, Entry, Format, Frames, GuestPhysAddr, GuestPhysRange, Leaf, Level, MappingFlags,
     account::Exhausted, frame::Owned,
@@ -129,8 +129,14 @@ impl<F: Format, M: Frames> Table<F, M> {
 
     /// Makes the leaf at `gpa` what `new` answers for it, if that only raises it.
     fn raise_to(&self, gpa: GuestPhysAddr, new: impl Fn(Level, u64) -> u64) -> Installed {
-        let format = &self.context.format;
-        let (slot, _) = self.context.lookup(self.root(), gpa);
+        self.context.raise(&self.context.lookup(self.root(), gpa).0, new)
+    }
+}
+
+impl<F: Format, M: Frames> Context<F, M> {
+    /// Makes a leaf what `new` answers for it, if that only raises it.
+    pub(super) fn raise(&self, slot: &Slot<'_>, new: impl Fn(Level, u64) -> u64) -> Installed {
+        let format = &self.format;
         let mut old = slot.load();
         // Hardware and other CPUs may change it at any time: what is replaced is what was judged (H25).
         while let Entry::Leaf(_) = format.decode(slot.level, old) {

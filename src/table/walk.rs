@@ -1,10 +1,10 @@
 //! The one walker.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use memory_addr::{MemoryAddr, PhysAddr};
 
-use super::node::{Context, Node};
+use super::node::{AtomicU64, Context, Node};
 use crate::{Entry, Format, Frames, GuestPhysAddr, GuestPhysRange, Level};
 
 /// An entry that a walk came to.

@@ -149,7 +149,7 @@ impl<F: Format, M: Frames> Context<F, M> {
     }
 
     /// Breaks a leaf. What hardware noted until the very moment is in the entry.
-    fn withdraw(&self, slot: &Slot<'_>, owner: Owner, progress: &mut Progress) {
+    pub(super) fn withdraw(&self, slot: &Slot<'_>, owner: Owner, progress: &mut Progress) {
         let to = if owner == Owner::Space { Owner::OnLoan } else { owner };
         let broken = self.replace_leaf(slot, owner, |leaf| {
             self.format.mark(slot.level, self.format.leaf(slot.level, &Leaf { owner: to, ..leaf }))
@@ -159,7 +159,7 @@ impl<F: Format, M: Frames> Context<F, M> {
         }
     }
 
-    fn put_back(&self, slot: &Slot<'_>, noted: Noted) {
+    pub(super) fn put_back(&self, slot: &Slot<'_>, noted: Noted) {
         match self.decode(slot) {
             Entry::Leaf(Leaf { owner: Owner::OnLoan, .. }) => self.change_owner(slot, Owner::OnLoan, Owner::Space),
             Entry::Lent(leaf) => slot.store(self.format.leaf(slot.level, &Leaf { owner: Owner::Space, ..leaf })),
