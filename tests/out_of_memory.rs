@@ -3,6 +3,9 @@
 #![allow(unsafe_code, reason = "an allocator that fails when it is told to is the only way to run out of memory")]
 #![allow(unused_crate_dependencies, reason = "shared by all test programs")]
 
+#[path = "out_of_memory/exchanges.rs"]
+mod exchanges;
+
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
@@ -650,11 +653,14 @@ fn amd() -> Npt {
 /// Every operation, with every allocation failing and every charge refused.
 fn happens_or_does_not<F: Format>(format: &F) {
     let mut refusals = 0;
-    for case in cases().iter().chain(&region_cases()).chain(&source_cases()) {
+    for case in cases().iter().chain(&region_cases()).chain(&source_cases()).chain(&exchanges::conversions()) {
         starve(format, case);
         refusals += limit(format, case);
     }
     assert!(refusals > 50, "{refusals} charges were refused");
+    for exchange in &exchanges::exchanges() {
+        exchanges::starve_both(format, exchange);
+    }
 }
 
 #[test]

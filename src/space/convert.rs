@@ -36,15 +36,13 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let region = self.region(range.size()).map_err(|_| out_of_memory)?;
         let mut guard = self.exclusive()?;
         self.check_convertible(&guard, range)?;
-        self.split_at_ends(&mut guard, range)?;
         let State { areas, table, .. } = &mut *guard;
-        table.own_leaves(range, |run| {
-            region.reserve(run.range.start - range.start, run.range.size()).ok_or(out_of_memory)
-        })?;
+        table.own_parts(range, |part| region.reserve(part.start - range.start, part.size()).ok_or(out_of_memory))?;
         let view = View::new(Window::open(region.region()).ok_or(out_of_memory)?, range.start, 0);
         let plan = areas.plan(range).map_err(|_| out_of_memory)?;
         let lease = plan.pieces().filter(|(area, _)| shared::writes(area.flags())).map(|(_, part)| part.size()).sum();
         let lease = Lease::grant(region.region(), lease).map_err(|cause| Error::Region { range, cause })?;
+        self.split_at_ends(table, range)?;
         // Nothing fails from here on.
         let Ok(()) = table.own_leaves(range, |run| {
             region.adopt(run.range.start - range.start, run.range.size(), run.leaf.at);
@@ -87,13 +85,15 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             }
         };
         self.map_all_there_is(&guard, range)?;
-        self.split_at_ends(&mut guard, range)?;
         let State { areas, table, .. } = &mut *guard;
         let memory = table.extents_of(range, Owner::Shared).ok_or(Error::NoMemory(range))?;
         let account = self.builder.frames().account();
         let charge = account.charge(memory.size() / PAGE_SIZE_4K).map_err(|exhausted| exhausted.at(range))?;
         let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
         let leases = shared::lost_leases(&plan, MappingFlags::empty())?;
+        if let Err(error) = self.split_at_ends(table, range) {
+            return Err(shared::keep(leases, error));
+        }
         // Nothing fails from here on.
         for (area, part) in plan.pieces() {
             if let Backend::Shared(view) = area.backend() {

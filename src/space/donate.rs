@@ -85,9 +85,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Takes memory out of its guest and off its areas: what stood behind those.
     fn cede(&self, giver: &mut State<P>, range: GuestPhysRange) -> Result<Vec<MemoryArea<Backend>>, Error> {
-        self.split_at_ends(giver, range)?;
         let State { areas, table, .. } = giver;
         let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
+        self.split_at_ends(table, range)?;
         self.withdraw_own(table, range)?;
         Ok(plan.carve())
     }

@@ -182,7 +182,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Marks or withdraws the memory of a loan.
     fn part_with(&self, lender: &mut State<P>, range: GuestPhysRange, kind: LoanKind) -> Result<(), Error> {
-        self.split_at_ends(lender, range)?;
+        self.split_at_ends(&mut lender.table, range)?;
         match kind {
             LoanKind::Shared => {
                 let owners = (Owner::Space, Owner::OnLoan);

@@ -87,7 +87,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// What the page at `gpa` is to this space.
     pub fn page_state(&self, gpa: GuestPhysAddr) -> PageState {
-        if gpa.as_usize() >= self.builder.geometry().limit() {
+        if !self.everything().contains(gpa) {
             return PageState::Nothing;
         }
         loop {

@@ -174,8 +174,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Splits the blocks that the ends of `range` cut.
-    pub(super) fn split_at_ends(&self, state: &mut State<P>, range: GuestPhysRange) -> Result<(), Error> {
-        let flush = state.table.edit(range, Edit::Split, &self.shootdown).map_err(|exhausted| exhausted.at(range))?;
+    pub(super) fn split_at_ends(&self, table: &mut TableOf<P>, range: GuestPhysRange) -> Result<(), Error> {
+        let flush = table.edit(range, Edit::Split, &self.shootdown).map_err(|exhausted| exhausted.at(range))?;
         flush.finish().map_err(|cause| Error::Invalidation { range, cause })
     }
 

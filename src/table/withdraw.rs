@@ -59,6 +59,21 @@ impl<F: Format, M: Frames> Table<F, M> {
         Ok(extents)
     }
 
+    /// Shows every part of `range` that the space's own leaves translate to `each`.
+    ///
+    /// # Errors
+    /// The first of `each`.
+    pub(crate) fn own_parts<S>(
+        &self,
+        range: GuestPhysRange,
+        mut each: impl FnMut(GuestPhysRange) -> Result<(), S>,
+    ) -> Result<(), S> {
+        self.visit(range, |slot, entry| match entry {
+            Entry::Leaf(leaf) if leaf.owner == Owner::Space => each(slot.part),
+            _ => Ok(()),
+        })
+    }
+
     /// Where the memory of the leaves in `range` is that are `owner`'s; nothing where there is no memory to note it.
     pub(crate) fn extents_of(&self, range: GuestPhysRange, owner: Owner) -> Option<Extents> {
         let mut extents = Extents::default();

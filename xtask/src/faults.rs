@@ -7,6 +7,7 @@ mod areas;
 mod formats;
 mod invalidation;
 mod judge;
+mod loans;
 #[cfg(test)]
 mod pitfalls;
 mod sources;

@@ -38,6 +38,23 @@ pub fn both_see_what_either_writes<M: Machine>(machine: &M) -> Verdict {
     Ok(())
 }
 
+/// What a borrower may have written counts as written when it is back: somebody may copy what is.
+///
+/// # Errors
+/// It does not hold.
+pub fn what_comes_back_counts_as_written<M: Machine>(machine: &M) -> Verdict {
+    let (one, two) = (Guest::new(machine)?, Guest::new(machine)?);
+    one.map(range(RAM, 2 * PAGE), PAGES, RW)?;
+    for (at, flags, written) in [(RAM, RW, true), (RAM + PAGE, READ, false)] {
+        let used = || machine.used(&one, gpa(at));
+        ensure!(used() != Some(Used::Dirty), "nobody wrote it yet");
+        let loan = one.lend(range(at, PAGE), &two, gpa(THERE), flags)?;
+        one.reclaim(&loan, &two, Handover::Keep)?;
+        ensure!(used().is_none_or(|used| (used == Used::Dirty) == written), "{used:?}", used = used());
+    }
+    Ok(())
+}
+
 /// The owner faults on what it lent, and finds what the borrower wrote when it is back, or zeros.
 ///
 /// # Errors

@@ -123,6 +123,7 @@ macro_rules! for_each_scenario {
             }
             lending {
                 both_see_what_either_writes,
+                what_comes_back_counts_as_written,
                 what_is_lent_is_out_of_reach_until_it_is_back,
                 a_borrower_never_executes,
                 code_that_comes_back_is_executed,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{areas, formats, invalidation, sources, space, walker};
+use super::{areas, formats, invalidation, loans, sources, space, walker};
 
 /// A fault: a change of the sources that makes them wrong.
 #[derive(Debug)]
@@ -94,6 +94,11 @@ pub const fn set(filter: &'static str) -> Test {
     Test { suite: Suite::Program("memory_set"), filter }
 }
 
+/// The scenarios on the model of EPT and NPT.
+pub const fn x86(filter: &'static str) -> Test {
+    Test { suite: Suite::Program("x86_64"), filter }
+}
+
 /// What a hypervisor brings or may replace.
 pub const fn parts(filter: &'static str) -> Test {
     Test { suite: Suite::Program("parts"), filter }
@@ -135,9 +140,17 @@ impl fmt::Display for Fault {
 
 /// All faults, in the order in which they are put in.
 pub fn all() -> impl Iterator<Item = &'static Fault> {
-    [invalidation::FAULTS, formats::FAULTS, walker::FAULTS, space::FAULTS, areas::FAULTS, sources::FAULTS]
-        .into_iter()
-        .flatten()
+    [
+        invalidation::FAULTS,
+        formats::FAULTS,
+        walker::FAULTS,
+        space::FAULTS,
+        areas::FAULTS,
+        sources::FAULTS,
+        loans::FAULTS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 #[cfg(test)]

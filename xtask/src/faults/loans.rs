@@ -1,0 +1,191 @@
+//! Faults in what one space gives another: loans, donations, conversions.
+
+use super::table::{Edit, Emulator, Fault, NO_CACHES, host, toy, x86};
+
+const CONVERT: &str = "src/space/convert.rs";
+const DONATE: &str = "src/space/donate.rs";
+const LOAN: &str = "src/space/loan.rs";
+const TRANSFER: &str = "src/space/transfer.rs";
+const UNMAP: &str = "src/space/unmap.rs";
+const WITHDRAW: &str = "src/table/withdraw.rs";
+
+const HOST_ONLY: Emulator = Emulator::Cannot("it was put in on the host alone");
+
+pub const FAULTS: &[Fault] = &[
+    Fault {
+        name: "lent-without-an-invalidation",
+        rules: &["T6", "H22"],
+        edits: &[Edit {
+            file: WITHDRAW,
+            text: "        progress.invalidate(shootdown).inspect_err(",
+            instead: "        Ok::<(), Unreachable>(()).inspect_err(",
+        }],
+        host: &[
+            host("cortex_a57::lending::the_other_cpu_loses_what_is_lent"),
+            host("cortex_a57::lending::what_is_donated"),
+            toy("loans::deaf_cpus"),
+        ],
+        emulator: HOST_ONLY,
+    },
+    Fault {
+        name: "a-failed-loan-is-lost",
+        rules: &["T8"],
+        edits: &[Edit {
+            file: WITHDRAW,
+            text: "            ranges.for_each(|range| self.put_back(range, Noted::AsBefore, shootdown.operations()));",
+            instead: "            drop(ranges);",
+        }],
+        host: &[toy("loans::deaf_cpus::lending"), toy("transfers::donate::a_cpu_that_cannot_be_told")],
+        emulator: HOST_ONLY,
+    },
+    Fault {
+        name: "two-spaces-locked-as-asked",
+        rules: &["L1"],
+        edits: &[Edit {
+            file: TRANSFER,
+            text: "                    let others = other.state.exclusive();
+                    (self.state.exclusive(), others)",
+            instead: "                    let mine = self.state.exclusive();
+                    (mine, other.state.exclusive())",
+        }],
+        host: &[toy("loans::opposite_directions")],
+        emulator: HOST_ONLY,
+    },
+    Fault {
+        name: "returned-before-the-flush",
+        rules: &["T6"],
+        edits: &[Edit {
+            file: UNMAP,
+            text: "        *gone = Gone { leases, areas: plan.carve() };
+",
+            instead: "        *gone = Gone { leases, areas: plan.carve() };
+        gone.give_back();
+",
+        }],
+        host: &[toy("loans::deaf_cpus::what_a_borrowers_cpu_still_reaches")],
+        emulator: HOST_ONLY,
+    },
+    Fault {
+        name: "unmapped-while-on-loan",
+        rules: &["T6"],
+        edits: &[Edit {
+            file: UNMAP,
+            text: "        self.check_not_on_loan(&guard, range)?;
+",
+            instead: "",
+        }],
+        host: &[toy("loans::refusals::every_wrong_transition"), host("cortex_a57::lending::a_wrong_transition")],
+        emulator: HOST_ONLY,
+    },
+    Fault {
+        name: "a-dead-lenders-memory-lost",
+        rules: &["W14"],
+        edits: &[Edit { file: LOAN, text: "|loan| loan.terms().orphan()", instead: "drop" }],
+        host: &[toy("loans::deaths"), host("cortex_a57::lending::the_end_of_either")],
+        emulator: HOST_ONLY,
+    },
+    Fault {
+        name: "a-dead-borrowers-memory-not-returned",
+        rules: &["W14"],
+        edits: &[Edit {
+            file: LOAN,
+            text: "        self.areas.iter().for_each(super::shared::give_back);
+",
+            instead: "",
+        }],
+        host: &[toy("loans::deaths::of_the_borrower"), host("cortex_a57::lending::the_end_of_either")],
+        emulator: HOST_ONLY,
+    },
+    Fault {
+        name: "given-with-what-is-in-it",
+        rules: &["G4"],
+        edits: &[Edit {
+            file: WITHDRAW,
+            text: "                frame::zero(&context.frames, page, 1);
+",
+            instead: "",
+        }],
+        host: &[host("cortex_a57::lending::what_is_donated"), toy("loans::share::zeroing")],
+        emulator: HOST_ONLY,
+    },
+    Fault {
+        name: "a-given-page-not-cleaned",
+        rules: &["G6", "H14"],
+        edits: &[Edit {
+            file: WITHDRAW,
+            text: "            if handover == Handover::Zero || purpose != Content::Data {",
+            instead: "            if false && purpose != Content::Data {",
+        }],
+        host: &[toy("transfers::donate::the_giver_is_invalidated"), toy("loans::lend::zeroed_memory_is_clean")],
+        emulator: NO_CACHES,
+    },
+    Fault {
+        name: "a-borrower-may-write-what-its-lender-may-not",
+        rules: &["G5"],
+        edits: &[Edit {
+            file: LOAN,
+            text: "if !may.contains(flags - memory_type)",
+            instead: "if false && !may.contains(flags - memory_type)",
+        }],
+        host: &[toy("loans::refusals::a_borrower_gets_no_more")],
+        emulator: HOST_ONLY,
+    },
+    Fault {
+        name: "a-borrower-executes",
+        rules: &["G5"],
+        edits: &[Edit {
+            file: LOAN,
+            text: "flags & (MappingFlags::EXECUTE | MappingFlags::DEVICE)",
+            instead: "flags & MappingFlags::DEVICE",
+        }],
+        host: &[
+            host("cortex_a57::lending::a_borrower_never_executes"),
+            toy("loans::refusals::a_borrower_gets_no_more"),
+        ],
+        emulator: HOST_ONLY,
+    },
+    Fault {
+        name: "a-borrowers-writes-not-noted",
+        rules: &["E6"],
+        edits: &[Edit {
+            file: LOAN,
+            text: "if written { Noted::Written }",
+            instead: "if written && false { Noted::Written }",
+        }],
+        host: &[x86("skylake::lending::what_comes_back_counts_as_written")],
+        emulator: HOST_ONLY,
+    },
+    Fault {
+        name: "pages-given-as-a-block",
+        rules: &["A4"],
+        edits: &[Edit { file: DONATE, text: "seams: Seams::Kept", instead: "seams: Seams::Forgotten" }],
+        host: &[toy("transfers::donate::pages_side_by_side")],
+        emulator: HOST_ONLY,
+    },
+    Fault {
+        name: "a-region-taken-from-its-other-guests",
+        rules: &["T6"],
+        edits: &[Edit {
+            file: "src/region/book.rs",
+            text: "            (mappings, handles) => Err(RegionError::InUse { mappings, handles }),",
+            instead: "            _ => Ok(()),",
+        }],
+        host: &[
+            toy("transfers::convert::a_region_becomes_private"),
+            host("cortex_a57::lending::private_memory_becomes_shared"),
+        ],
+        emulator: HOST_ONLY,
+    },
+    Fault {
+        name: "what-others-populated-is-lost",
+        rules: &["W14"],
+        edits: &[Edit {
+            file: CONVERT,
+            text: "                    self.map_page(state, area, gpa)?;
+",
+            instead: "",
+        }],
+        host: &[toy("transfers::convert::what_others_populated")],
+        emulator: HOST_ONLY,
+    },
+];
