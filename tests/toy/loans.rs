@@ -542,10 +542,12 @@ fn opposite_directions_do_not_wait_for_each_other() {
     for space in [&one, &other] {
         space.map(range(0, PAGE), PAGES, RW).unwrap();
     }
-    let rounds = if cfg!(miri) { 10 } else { 2000 };
+    let rounds = if cfg!(miri) { 10 } else { 20_000 };
+    let start = &std::sync::Barrier::new(2);
     std::thread::scope(|scope| {
         for (from, to) in [(&one, &other), (&other, &one)] {
             scope.spawn(move || {
+                start.wait();
                 for round in 0..rounds {
                     let loan = from.lend(range(0, PAGE), to, gpa(LARGE), RW).unwrap();
                     to.write_obj(gpa(LARGE), round).unwrap();
