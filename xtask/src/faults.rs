@@ -10,6 +10,7 @@ mod judge;
 mod loans;
 #[cfg(test)]
 mod pitfalls;
+mod sharing;
 mod sources;
 mod space;
 mod table;

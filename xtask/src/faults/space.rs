@@ -128,8 +128,10 @@ pub const FAULTS: &[Fault] = &[
         rules: &["W6"],
         edits: &[Edit {
             file: "src/space/query.rs",
-            text: "if gpa.as_usize() >= self.builder.geometry().limit() {",
-            instead: "if gpa.as_usize() == usize::MAX {",
+            text: "if gpa.as_usize() >= self.builder.geometry().limit() {
+            return None;",
+            instead: "if gpa.as_usize() == usize::MAX {
+            return None;",
         }],
         host: &[host("cortex_a57::addresses::every_width")],
         emulator: Emulator::Shows(A57, &["addresses::every_width_reaches_its_first_and_last_page"]),

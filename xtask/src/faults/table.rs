@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{areas, formats, invalidation, loans, sources, space, walker};
+use super::{areas, formats, invalidation, loans, sharing, sources, space, walker};
 
 /// A fault: a change of the sources that makes them wrong.
 #[derive(Debug)]
@@ -148,6 +148,7 @@ pub fn all() -> impl Iterator<Item = &'static Fault> {
         areas::FAULTS,
         sources::FAULTS,
         loans::FAULTS,
+        sharing::FAULTS,
     ]
     .into_iter()
     .flatten()

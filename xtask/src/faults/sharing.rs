@@ -1,0 +1,148 @@
+//! Faults in memory that is shared, inherited, frozen, or limited.
+
+use super::table::{A57, A57_PAIR, Edit, Emulator, Fault, MAX, host, toy, unit};
+
+const BOOK: &str = "src/region/book.rs";
+const COPY: &str = "src/space/copy.rs";
+const FREEZE: &str = "src/table/freeze.rs";
+const LIMITS: &str = "src/space/limits.rs";
+const NODE: &str = "src/table/node.rs";
+const SNAPSHOT: &str = "src/space/snapshot.rs";
+
+pub const FAULTS: &[Fault] = &[
+    Fault {
+        name: "copied-without-an-invalidation",
+        rules: &["S1", "H9"],
+        edits: &[Edit {
+            file: COPY,
+            text: "claim.invalidate(&self.shootdown).map_err(|cause| Error::Invalidation { range, cause })?;",
+            instead: "",
+        }],
+        host: &[host("cortex_a57::copying::"), host("worlds_are_what_their_twins_are::without_extensions")],
+        emulator: Emulator::Shows(A57_PAIR, &["copying::the_other_cpu_reads_the_copy"]),
+    },
+    Fault {
+        name: "a-snapshot-that-is-still-written",
+        rules: &["S2"],
+        edits: &[Edit {
+            file: FREEZE,
+            text: "let flags = Owner::Frozen.limit(leaf.flags);",
+            instead: "let flags = leaf.flags;",
+        }],
+        host: &[host("cortex_a57::snapshots::")],
+        emulator: Emulator::Shows(A57, &["snapshots::a_fork_has_what_was_written_before"]),
+    },
+    Fault {
+        name: "frozen-while-it-is-written",
+        rules: &["S3"],
+        edits: &[Edit {
+            file: BOOK,
+            text: "if self.writable > 0 || self.writers > 0 {",
+            instead: "if self.writers > 0 {",
+        }],
+        host: &[host("cortex_a57::shared::a_region_is_frozen"), host("worlds_are_what_their_twins_are")],
+        emulator: Emulator::Shows(A57, &["shared::a_region_is_frozen_for_good"]),
+    },
+    Fault {
+        name: "a-page-taken-from-under-a-handle",
+        rules: &["S4"],
+        edits: &[Edit {
+            file: BOOK,
+            text: "let alone = self.handles == 0 && self.live == 1;",
+            instead: "let alone = self.live == 1;",
+        }],
+        host: &[
+            unit("a_handle_keeps_every_page_shared"),
+            host("cortex_a57::snapshots::a_guest_goes_back"),
+            host("worlds_are_what_their_twins_are"),
+        ],
+        emulator: Emulator::Shows(A57, &["snapshots::a_guest_goes_back_to_its_snapshot"]),
+    },
+    Fault {
+        name: "a-page-taken-while-another-guest-has-it",
+        rules: &["S5"],
+        edits: &[Edit { file: BOOK, text: "copies + 1 == ever", instead: "copies + 2 >= ever" }],
+        host: &[unit("the_last_of_several_mappings_takes_the_page"), host("worlds_are_what_their_twins_are")],
+        emulator: Emulator::Cannot("no scenario has three guests that go one after the other"),
+    },
+    Fault {
+        name: "freed-while-another-guest-maps-it",
+        rules: &["S5", "H22"],
+        edits: &[Edit {
+            file: BOOK,
+            text: "let deserted = handles == 0 && record.copies() == Some(ever);",
+            instead: "let deserted = handles == 0 && ever > 0;",
+        }],
+        host: &[
+            unit("a_page_that_all_copied_at_once_is_deserted"),
+            host("cortex_a57::copying::the_last_sharer"),
+            host("worlds_are_what_their_twins_are"),
+        ],
+        emulator: Emulator::Shows(A57, &["copying::the_last_sharer_takes_the_page"]),
+    },
+    Fault {
+        name: "what-a-snapshot-stands-on-forgotten",
+        rules: &["S6"],
+        edits: &[Edit {
+            file: SNAPSHOT,
+            text: "self.region.inherit(&Part { range, flags: crate::MappingFlags::empty(), offset }, view);",
+            instead: "drop(view);",
+        }],
+        host: &[host("cortex_a57::snapshots::a_fork_is_forked"), host("worlds_are_what_their_twins_are")],
+        emulator: Emulator::Shows(A57, &["snapshots::a_fork_is_forked"]),
+    },
+    Fault {
+        name: "a-limit-that-unmapping-does-not-give-back",
+        rules: &["S7"],
+        edits: &[Edit {
+            file: NODE,
+            text: "unsafe { self.frames.free(at, pages) }",
+            instead: "unsafe { self.frames.plain().free(at, pages) }",
+        }],
+        host: &[host("cortex_a57::limits::"), host("worlds_are_what_their_twins_are")],
+        emulator: Emulator::Shows(MAX, &["limits::a_guest_gets_as_many_frames_as_it_may"]),
+    },
+    Fault {
+        name: "a-snapshot-that-stays-on-the-account",
+        rules: &["S7"],
+        edits: &[Edit {
+            file: SNAPSHOT,
+            text: "                account.give_back(run.range.size() / memory_addr::PAGE_SIZE_4K);\n",
+            instead: "                let _ = account;\n",
+        }],
+        host: &[host("cortex_a57::limits::a_snapshot_takes"), host("worlds_are_what_their_twins_are")],
+        emulator: Emulator::Shows(MAX, &["limits::a_snapshot_takes_frames_off_the_account"]),
+    },
+    Fault {
+        name: "a-copy-on-no-account",
+        rules: &["S8"],
+        edits: &[Edit { file: COPY, text: "        charge.keep();\n", instead: "        drop(charge);\n" }],
+        host: &[host("cortex_a57::limits::a_copy_counts"), host("worlds_are_what_their_twins_are")],
+        emulator: Emulator::Shows(MAX, &["limits::a_copy_counts_and_so_does_a_page_that_is_taken"]),
+    },
+    Fault {
+        name: "tables-without-a-limit",
+        rules: &["S8"],
+        edits: &[Edit {
+            file: "src/account.rs",
+            text: "filter(|&drawn| drawn <= limit)",
+            instead: "filter(|&drawn| drawn <= limit || self.what == Resource::TableFrames)",
+        }],
+        host: &[host("cortex_a57::limits::a_guest_gets_as_many_tables"), host("worlds_are_what_their_twins_are")],
+        emulator: Emulator::Shows(MAX, &["limits::a_guest_gets_as_many_tables_as_it_may"]),
+    },
+    Fault {
+        name: "refused-what-another-cpu-brings",
+        rules: &["S9"],
+        edits: &[Edit {
+            file: LIMITS,
+            text: "        if let Verdict::Answer(outcome) = self.judge_with(&state, fault)? {
+            return Ok(outcome);
+        }
+",
+            instead: "        let _ = (fault, Verdict::Unsettled);\n",
+        }],
+        host: &[toy("limits::a_page_that_another_cpu")],
+        emulator: Emulator::Cannot("the other CPU would have to come between two instructions"),
+    },
+];
