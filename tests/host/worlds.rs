@@ -16,12 +16,12 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
 use stage2::{
-    Area, AreaKind, CpuId, Error, GuestSpace, LeafPolicy, Limits, Mapping, MappingFlags, Outcome, Populate,
-    RegionError, RegionWriter, Resource, SharedRegion, Snapshot, Usage, VcpuId,
+    Area, AreaKind, CpuId, Error, GuestSpace, Handover, LeafPolicy, Limits, Loan, LoanKind, Mapping, MappingFlags,
+    Outcome, PageState, Populate, RegionError, RegionWriter, Resource, SharedRegion, Snapshot, Usage, VcpuId,
 };
 use stage2_scenarios::{Attempt, Machine, Seat, Setting, Step, View};
 
-use self::twin::{BLOCK, Behind, Cell, PAGES, Page, Places, Twin, gpa, pages_of, range};
+use self::twin::{BLOCK, Behind, Cell, PAGES, Page, Places, Terms, Twin, gpa, pages_of, range};
 
 const READ: MappingFlags = MappingFlags::READ;
 const RW: MappingFlags = READ.union(MappingFlags::WRITE);
@@ -80,12 +80,27 @@ enum Op {
     Get(usize, (usize, usize)),
     Snapshot(usize),
     Restore(usize, usize),
+    /// A guest shares so many pages with another, or lends them: from one that it may lend, to where there is room.
+    Lend(LoanKind, usize, (usize, usize), usize, MappingFlags),
+    /// A guest tries that with any pages, and with itself too.
+    LendAny(LoanKind, usize, Range<usize>, usize, usize, MappingFlags),
+    /// A lender takes a loan back, from its borrower or after that has returned it.
+    Reclaim(usize, From, Handover),
+    /// A loan's handle is lost.
+    Lose(usize),
     /// A guest loses all it has, and is what a snapshot says.
     Rewind(usize, usize),
     /// A guest begins as a snapshot.
     Fork(usize),
     /// A guest may have so many frames and tables more than it has.
     Limit(usize, Option<usize>, Option<usize>),
+}
+
+/// Where a loan is taken from.
+#[derive(Clone, Copy, Debug)]
+enum From {
+    Borrower,
+    Nobody,
 }
 
 /// How many allocations succeed during an operation, if not all.
@@ -136,6 +151,10 @@ struct World<M: Machine> {
     spaces: Vec<GuestSpace<M::Platform>>,
     /// With the twin's number of the region.
     handles: Vec<(usize, Handle)>,
+    /// With the twin's number of the loan.
+    loans: Vec<(usize, Loan)>,
+    /// The numbers that guests have for good.
+    names: Vec<usize>,
     twin: Twin,
     /// What a guest has before it has anything.
     fresh: Usage,
@@ -149,7 +168,8 @@ impl<M: Machine> World<M> {
         let space = machine.space(Setting { bits, ..Setting::default() }).expect("a space");
         let fresh = space.usage();
         let twin = Twin { guests: vec![vec![None; PAGES]], ..Twin::default() };
-        Self { machine, spaces: vec![space], handles: Vec::new(), twin, fresh, luck: None }
+        let (handles, loans, names) = (Vec::new(), Vec::new(), vec![0]);
+        Self { machine, spaces: vec![space], handles, loans, names, twin, fresh, luck: None }
     }
 
     /// Does one operation on all, and compares them.
@@ -190,6 +210,24 @@ impl<M: Machine> World<M> {
             Op::Region(guest, pages) => self.region(guest % guests, pages),
             Op::Snapshot(guest) => self.snapshot(guest % guests),
             Op::Limit(guest, frames, tables) => self.limit(guest % guests, frames, tables),
+            Op::LendAny(kind, guest, pages, other, at, flags) => {
+                let at = at.min(PAGES - pages.len());
+                self.lend(kind, guest % guests, &pages, (other % guests, at), flags);
+            }
+            Op::Lend(kind, guest, (number, count), at, flags) if guests > 1 => {
+                let (lender, borrower) = (guest % guests, (guest + 1) % guests);
+                let lends = |page: &usize| near(*page) && self.lends(lender, *page, flags);
+                let some: Vec<usize> = (0..PAGES).filter(&lends).collect();
+                let Some(&start) = some.get(number % some.len().max(1)) else { return };
+                let pages = start..(start..PAGES.min(start + count)).take_while(|page| lends(page)).count() + start;
+                let fits = |at: &usize| self.twin.first_mapped(borrower, &(*at..at + pages.len())).is_none();
+                let place = (at..=PAGES - pages.len()).find(fits).unwrap_or(0);
+                self.lend(kind, lender, &pages, (borrower, place), flags);
+            }
+            Op::Reclaim(loan, from, handover) if !self.loans.is_empty() => {
+                self.reclaim(loan % self.loans.len(), from, handover);
+            }
+            Op::Lose(loan) if !self.loans.is_empty() => drop(self.loans.remove(loan % self.loans.len())),
             of_a_handle => self.apply_to_handle(&of_a_handle),
         }
     }
@@ -249,11 +287,11 @@ impl<M: Machine> World<M> {
 
     /// The page that is meant.
     fn page(&self, guest: usize, spot: Spot) -> usize {
-        let near = |page: &usize| (page + 3) % BLOCK < 6 && self.twin.guests[guest][*page].is_some();
+        let is_there = |page: &usize| near(*page) && self.twin.guests[guest][*page].is_some();
         match spot {
             Spot::Page(page) => page,
             Spot::Mapped(number) => {
-                let some: Vec<usize> = (0..PAGES).filter(near).collect();
+                let some: Vec<usize> = (0..PAGES).filter(is_there).collect();
                 some.get(number % some.len().max(1)).copied().unwrap_or(number % PAGES)
             }
         }
@@ -269,6 +307,7 @@ impl<M: Machine> World<M> {
             Ok(space) => {
                 self.spaces.push(space);
                 self.twin.guests.push(vec![None; PAGES]);
+                self.names.push(self.names.iter().max().map_or(0, |name| name + 1 + self.twin.loans.len()));
             }
             Err(stop) => assert!(self.luck.is_some(), "{stop}"),
         }
@@ -279,6 +318,8 @@ impl<M: Machine> World<M> {
             self.machine.park();
             drop(self.spaces.remove(guest));
             self.twin.guests.remove(guest);
+            let name = self.names.remove(guest);
+            self.twin.loans.iter_mut().filter(|loan| loan.lender == Some(name)).for_each(|loan| loan.lender = None);
         }
     }
 
@@ -324,7 +365,7 @@ impl<M: Machine> World<M> {
         assert_eq!(result, Ok(()));
         for page in pages.clone() {
             let behind = Behind::Own(self.twin.cell());
-            self.twin.guests[guest][page] = Some(Page { flags, behind });
+            self.twin.guests[guest][page] = Some(Page::new(flags, behind));
         }
     }
 
@@ -343,7 +384,7 @@ impl<M: Machine> World<M> {
             assert_eq!(result, Ok(()));
             for page in pages.clone() {
                 let behind = Behind::Shared(*number, from + page - pages.start);
-                self.twin.guests[guest][page] = Some(Page { flags, behind });
+                self.twin.guests[guest][page] = Some(Page::new(flags, behind));
             }
         }
     }
@@ -363,7 +404,7 @@ impl<M: Machine> World<M> {
             assert_eq!(result, Ok(()));
             for page in pages.clone() {
                 let behind = Behind::Inherited(*number, from + page - pages.start, None);
-                self.twin.guests[guest][page] = Some(Page { flags, behind });
+                self.twin.guests[guest][page] = Some(Page::new(flags, behind));
             }
         }
     }
@@ -373,6 +414,9 @@ impl<M: Machine> World<M> {
         if self.twin.first_mapped(guest, pages).is_none() {
             return assert_eq!(result, Err(Error::NotMapped(range(pages))));
         }
+        if self.twin.guests[guest][pages.clone()].iter().flatten().any(|page| page.loan.is_some()) {
+            return assert!(matches!(result, Err(Error::State { .. })), "{result:?}");
+        }
         if !self.excused(guest, &result, 0) {
             assert_eq!(result, Ok(()));
             self.twin.guests[guest][pages.clone()].fill(None);
@@ -381,9 +425,25 @@ impl<M: Machine> World<M> {
 
     fn protect(&mut self, guest: usize, pages: &Range<usize>, flags: MappingFlags) {
         let result = self.spaces[guest].protect(range(pages), flags);
-        if let Some(hole) = self.twin.first_hole(guest, pages) {
+        let here = || self.twin.guests[guest][pages.clone()].iter().flatten();
+        let hole = self.twin.first_hole(guest, pages);
+        if hole.is_some() && here().any(|page| page.loan.is_some() || matches!(page.behind, Behind::Borrowed(..))) {
+            return assert!(result.is_err(), "a hole, or a loan");
+        }
+        if let Some(hole) = hole {
             let end = self.twin.first_mapped(guest, &(hole..pages.end)).unwrap_or(pages.end);
             return assert_eq!(result, Err(Error::NotMapped(range(&(hole..end)))));
+        }
+        if self.twin.in_loans(guest) {
+            let on_loan = |page: &Page| page.loan.is_some();
+            let too_much = |page: &Page| matches!(page.behind, Behind::Borrowed(loan, _) if !self.twin.loans[loan].flags.contains(flags));
+            let some = || self.twin.guests[guest][pages.clone()].iter().flatten();
+            match (some().any(on_loan), some().any(too_much)) {
+                (true, false) => return assert!(matches!(result, Err(Error::State { .. } | Error::Region { .. }))),
+                (false, true) => return assert!(matches!(result, Err(Error::Denied { .. } | Error::Region { .. }))),
+                (true, true) => return assert!(result.is_err()),
+                (false, false) => {}
+            }
         }
         let frozen = |page: &Page| matches!(page.behind, Behind::Shared(region, _) if self.twin.regions[region].frozen);
         let some = self.twin.guests[guest][pages.clone()].iter().flatten();
@@ -404,8 +464,14 @@ impl<M: Machine> World<M> {
                 Some(Page { behind: Behind::Shared(..), .. }) => {
                     return assert!(matches!(result, Err(Error::NotMemory(area)) if area.contains(gpa(index))));
                 }
+                Some(Page { behind: Behind::Borrowed(..), .. }) => {
+                    return assert!(matches!(result, Err(Error::State { state: PageState::Borrowed, .. })));
+                }
                 Some(_) => {}
             }
+        }
+        if self.twin.guests[guest][pages.clone()].iter().flatten().any(|page| page.loan.is_some()) {
+            return assert!(matches!(result, Err(Error::State { .. })), "{result:?}");
         }
         // What moves costs nothing.
         assert!(result.is_ok() || matches!(result, Err(Error::NoMemory(_))) && self.luck.is_some(), "{result:?}");
@@ -422,6 +488,9 @@ impl<M: Machine> World<M> {
         };
         if !there.flags.contains(access) {
             return assert_eq!(came, Ok(Came::Answer(Outcome::Denied { flags: there.flags })));
+        }
+        if there.is_lent() {
+            return assert_eq!(came, Ok(Came::Answer(Outcome::Lent)));
         }
         if self.excused(guest, &came, 1) {
             return;
@@ -467,6 +536,9 @@ impl<M: Machine> World<M> {
         };
         if !there.flags.contains(access) {
             return assert!(matches!(result, Err(Error::Denied { .. })), "{result:?}");
+        }
+        if there.is_lent() {
+            return assert!(matches!(result, Err(Error::State { state: PageState::Lent, .. })), "{result:?}");
         }
         if self.excused(guest, &result, 1) {
             return;
@@ -539,6 +611,9 @@ impl<M: Machine> World<M> {
 
     fn snapshot(&mut self, guest: usize) {
         let result = self.spaces[guest].snapshot();
+        if self.twin.in_loans(guest) {
+            return assert!(matches!(result, Err(Error::State { .. })), "{result:?}");
+        }
         let Some((number, places)) = self.twin.snapshot(guest) else {
             return assert!(matches!(result, Err(Error::NotMapped(_))), "{result:?}");
         };
@@ -562,8 +637,81 @@ impl<M: Machine> World<M> {
         assert_eq!(result, Ok(()));
         for &(page, flags, index) in places {
             let behind = Behind::Inherited(*number, index, None);
-            self.twin.guests[guest][page] = Some(Page { flags, behind });
+            self.twin.guests[guest][page] = Some(Page::new(flags, behind));
         }
+    }
+
+    fn lend(
+        &mut self,
+        kind: LoanKind,
+        guest: usize,
+        pages: &Range<usize>,
+        (other, at): (usize, usize),
+        flags: MappingFlags,
+    ) {
+        let (lender, borrower, place) = (&self.spaces[guest], &self.spaces[other], at..at + pages.len());
+        let result = match kind {
+            LoanKind::Shared => lender.share(range(pages), borrower, gpa(at), flags),
+            LoanKind::Lent => lender.lend(range(pages), borrower, gpa(at), flags),
+        };
+        if guest == other {
+            return assert_eq!(result, Err(Error::SameSpace(range(pages))));
+        }
+        let free = self.twin.first_mapped(other, &place).is_none();
+        if !free || !pages.clone().all(|page| self.lends(guest, page, flags)) {
+            return assert!(result.is_err() && !matches!(result, Err(Error::Invalidation { .. })), "{result:?}");
+        }
+        let refused = matches!(result, Err(Error::NoMemory(_) | Error::Limit { .. }));
+        if refused {
+            let limited = [guest, other].iter().any(|&one| self.spaces[one].usage().limits != Limits::default());
+            return assert!(self.luck.is_some() || limited, "{result:?}");
+        }
+        let loan = result.expect("nothing is in its way");
+        let number = self.twin.loans.len();
+        let cells = pages.clone().filter_map(|page| self.twin.guests[guest][page]);
+        let cells: Vec<Cell> = cells.map(|page| self.twin.visible(page.behind)).collect();
+        self.twin.loans.push(Terms { lender: Some(self.names[guest]), cells, flags, open: true });
+        for (index, page) in pages.clone().enumerate() {
+            if let Some(there) = &mut self.twin.guests[guest][page] {
+                there.loan = Some((number, kind));
+            }
+            self.twin.guests[other][at + index] = Some(Page::new(flags, Behind::Borrowed(number, index)));
+        }
+        self.loans.push((number, loan));
+    }
+
+    /// Whether a page can be given to another guest with these flags.
+    fn lends(&self, guest: usize, page: usize, flags: MappingFlags) -> bool {
+        self.twin.guests[guest][page].is_some_and(|page| {
+            matches!(page.behind, Behind::Own(_) | Behind::Inherited(_, _, Some(_)))
+                && page.loan.is_none()
+                && page.flags.contains(flags)
+        })
+    }
+
+    fn reclaim(&mut self, at: usize, from: From, handover: Handover) {
+        let (number, loan) = self.loans[at].clone();
+        let (terms, borrowed) = (&self.twin.loans[number], self.twin.borrowed(number));
+        assert_eq!(loan.borrowed(), borrowed * PAGE);
+        let Some(lender) = self.names.iter().position(|name| terms.lender == Some(*name)) else { return };
+        let has = |guest: &usize| {
+            let pages = self.twin.guests[*guest].iter().flatten();
+            pages.into_iter().any(|page| matches!(page.behind, Behind::Borrowed(other, _) if other == number))
+        };
+        let holder = (0..self.spaces.len()).find(has);
+        let result = match (from, holder) {
+            (From::Borrower, Some(holder)) => self.spaces[lender].reclaim(&loan, &self.spaces[holder], handover),
+            _ => self.spaces[lender].reclaim_returned(&loan, handover),
+        };
+        if !terms.open {
+            return assert_eq!(result, Err(Error::NoLoan(loan.lender_range())));
+        }
+        if matches!(from, From::Nobody) && borrowed > 0 {
+            let range = loan.borrower_range();
+            return assert_eq!(result, Err(Error::StillBorrowed { range, bytes: borrowed * PAGE }));
+        }
+        assert_eq!(result, Ok(()));
+        self.twin.close(number, handover == Handover::Zero);
     }
 
     fn limit(&mut self, guest: usize, frames: Option<usize>, tables: Option<usize>) {
@@ -596,7 +744,7 @@ impl<M: Machine> World<M> {
             for (index, page) in pages_of(range).enumerate() {
                 let Some((number, there)) = pages.next() else { panic!("{range:?} is not mapped") };
                 let same = match (kind, there.behind) {
-                    (AreaKind::Private, Behind::Own(_)) => true,
+                    (AreaKind::Private, Behind::Own(_)) | (AreaKind::Borrowed, Behind::Borrowed(..)) => true,
                     (AreaKind::Shared(offset), Behind::Shared(_, from))
                     | (AreaKind::CopyOnWrite(offset), Behind::Inherited(_, from, _)) => offset / PAGE + index == from,
                     _ => false,
@@ -639,6 +787,8 @@ impl<M: Machine> World<M> {
         walked.expect("a range of the space");
         for (page, there) in pages.iter().enumerate().filter_map(|(page, there)| Some((page, (*there)?))) {
             let must = match there.behind {
+                _ if there.is_lent() => false,
+                Behind::Borrowed(..) => true,
                 Behind::Own(cell) => !self.twin.cells[cell].is_empty(),
                 Behind::Inherited(_, _, copy) => copy.is_some(),
                 Behind::Shared(..) => false,
@@ -646,8 +796,14 @@ impl<M: Machine> World<M> {
             assert!(!must || translated.contains(&page), "page {page} is lost: {there:?}");
         }
         let (stats, usage) = (space.stats(), space.usage());
-        assert_eq!((stats.owned_frames, stats.copied_frames), (own + copies, copies));
-        assert_eq!((usage.frames, usage.table_frames), (stats.owned_frames, stats.table_frames));
+        let count = |is: &dyn Fn(&Page) -> bool| pages.iter().flatten().filter(|page| is(page)).count();
+        let lent = count(&Page::is_lent);
+        let borrowed = count(&|page| matches!(page.behind, Behind::Borrowed(..)));
+        assert_eq!((stats.owned_frames, stats.lent_frames, stats.borrowed_frames), (own + copies, lent, borrowed));
+        let on_loan = count(&|page| page.loan.is_some() && matches!(page.behind, Behind::Inherited(..)));
+        let lent_copies = count(&|page| page.is_lent() && matches!(page.behind, Behind::Inherited(..)));
+        assert_eq!(stats.copied_frames, copies + lent_copies - on_loan);
+        assert_eq!((usage.frames, usage.table_frames), (own + copies + lent, stats.table_frames));
     }
 
     fn compare_region(&self, cells: &[Cell], region: &SharedRegion) {
@@ -665,7 +821,14 @@ impl<M: Machine> World<M> {
         let rest = self.machine.allocated() - guests.sum::<usize>();
         let held: BTreeMap<usize, usize> =
             self.handles.iter().map(|(number, handle)| (*number, handle.region().frames())).collect();
-        let known = held.values().sum::<usize>();
+        // What a lender left behind is its borrower's until it is returned, and the handle is lost.
+        let orphans = (0..self.twin.loans.len()).filter(|&loan| {
+            let terms = &self.twin.loans[loan];
+            let kept = self.loans.iter().any(|(other, _)| *other == loan) || self.twin.borrowed(loan) > 0;
+            terms.open && terms.lender.is_none() && kept
+        });
+        let left: usize = orphans.map(|loan| self.twin.loans[loan].cells.len()).sum();
+        let known = held.values().sum::<usize>() + left;
         let unheld = |number: &usize| {
             !held.contains_key(number) && self.twin.lives(*number, &|region| held.contains_key(&region))
         };
@@ -681,12 +844,13 @@ impl<M: Machine> World<M> {
             for page in 0..PAGES {
                 let Some(there) = self.twin.guests[guest][page] else { continue };
                 let cell = self.twin.visible(there.behind);
-                for (offset, value) in &self.twin.cells[cell] {
+                for (offset, value) in self.twin.cells[cell].iter().filter(|_| !there.is_lent()) {
                     assert_eq!(self.spaces[guest].read_obj(gpa(page) + *offset), Ok(*value), "page {page}");
                 }
             }
         }
         check(&self.machine);
+        self.end_loans();
         for (space, pages) in self.spaces.iter().zip(&mut self.twin.guests) {
             match space.unmap(range(&(0..PAGES))) {
                 Ok(()) => {}
@@ -704,6 +868,27 @@ impl<M: Machine> World<M> {
     }
 }
 
+impl<M: Machine> World<M> {
+    /// Every lender takes back what it lent, by handles that are asked for anew.
+    fn end_loans(&mut self) {
+        self.luck = None;
+        for lender in 0..self.spaces.len() {
+            for loan in self.spaces[lender].loans().expect("loans") {
+                let number = (0..PAGES).find_map(|page| {
+                    let there = self.twin.guests[lender][page].filter(|_| loan.lender_range().contains(gpa(page)));
+                    there.and_then(|there| there.loan)
+                });
+                let (number, kind) = number.expect("a loan that the twin knows");
+                assert_eq!(loan.kind(), kind);
+                self.loans.push((number, loan));
+                self.reclaim(self.loans.len() - 1, From::Borrower, Handover::Keep);
+            }
+        }
+        assert!(self.twin.loans.iter().all(|loan| !loan.open || loan.lender.is_none()), "a loan was forgotten");
+        self.loans.clear();
+    }
+}
+
 /// What came of a guest's try.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Came {
@@ -716,6 +901,11 @@ fn within_limits(now: Usage, before: Usage) {
     let fits = |limit: Option<usize>, now: usize, before: usize| limit.is_none_or(|limit| now <= limit.max(before));
     assert!(fits(now.limits.frames, now.frames, before.frames), "{now:?} after {before:?}");
     assert!(fits(now.limits.table_frames, now.table_frames, before.table_frames), "{now:?} after {before:?}");
+}
+
+/// Whether a page is near a border of blocks, where stories take place.
+fn near(page: usize) -> bool {
+    (page + 3) % BLOCK < 6
 }
 
 /// A border between pages, near those of blocks.
@@ -758,6 +948,13 @@ fn ops() -> impl Strategy<Value = Op> {
     let leaf = prop_oneof![Just(LeafPolicy::Pages), Just(LeafPolicy::Largest)];
     let view = || (0..GUESTS, few(), 0..12_usize, 0..6_usize, flags());
     let room = || prop_oneof![2 => Just(None), 2 => (0..4_usize).prop_map(Some), 1 => Just(Some(PLENTY))];
+    let kind = prop_oneof![Just(LoanKind::Shared), Just(LoanKind::Lent)];
+    let any = (kind.clone(), guest.clone(), few(), guest.clone(), page(), flags())
+        .prop_map(|(a, b, c, d, e, f)| Op::LendAny(a, b, c, d, e, f));
+    let lend = (kind, guest.clone(), (0..24_usize, 1..4_usize), page(), flags())
+        .prop_map(|(a, b, c, d, e)| Op::Lend(a, b, c, d, e));
+    let from = prop_oneof![2 => Just(From::Borrower), 1 => Just(From::Nobody)];
+    let handover = prop_oneof![Just(Handover::Keep), Just(Handover::Zero)];
     let memory = prop_oneof![
         5 => (guest.clone(), pages(), populate, leaf, flags()).prop_map(|(a, b, c, d, e)| Op::Map(a, b, c, d, e)),
         4 => view().prop_map(|(a, b, c, d, e)| Op::Share(a, b, c, d, e)),
@@ -769,9 +966,13 @@ fn ops() -> impl Strategy<Value = Op> {
         2 => (guest.clone(), handle.clone()).prop_map(|(a, b)| Op::Restore(a, b)),
         2 => (guest.clone(), handle.clone()).prop_map(|(a, b)| Op::Rewind(a, b)),
         3 => handle.clone().prop_map(Op::Fork),
+        6 => lend,
+        1 => any,
+        2 => (0..4_usize, from, handover).prop_map(|(a, b, c)| Op::Reclaim(a, b, c)),
+        1 => (0..4_usize).prop_map(Op::Lose),
         1 => (guest.clone(), room(), room()).prop_map(|(a, b, c)| Op::Limit(a, b, c)),
-        2 => Just(Op::Begin),
-        1 => guest.clone().prop_map(Op::End),
+        3 => Just(Op::Begin),
+        2 => guest.clone().prop_map(Op::End),
     ];
     let access = prop_oneof![
         2 => (guest.clone(), cpu.clone(), spot()).prop_map(|(a, b, c)| Op::Load(a, b, c)),

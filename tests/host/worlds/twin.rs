@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use memory_addr::PAGE_SIZE_4K as PAGE;
-use stage2::{GuestPhysAddr, GuestPhysRange, MappingFlags};
+use stage2::{GuestPhysAddr, GuestPhysRange, LoanKind, MappingFlags};
 
 /// Pages of a block.
 pub const BLOCK: usize = 512;
@@ -25,6 +25,8 @@ pub enum Behind {
     Shared(usize, usize),
     /// A frozen region's page, and the guest's copy of it.
     Inherited(usize, usize, Option<Cell>),
+    /// A loan's page.
+    Borrowed(usize, usize),
 }
 
 /// A page that is mapped.
@@ -32,6 +34,20 @@ pub enum Behind {
 pub struct Page {
     pub flags: MappingFlags,
     pub behind: Behind,
+    /// The loan that it is in.
+    pub loan: Option<(usize, LoanKind)>,
+}
+
+impl Page {
+    /// One that is in no loan.
+    pub fn new(flags: MappingFlags, behind: Behind) -> Self {
+        Self { flags, behind, loan: None }
+    }
+
+    /// Whether its guest reaches it.
+    pub fn is_lent(&self) -> bool {
+        matches!(self.loan, Some((_, LoanKind::Lent)))
+    }
 }
 
 /// A guest's pages.
@@ -46,6 +62,18 @@ pub struct Region {
     pub bases: Vec<usize>,
 }
 
+/// Memory of one guest that another has.
+pub struct Terms {
+    /// The number that the lender has for good, while it is there.
+    pub lender: Option<usize>,
+    /// Its pages.
+    pub cells: Vec<Cell>,
+    /// What the borrower may do.
+    pub flags: MappingFlags,
+    /// Whether the lender still waits for it.
+    pub open: bool,
+}
+
 /// Where a snapshot's pages were: the page, what it allowed, the region's page.
 pub type Places = Vec<(usize, MappingFlags, usize)>;
 
@@ -56,6 +84,7 @@ pub struct Twin {
     pub cells: Vec<BTreeMap<usize, u64>>,
     pub guests: Vec<Pages>,
     pub regions: Vec<Region>,
+    pub loans: Vec<Terms>,
 }
 
 /// The guest-physical address of a page.
@@ -93,6 +122,7 @@ impl Twin {
         match behind {
             Behind::Own(cell) | Behind::Inherited(_, _, Some(cell)) => cell,
             Behind::Shared(region, page) | Behind::Inherited(region, page, None) => self.regions[region].cells[page],
+            Behind::Borrowed(loan, page) => self.loans[loan].cells[page],
         }
     }
 
@@ -132,13 +162,14 @@ impl Twin {
             let Some(page) = self.guests[guest][index] else { continue };
             match page.behind {
                 Behind::Shared(..) => continue,
+                Behind::Borrowed(..) => panic!("there is no snapshot of what is another's"),
                 Behind::Own(_) => {}
                 Behind::Inherited(base, ..) => region.bases.push(base),
             }
             places.push((index, page.flags, region.cells.len()));
             let behind = Behind::Inherited(number, region.cells.len(), None);
             region.cells.push(self.visible(page.behind));
-            self.guests[guest][index] = Some(Page { behind, ..page });
+            self.guests[guest][index] = Some(Page::new(page.flags, behind));
         }
         if places.is_empty() {
             return None;
@@ -160,10 +191,39 @@ impl Twin {
     pub fn lives(&self, region: usize, held: &dyn Fn(usize) -> bool) -> bool {
         let maps = |page: &Page| match page.behind {
             Behind::Shared(other, _) | Behind::Inherited(other, ..) => other == region,
-            Behind::Own(_) => false,
+            Behind::Own(_) | Behind::Borrowed(..) => false,
         };
         let stands = |other: usize| self.regions[other].bases.contains(&region) && self.lives(other, held);
         held(region) || self.guests.iter().flatten().flatten().any(maps) || (region + 1..self.regions.len()).any(stands)
+    }
+
+    /// How many pages of a loan are borrowed.
+    pub fn borrowed(&self, loan: usize) -> usize {
+        let borrows = |page: &&Page| matches!(page.behind, Behind::Borrowed(other, _) if other == loan);
+        self.guests.iter().flatten().flatten().filter(borrows).count()
+    }
+
+    /// Whether a guest has anything on loan, or from another.
+    pub fn in_loans(&self, guest: usize) -> bool {
+        let is = |page: &Page| page.loan.is_some() || matches!(page.behind, Behind::Borrowed(..));
+        self.guests[guest].iter().flatten().any(is)
+    }
+
+    /// The lender has a loan back.
+    pub fn close(&mut self, loan: usize, zero: bool) {
+        self.loans[loan].open = false;
+        for page in self.guests.iter_mut().flatten() {
+            match page {
+                Some(Page { behind: Behind::Borrowed(other, _), .. }) if *other == loan => *page = None,
+                Some(there) if there.loan.is_some_and(|(other, _)| other == loan) => there.loan = None,
+                _ => {}
+            }
+        }
+        if zero {
+            for cell in self.loans[loan].cells.clone() {
+                self.cells[cell].clear();
+            }
+        }
     }
 
     /// The first page of some that is mapped.
