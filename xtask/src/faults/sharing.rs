@@ -48,8 +48,8 @@ pub const FAULTS: &[Fault] = &[
         rules: &["S4"],
         edits: &[Edit {
             file: BOOK,
-            text: "let alone = self.handles == 0 && self.live == 1;",
-            instead: "let alone = self.live == 1;",
+            text: "        self.handles == 0 && self.live == 1\n",
+            instead: "        self.live == 1\n",
         }],
         host: &[
             unit("a_handle_keeps_every_page_shared"),
@@ -136,11 +136,8 @@ pub const FAULTS: &[Fault] = &[
         rules: &["S9"],
         edits: &[Edit {
             file: LIMITS,
-            text: "        if let Verdict::Answer(outcome) = self.judge_with(&state, fault)? {
-            return Ok(outcome);
-        }
-",
-            instead: "        let _ = (fault, Verdict::Unsettled);\n",
+            text: "Verdict::Answer(outcome) => return Ok(outcome),",
+            instead: "Verdict::Answer(_) => return Err(error),",
         }],
         host: &[toy("limits::a_page_that_another_cpu")],
         emulator: Emulator::Cannot("the other CPU would have to come between two instructions"),
