@@ -22,8 +22,8 @@ use super::{
     supply::{Supply, supply},
 };
 use crate::{
-    Content, Pager, Settled, Source, SourceError, SourceFailed, Ticket, Waiting, counted::Counted, source::Supplied,
-    table::Exhausted,
+    Content, Pager, Settled, Source, SourceError, SourceFailed, Ticket, Waiting, account::Exhausted, counted::Counted,
+    source::Supplied,
 };
 
 const PAGE: [u8; PAGE_SIZE_4K] = [7; PAGE_SIZE_4K];
@@ -86,7 +86,7 @@ impl Region for OnePage {
     fn free_some(&mut self, _: &mut usize) {}
 
     fn populate(&self, _: usize) -> Result<PhysAddr, Exhausted> {
-        Err(Exhausted)
+        Err(Exhausted::Memory)
     }
 
     fn receive(
