@@ -2,9 +2,9 @@
 //!
 //! The bench runs itself once for each operation, and counts inside [`measured`] alone.
 
-use std::{hint::black_box, process::Command};
+use std::{hint::black_box, num::NonZeroUsize, process::Command, sync::Arc};
 
-use stage2::Snapshot;
+use stage2::{Pager, Settled, Snapshot, Source, Supply, Ticket};
 
 use crate::{
     floor, forks,
@@ -29,7 +29,7 @@ type Ready = Box<dyn FnMut()>;
 type Operation = (&'static str, usize, fn() -> Ready);
 
 /// Those that begin with "loop" are the floor of what follows them.
-const OPERATIONS: [Operation; 25] = [
+const OPERATIONS: [Operation; 26] = [
     ("loop: map linear", PAGES, || {
         let mut tables = floor::Tables::new(PAGES);
         Box::new(move || tables.map(TARGET))
@@ -105,6 +105,12 @@ const OPERATIONS: [Operation; 25] = [
         let space = mapped(POPULATED, PAGES);
         Box::new(move || (0..PAGES).for_each(|index| ignore(fault(&space, 0, index))))
     }),
+    ("fault on a source's page", PAGES, || {
+        let space = space();
+        let pager = Pager::new(Arc::new(Blank), NonZeroUsize::MIN).expect("memory");
+        space.map_from(pages_at(0, PAGES), &pager, 0, READ_WRITE).expect("nothing is there");
+        Box::new(move || (0..PAGES).for_each(|index| ignore(fault(&space, 0, index))))
+    }),
     ("copy an untouched page", PAGES, || {
         let (child, parent) = fork();
         std::mem::forget(parent);
@@ -157,6 +163,17 @@ const OPERATIONS: [Operation; 25] = [
         })
     }),
 ];
+
+/// A source that has zeros, at once.
+struct Blank;
+
+impl Source for Blank {
+    fn ask(&self, _: Ticket, _: &mut [u8]) -> Supply {
+        Supply::Ready
+    }
+
+    fn settled(&self, _: Ticket, _: Settled) {}
+}
 
 /// A fork, and what it stands on.
 fn fork() -> (Space, (Space, Snapshot)) {

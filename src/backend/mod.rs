@@ -13,6 +13,8 @@ pub enum Mapping {
         to: PhysAddr,
     },
     /// The space's own memory, which starts as zeros and is freed when it is unmapped.
+    ///
+    /// [`GuestSpace::map_from`](crate::GuestSpace::map_from) maps such memory with what a source has.
     Private {
         /// When frames are allocated.
         populate: Populate,

@@ -27,7 +27,7 @@ pub enum Step {
     Msrv,
     /// Unit tests, property tests, documentation tests, on the host
     Unit,
-    /// The shootdown, in every interleaving
+    /// The shootdown, and waiting for a page, in every interleaving
     Loom,
     /// The documentation builds without a warning
     Doc,
