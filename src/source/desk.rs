@@ -5,7 +5,7 @@
 use alloc::vec::Vec;
 use core::{
     num::NonZeroUsize,
-    ops::{DerefMut, Range},
+    ops::{Deref, DerefMut, Range},
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -95,7 +95,9 @@ impl<O: PartialEq> Desk<O> {
 
     /// Whether the ticket is neither answered nor over.
     pub(super) fn waits(&self, ticket: Ticket) -> Option<()> {
-        find(&mut self.lock(), ticket).map(drop)
+        let slots = self.look();
+        let entry = slots.get(ticket.slot)?.as_ref()?;
+        entry.is_asked(ticket).then_some(())
     }
 
     /// It cannot be had. The entry stays until somebody forgets it.
@@ -122,10 +124,21 @@ impl<O: PartialEq> Desk<O> {
         self.lock().iter_mut().find(|slot| slot.as_ref().is_some_and(&wanted))?.take()
     }
 
-    /// Nobody takes it shared: writers do not starve.
+    /// Held shared: whoever looks again and again does not hold up the others.
+    #[cfg(not(loom))]
+    fn look(&self) -> impl Deref<Target = Vec<Option<Entry<O>>>> {
+        self.slots.read()
+    }
+
+    /// Held alone, in spite of a stream of those who look.
     #[cfg(not(loom))]
     fn lock(&self) -> impl DerefMut<Target = Vec<Option<Entry<O>>>> {
-        self.slots.write()
+        self.slots.upgradeable_read().upgrade()
+    }
+
+    #[cfg(loom)]
+    fn look(&self) -> impl Deref<Target = Vec<Option<Entry<O>>>> {
+        self.slots.lock().unwrap()
     }
 
     #[cfg(loom)]
@@ -135,6 +148,11 @@ impl<O: PartialEq> Desk<O> {
 }
 
 impl<O> Entry<O> {
+    /// Whether it is waited for by this ticket.
+    fn is_asked(&self, ticket: Ticket) -> bool {
+        self.ticket == ticket && self.stage == Stage::Asked
+    }
+
     /// Whether it was waited for until now.
     pub(super) fn was_pending(&self) -> Option<Ticket> {
         (self.stage == Stage::Asked).then_some(self.ticket)
@@ -159,5 +177,5 @@ fn ticket(slot: usize, offset: usize) -> Ticket {
 /// A page that is waited for.
 fn find<O>(slots: &mut [Option<Entry<O>>], ticket: Ticket) -> Option<&mut Entry<O>> {
     let entry = slots.get_mut(ticket.slot)?.as_mut()?;
-    (entry.ticket == ticket && entry.stage == Stage::Asked).then_some(entry)
+    entry.is_asked(ticket).then_some(entry)
 }

@@ -168,7 +168,7 @@ pub fn what_two_cpus_miss_is_asked_for_once<M: Machine>(machine: &M) -> Verdict 
                         Came::NotYet(ticket) if cpu == 0 => drop(pager.complete(ticket, Ok(&image.page(ticket)))),
                         Came::NotYet(ticket) => {
                             while pager.state(ticket) == Waiting::NotYet {
-                                core::hint::spin_loop();
+                                (0..1000).for_each(|_| core::hint::spin_loop());
                             }
                         }
                         came => {

@@ -108,8 +108,8 @@ pub const FAULTS: &[Fault] = &[
         rules: &["L4"],
         edits: &[Edit {
             file: DESK,
-            text: "(entry.ticket == ticket && entry.stage == Stage::Asked).then_some(entry)",
-            instead: "(entry.stage == Stage::Asked).then_some(entry)",
+            text: "self.ticket == ticket && self.stage == Stage::Asked",
+            instead: "self.stage == Stage::Asked",
         }],
         host: &[toy("sources::private::unmapping_cancels")],
         emulator: Emulator::Cannot("nobody there answers a failure too late"),
