@@ -10,6 +10,8 @@ use stage2::{Pager, Settled, Source, SourceError, SourceFailed, Supply, Ticket, 
 
 use crate::{Came, prelude::*};
 
+/// How often a CPU may meet another that is at work on the same page, and may have been made to wait itself.
+const PATIENCE: usize = 50_000;
 /// The first page of the source that guests here see.
 const FIRST: usize = 3;
 
@@ -159,36 +161,53 @@ pub fn what_two_cpus_miss_is_asked_for_once<M: Machine>(machine: &M) -> Verdict 
     for at_once in [true, false] {
         image.answers_at_once(at_once);
         let start = if at_once { 0 } else { COUNT };
-        let touch = |cpu: usize| {
-            for page in start..start + COUNT {
-                let at = RAM + page * PAGE;
-                loop {
-                    match guest.seat(cpu, cpu).loads(at)? {
-                        // CPU 0 is the source, too; the other may have been told to wait for a page that comes right now.
-                        Came::NotYet(ticket) if cpu == 0 => drop(pager.complete(ticket, Ok(&image.page(ticket)))),
-                        Came::NotYet(ticket) => {
-                            while pager.state(ticket) == Waiting::NotYet {
-                                (0..1000).for_each(|_| core::hint::spin_loop());
-                            }
-                        }
-                        came => {
-                            ensure_eq!(came, Value(200 + page as u64));
-                            break;
-                        }
-                    }
-                }
-            }
-            Ok(())
+        let over = AtomicBool::new(false);
+        let touch =
+            |cpu: usize| (start..start + COUNT).try_for_each(|page| comes(&guest, cpu, page, (&image, &pager), &over));
+        let source = || {
+            let came = touch(0);
+            // Whatever came of it, nobody answers the other any more.
+            over.store(true, Ordering::Release);
+            came
         };
-        let (first, second) = machine.both(|| touch(0), || touch(1));
+        let (first, second) = machine.both(source, || touch(1));
         first?;
         second?;
     }
     let (asked, [ready, failed, cancelled]) = image.counts();
-    // A ticket of somebody who came too late is cancelled before anybody is asked.
-    ensure_eq!((asked, ready, failed), (2 * COUNT, 2 * COUNT, 0), "{cancelled} cancelled");
+    // Who comes too late has a ticket that is cancelled before anybody is asked; and CPU 0 may answer before the other, whose
+    // ticket it was told, has come to ask.
+    ensure!(asked <= 2 * COUNT, "{asked} questions");
+    ensure_eq!((ready, failed), (2 * COUNT, 0), "{asked} questions, {cancelled} cancelled");
     ensure_eq!(guest.stats().owned_frames, 2 * COUNT);
     Ok(())
+}
+
+/// A CPU loads from a page of the source, on whose behalf CPU 0 answers; the other waits for it, until all is over.
+fn comes<M: Machine>(
+    guest: &Guest<'_, M>,
+    cpu: usize,
+    page: usize,
+    (image, pager): (&Image, &Pager),
+    over: &AtomicBool,
+) -> Verdict {
+    loop {
+        // The other CPU may be at work on the page, and made to wait itself.
+        match guest.seat(cpu, cpu).tries(Step::Read(RAM + page * PAGE), PATIENCE)? {
+            // It may have come right now.
+            Came::NotYet(ticket) if cpu == 0 => drop(pager.complete(ticket, Ok(&image.page(ticket)))),
+            Came::NotYet(ticket) => {
+                while pager.state(ticket) == Waiting::NotYet {
+                    ensure!(!over.load(Ordering::Acquire) || pager.state(ticket) == Waiting::Over, "nobody answers");
+                    (0..1000).for_each(|_| core::hint::spin_loop());
+                }
+            }
+            came => {
+                ensure_eq!(came, Value(200 + page as u64));
+                return Ok(());
+            }
+        }
+    }
 }
 
 /// A source that fails, or answers twice, or with too little, or too late.
