@@ -2,6 +2,8 @@
 //! a twin that is obviously correct. After every operation all must say the same: areas, translations, contents,
 //! accounts; and in the end every frame is back.
 
+#[path = "worlds/transfers.rs"]
+mod transfers;
 #[path = "worlds/twin.rs"]
 mod twin;
 
@@ -17,11 +19,11 @@ use proptest::{
 };
 use stage2::{
     Area, AreaKind, CpuId, Error, GuestSpace, Handover, LeafPolicy, Limits, Loan, LoanKind, Mapping, MappingFlags,
-    Outcome, PageState, Populate, RegionError, RegionWriter, Resource, SharedRegion, Snapshot, Usage, VcpuId,
+    Outcome, PageState, Populate, Progress, RegionError, RegionWriter, Resource, SharedRegion, Snapshot, Usage, VcpuId,
 };
 use stage2_scenarios::{Attempt, Machine, Seat, Setting, Step, View};
 
-use self::twin::{BLOCK, Behind, Cell, PAGES, Page, Places, Terms, Twin, gpa, pages_of, range};
+use self::twin::{BLOCK, Behind, Cell, PAGES, Page, Places, Region, Terms, Twin, gpa, pages_of, range};
 
 const READ: MappingFlags = MappingFlags::READ;
 const RW: MappingFlags = READ.union(MappingFlags::WRITE);
@@ -57,8 +59,8 @@ enum Op {
     Share(usize, Range<usize>, usize, usize, MappingFlags),
     /// The same copy-on-write, of a frozen one if there is one.
     Inherit(usize, Range<usize>, usize, usize, MappingFlags),
-    Unmap(usize, Range<usize>),
-    Protect(usize, Range<usize>, MappingFlags),
+    Unmap(usize, Range<usize>, Pace),
+    Protect(usize, Range<usize>, MappingFlags, Pace),
     Relocate(usize, Range<usize>),
     /// A guest loads a word, on a CPU.
     Load(usize, usize, (Spot, usize)),
@@ -78,7 +80,7 @@ enum Op {
     Put(usize, (usize, usize), u64),
     /// The hypervisor reads a word of a region.
     Get(usize, (usize, usize)),
-    Snapshot(usize),
+    Snapshot(usize, Pace),
     Restore(usize, usize),
     /// A guest shares so many pages with another, or lends them: from one that it may lend, to where there is room.
     Lend(LoanKind, usize, (usize, usize), usize, MappingFlags),
@@ -88,6 +90,12 @@ enum Op {
     Reclaim(usize, From, Handover),
     /// A loan's handle is lost.
     Lose(usize),
+    /// A guest gives so many pages to another for good: from one that it may give, to where there is room.
+    Donate(usize, (usize, usize), usize, MappingFlags, Handover),
+    /// A guest's memory becomes a region's.
+    MakeShared(usize, Range<usize>),
+    /// A region that a guest has a page of loses its handles, and what the guest has of it becomes private.
+    MakePrivate(usize, usize, Handover),
     /// A guest loses all it has, and is what a snapshot says.
     Rewind(usize, usize),
     /// A guest begins as a snapshot.
@@ -102,6 +110,9 @@ enum From {
     Borrower,
     Nobody,
 }
+
+/// At once, or in steps of so many frames or entries.
+type Pace = Option<usize>;
 
 /// How many allocations succeed during an operation, if not all.
 type Luck = Option<usize>;
@@ -192,8 +203,8 @@ impl<M: Machine> World<M> {
             Op::Begin => self.begin(),
             Op::End(guest) => self.end_guest(guest % guests),
             Op::Map(guest, pages, populate, leaf, flags) => self.map(guest % guests, &pages, (populate, leaf), flags),
-            Op::Unmap(guest, pages) => self.unmap(guest % guests, &pages),
-            Op::Protect(guest, pages, flags) => self.protect(guest % guests, &pages, flags),
+            Op::Unmap(guest, pages, pace) => self.unmap(guest % guests, &pages, pace),
+            Op::Protect(guest, pages, flags, pace) => self.protect(guest % guests, &pages, flags, pace),
             Op::Relocate(guest, pages) => self.relocate(guest % guests, &pages),
             Op::Load(guest, cpu, (spot, offset)) => {
                 self.guest(guest % guests, cpu, (self.page(guest % guests, spot), offset), None);
@@ -208,7 +219,7 @@ impl<M: Machine> World<M> {
                 self.hypervisor(guest % guests, (self.page(guest % guests, spot), offset), Some(value));
             }
             Op::Region(guest, pages) => self.region(guest % guests, pages),
-            Op::Snapshot(guest) => self.snapshot(guest % guests),
+            Op::Snapshot(guest, pace) => self.snapshot(guest % guests, pace),
             Op::Limit(guest, frames, tables) => self.limit(guest % guests, frames, tables),
             Op::LendAny(kind, guest, pages, other, at, flags) => {
                 let at = at.min(PAGES - pages.len());
@@ -216,14 +227,18 @@ impl<M: Machine> World<M> {
             }
             Op::Lend(kind, guest, (number, count), at, flags) if guests > 1 => {
                 let (lender, borrower) = (guest % guests, (guest + 1) % guests);
-                let lends = |page: &usize| near(*page) && self.lends(lender, *page, flags);
-                let some: Vec<usize> = (0..PAGES).filter(&lends).collect();
-                let Some(&start) = some.get(number % some.len().max(1)) else { return };
-                let pages = start..(start..PAGES.min(start + count)).take_while(|page| lends(page)).count() + start;
-                let fits = |at: &usize| self.twin.first_mapped(borrower, &(*at..at + pages.len())).is_none();
-                let place = (at..=PAGES - pages.len()).find(fits).unwrap_or(0);
+                let lends = |world: &Self, page| world.lends(lender, page, flags);
+                let Some((pages, place)) = self.transfer(lends, (number, count), (borrower, at)) else { return };
                 self.lend(kind, lender, &pages, (borrower, place), flags);
             }
+            Op::Donate(guest, (number, count), at, flags, handover) if guests > 1 => {
+                let (giver, taker) = (guest % guests, (guest + 1) % guests);
+                let gives = |world: &Self, page| world.gives(giver, page);
+                let Some((pages, place)) = self.transfer(gives, (number, count), (taker, at)) else { return };
+                self.donate(giver, &pages, (taker, place), flags, handover);
+            }
+            Op::MakeShared(guest, pages) => self.make_shared(guest % guests, &pages),
+            Op::MakePrivate(guest, number, handover) => self.make_private(guest % guests, number, handover),
             Op::Reclaim(loan, from, handover) if !self.loans.is_empty() => {
                 self.reclaim(loan % self.loans.len(), from, handover);
             }
@@ -264,7 +279,7 @@ impl<M: Machine> World<M> {
             Op::Get(_, word) => self.get(handle, word),
             Op::Restore(guest, _) => self.restore(guest % guests, handle),
             Op::Rewind(guest, _) => {
-                self.unmap(guest % guests, &(0..PAGES));
+                self.unmap(guest % guests, &(0..PAGES), None);
                 self.restore(guest % guests, handle);
             }
             Op::Fork(_) if guests < GUESTS => {
@@ -382,8 +397,10 @@ impl<M: Machine> World<M> {
         }
         if !self.overlaps(guest, pages, result) {
             assert_eq!(result, Ok(()));
+            let number = *number;
+            self.twin.regions[number].windows += 1;
             for page in pages.clone() {
-                let behind = Behind::Shared(*number, from + page - pages.start);
+                let behind = Behind::Shared(number, from + page - pages.start);
                 self.twin.guests[guest][page] = Some(Page::new(flags, behind));
             }
         }
@@ -409,8 +426,14 @@ impl<M: Machine> World<M> {
         }
     }
 
-    fn unmap(&mut self, guest: usize, pages: &Range<usize>) {
-        let result = self.spaces[guest].unmap(range(pages));
+    fn unmap(&mut self, guest: usize, pages: &Range<usize>, pace: Pace) {
+        let space = &self.spaces[guest];
+        let result = match pace {
+            None => space.unmap(range(pages)),
+            Some(budget) => {
+                space.unmap_in_steps(range(pages)).map(|mut rest| while rest.step(budget) == Progress::More {})
+            }
+        };
         if self.twin.first_mapped(guest, pages).is_none() {
             return assert_eq!(result, Err(Error::NotMapped(range(pages))));
         }
@@ -423,8 +446,21 @@ impl<M: Machine> World<M> {
         }
     }
 
-    fn protect(&mut self, guest: usize, pages: &Range<usize>, flags: MappingFlags) {
-        let result = self.spaces[guest].protect(range(pages), flags);
+    fn protect(&mut self, guest: usize, pages: &Range<usize>, flags: MappingFlags, pace: Pace) {
+        let (result, done) = match pace {
+            None => (self.spaces[guest].protect(range(pages), flags), pages.start),
+            Some(entries) => {
+                let mut protecting = self.spaces[guest].protect_in_steps(range(pages), flags).expect("flags");
+                let result = loop {
+                    match protecting.step(entries) {
+                        Ok(Progress::More) => {}
+                        Ok(Progress::Done) => break Ok(()),
+                        Err(error) => break Err(error),
+                    }
+                };
+                (result, pages_of(protecting.rest()).start)
+            }
+        };
         let here = || self.twin.guests[guest][pages.clone()].iter().flatten();
         let hole = self.twin.first_hole(guest, pages);
         if hole.is_some() && here().any(|page| page.loan.is_some() || matches!(page.behind, Behind::Borrowed(..))) {
@@ -450,10 +486,10 @@ impl<M: Machine> World<M> {
         if flags.contains(MappingFlags::WRITE) && some.into_iter().any(frozen) {
             return assert!(matches!(result, Err(Error::Region { cause: RegionError::Frozen, .. })), "{result:?}");
         }
-        if !self.excused(guest, &result, 0) {
-            assert_eq!(result, Ok(()));
-            self.twin.guests[guest][pages.clone()].iter_mut().flatten().for_each(|page| page.flags = flags);
-        }
+        // What was done before it failed is done.
+        let changed = if self.excused(guest, &result, 0) { pages.start..done } else { pages.clone() };
+        assert!(result.is_ok() || changed.end < pages.end, "{result:?}");
+        self.twin.guests[guest][changed].iter_mut().flatten().for_each(|page| page.flags = flags);
     }
 
     fn relocate(&mut self, guest: usize, pages: &Range<usize>) {
@@ -609,8 +645,17 @@ impl<M: Machine> World<M> {
         assert_eq!(handle.region().read_obj::<u64>(page * PAGE + offset), Ok(expected), "page {page}");
     }
 
-    fn snapshot(&mut self, guest: usize) {
-        let result = self.spaces[guest].snapshot();
+    fn snapshot(&mut self, guest: usize, pace: Pace) {
+        let result = match pace {
+            None => self.spaces[guest].snapshot(),
+            Some(entries) => {
+                self.machine.park();
+                self.spaces[guest].snapshot_in_steps().and_then(|mut snapshot| {
+                    while snapshot.step(entries)? == Progress::More {}
+                    snapshot.finish()
+                })
+            }
+        };
         if self.twin.in_loans(guest) {
             return assert!(matches!(result, Err(Error::State { .. })), "{result:?}");
         }
@@ -639,79 +684,6 @@ impl<M: Machine> World<M> {
             let behind = Behind::Inherited(*number, index, None);
             self.twin.guests[guest][page] = Some(Page::new(flags, behind));
         }
-    }
-
-    fn lend(
-        &mut self,
-        kind: LoanKind,
-        guest: usize,
-        pages: &Range<usize>,
-        (other, at): (usize, usize),
-        flags: MappingFlags,
-    ) {
-        let (lender, borrower, place) = (&self.spaces[guest], &self.spaces[other], at..at + pages.len());
-        let result = match kind {
-            LoanKind::Shared => lender.share(range(pages), borrower, gpa(at), flags),
-            LoanKind::Lent => lender.lend(range(pages), borrower, gpa(at), flags),
-        };
-        if guest == other {
-            return assert_eq!(result, Err(Error::SameSpace(range(pages))));
-        }
-        let free = self.twin.first_mapped(other, &place).is_none();
-        if !free || !pages.clone().all(|page| self.lends(guest, page, flags)) {
-            return assert!(result.is_err() && !matches!(result, Err(Error::Invalidation { .. })), "{result:?}");
-        }
-        let refused = matches!(result, Err(Error::NoMemory(_) | Error::Limit { .. }));
-        if refused {
-            let limited = [guest, other].iter().any(|&one| self.spaces[one].usage().limits != Limits::default());
-            return assert!(self.luck.is_some() || limited, "{result:?}");
-        }
-        let loan = result.expect("nothing is in its way");
-        let number = self.twin.loans.len();
-        let cells = pages.clone().filter_map(|page| self.twin.guests[guest][page]);
-        let cells: Vec<Cell> = cells.map(|page| self.twin.visible(page.behind)).collect();
-        self.twin.loans.push(Terms { lender: Some(self.names[guest]), cells, flags, open: true });
-        for (index, page) in pages.clone().enumerate() {
-            if let Some(there) = &mut self.twin.guests[guest][page] {
-                there.loan = Some((number, kind));
-            }
-            self.twin.guests[other][at + index] = Some(Page::new(flags, Behind::Borrowed(number, index)));
-        }
-        self.loans.push((number, loan));
-    }
-
-    /// Whether a page can be given to another guest with these flags.
-    fn lends(&self, guest: usize, page: usize, flags: MappingFlags) -> bool {
-        self.twin.guests[guest][page].is_some_and(|page| {
-            matches!(page.behind, Behind::Own(_) | Behind::Inherited(_, _, Some(_)))
-                && page.loan.is_none()
-                && page.flags.contains(flags)
-        })
-    }
-
-    fn reclaim(&mut self, at: usize, from: From, handover: Handover) {
-        let (number, loan) = self.loans[at].clone();
-        let (terms, borrowed) = (&self.twin.loans[number], self.twin.borrowed(number));
-        assert_eq!(loan.borrowed(), borrowed * PAGE);
-        let Some(lender) = self.names.iter().position(|name| terms.lender == Some(*name)) else { return };
-        let has = |guest: &usize| {
-            let pages = self.twin.guests[*guest].iter().flatten();
-            pages.into_iter().any(|page| matches!(page.behind, Behind::Borrowed(other, _) if other == number))
-        };
-        let holder = (0..self.spaces.len()).find(has);
-        let result = match (from, holder) {
-            (From::Borrower, Some(holder)) => self.spaces[lender].reclaim(&loan, &self.spaces[holder], handover),
-            _ => self.spaces[lender].reclaim_returned(&loan, handover),
-        };
-        if !terms.open {
-            return assert_eq!(result, Err(Error::NoLoan(loan.lender_range())));
-        }
-        if matches!(from, From::Nobody) && borrowed > 0 {
-            let range = loan.borrower_range();
-            return assert_eq!(result, Err(Error::StillBorrowed { range, bytes: borrowed * PAGE }));
-        }
-        assert_eq!(result, Ok(()));
-        self.twin.close(number, handover == Handover::Zero);
     }
 
     fn limit(&mut self, guest: usize, frames: Option<usize>, tables: Option<usize>) {
@@ -868,27 +840,6 @@ impl<M: Machine> World<M> {
     }
 }
 
-impl<M: Machine> World<M> {
-    /// Every lender takes back what it lent, by handles that are asked for anew.
-    fn end_loans(&mut self) {
-        self.luck = None;
-        for lender in 0..self.spaces.len() {
-            for loan in self.spaces[lender].loans().expect("loans") {
-                let number = (0..PAGES).find_map(|page| {
-                    let there = self.twin.guests[lender][page].filter(|_| loan.lender_range().contains(gpa(page)));
-                    there.and_then(|there| there.loan)
-                });
-                let (number, kind) = number.expect("a loan that the twin knows");
-                assert_eq!(loan.kind(), kind);
-                self.loans.push((number, loan));
-                self.reclaim(self.loans.len() - 1, From::Borrower, Handover::Keep);
-            }
-        }
-        assert!(self.twin.loans.iter().all(|loan| !loan.open || loan.lender.is_none()), "a loan was forgotten");
-        self.loans.clear();
-    }
-}
-
 /// What came of a guest's try.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Came {
@@ -938,6 +889,10 @@ fn word() -> impl Strategy<Value = (usize, usize)> {
     (page(), proptest::sample::select(&OFFSETS[..]))
 }
 
+fn pace() -> impl Strategy<Value = Pace> {
+    prop_oneof![2 => Just(None), 1 => (1..600_usize).prop_map(Some), 1 => (1..4_usize).prop_map(Some)]
+}
+
 fn flags() -> impl Strategy<Value = MappingFlags> {
     prop_oneof![3 => Just(RW), 1 => Just(READ)]
 }
@@ -955,21 +910,26 @@ fn ops() -> impl Strategy<Value = Op> {
         .prop_map(|(a, b, c, d, e)| Op::Lend(a, b, c, d, e));
     let from = prop_oneof![2 => Just(From::Borrower), 1 => Just(From::Nobody)];
     let handover = prop_oneof![Just(Handover::Keep), Just(Handover::Zero)];
+    let donate = (guest.clone(), (0..24_usize, 1..4_usize), page(), flags(), handover.clone())
+        .prop_map(|(a, b, c, d, e)| Op::Donate(a, b, c, d, e));
     let memory = prop_oneof![
         5 => (guest.clone(), pages(), populate, leaf, flags()).prop_map(|(a, b, c, d, e)| Op::Map(a, b, c, d, e)),
         4 => view().prop_map(|(a, b, c, d, e)| Op::Share(a, b, c, d, e)),
         3 => view().prop_map(|(a, b, c, d, e)| Op::Inherit(a, b, c, d, e)),
-        3 => (guest.clone(), pages()).prop_map(|(a, b)| Op::Unmap(a, b)),
-        2 => (guest.clone(), pages(), flags()).prop_map(|(a, b, c)| Op::Protect(a, b, c)),
+        3 => (guest.clone(), pages(), pace()).prop_map(|(a, b, c)| Op::Unmap(a, b, c)),
+        2 => (guest.clone(), pages(), flags(), pace()).prop_map(|(a, b, c, d)| Op::Protect(a, b, c, d)),
         1 => (guest.clone(), pages()).prop_map(|(a, b)| Op::Relocate(a, b)),
-        4 => guest.clone().prop_map(Op::Snapshot),
+        4 => (guest.clone(), pace()).prop_map(|(a, b)| Op::Snapshot(a, b)),
         2 => (guest.clone(), handle.clone()).prop_map(|(a, b)| Op::Restore(a, b)),
         2 => (guest.clone(), handle.clone()).prop_map(|(a, b)| Op::Rewind(a, b)),
         3 => handle.clone().prop_map(Op::Fork),
         6 => lend,
         1 => any,
-        2 => (0..4_usize, from, handover).prop_map(|(a, b, c)| Op::Reclaim(a, b, c)),
+        2 => (0..4_usize, from, handover.clone()).prop_map(|(a, b, c)| Op::Reclaim(a, b, c)),
         1 => (0..4_usize).prop_map(Op::Lose),
+        4 => donate,
+        3 => (guest.clone(), few()).prop_map(|(a, b)| Op::MakeShared(a, b)),
+        3 => (guest.clone(), 0..8_usize, handover).prop_map(|(a, b, c)| Op::MakePrivate(a, b, c)),
         1 => (guest.clone(), room(), room()).prop_map(|(a, b, c)| Op::Limit(a, b, c)),
         3 => Just(Op::Begin),
         2 => guest.clone().prop_map(Op::End),

@@ -58,6 +58,8 @@ pub struct Region {
     /// Its pages, one after the other.
     pub cells: Vec<Cell>,
     pub frozen: bool,
+    /// How often it was mapped, ever.
+    pub windows: usize,
     /// Regions that it was made over.
     pub bases: Vec<usize>,
 }
@@ -113,7 +115,13 @@ impl Twin {
     /// Adds a region of so many pages.
     pub fn region(&mut self, pages: usize) -> usize {
         let cells = (0..pages).map(|_| self.cell()).collect();
-        self.regions.push(Region { cells, frozen: false, bases: Vec::new() });
+        self.regions.push(Region { cells, frozen: false, windows: 0, bases: Vec::new() });
+        self.regions.len() - 1
+    }
+
+    /// A region of memory that a guest had, and still maps.
+    pub fn region_of(&mut self, cells: Vec<Cell>) -> usize {
+        self.regions.push(Region { cells, frozen: false, windows: 1, bases: Vec::new() });
         self.regions.len() - 1
     }
 
@@ -156,7 +164,7 @@ impl Twin {
     /// Freezes what a guest has for itself, or inherits, into a region: which, and where its pages were.
     pub fn snapshot(&mut self, guest: usize) -> Option<(usize, Places)> {
         let number = self.regions.len();
-        let mut region = Region { cells: Vec::new(), frozen: true, bases: Vec::new() };
+        let mut region = Region { cells: Vec::new(), frozen: true, windows: 1, bases: Vec::new() };
         let mut places = Places::new();
         for index in 0..PAGES {
             let Some(page) = self.guests[guest][index] else { continue };
