@@ -9,6 +9,8 @@ mod regions;
 mod sources;
 #[path = "threads/steps.rs"]
 mod steps;
+#[path = "threads/transfers.rs"]
+mod transfers;
 
 use std::{
     collections::BTreeSet,

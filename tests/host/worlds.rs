@@ -233,8 +233,8 @@ impl<M: Machine> World<M> {
             }
             Op::Donate(guest, (number, count), at, flags, handover) if guests > 1 => {
                 let (giver, taker) = (guest % guests, (guest + 1) % guests);
-                let gives = |world: &Self, page| world.gives(giver, page);
-                let Some((pages, place)) = self.transfer(gives, (number, count), (taker, at)) else { return };
+                let goes = |world: &Self, page| world.gives(giver, page);
+                let Some((pages, place)) = self.transfer(goes, (number, count), (taker, at)) else { return };
                 self.donate(giver, &pages, (taker, place), flags, handover);
             }
             Op::MakeShared(guest, pages) => self.make_shared(guest % guests, &pages),

@@ -13,7 +13,7 @@ pub(super) fn another(board: &Board, number: u16) -> GuestSpace<Parts, Spin<16>>
 }
 
 /// Everything goes, and nothing is left of it.
-fn end(board: Board) {
+pub(super) fn end(board: Board) {
     for area in board.space.areas().expect("areas") {
         board.space.unmap(area.range).expect("what is mapped can be unmapped");
     }
