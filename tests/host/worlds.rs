@@ -1,7 +1,9 @@
-//! Random operations on several guests that share, inherit, freeze and copy memory, on the model of the hardware, against
-//! a twin that is obviously correct. After every operation all must say the same: areas, translations, contents,
-//! accounts; and in the end every frame is back.
+//! Random operations on several guests that share, inherit, freeze, copy, lend and give away memory, some of which comes
+//! from a source, on the model of the hardware, against a twin that is obviously correct. After every operation all must
+//! say the same: areas, translations, contents, accounts; and in the end every frame is back.
 
+#[path = "worlds/image.rs"]
+mod image;
 #[path = "worlds/transfers.rs"]
 mod transfers;
 #[path = "worlds/twin.rs"]
@@ -19,7 +21,8 @@ use proptest::{
 };
 use stage2::{
     Area, AreaKind, CpuId, Error, GuestSpace, Handover, LeafPolicy, Limits, Loan, LoanKind, Mapping, MappingFlags,
-    Outcome, PageState, Populate, Progress, RegionError, RegionWriter, Resource, SharedRegion, Snapshot, Usage, VcpuId,
+    Outcome, PageState, Pager, Populate, Progress, RegionError, RegionWriter, Resource, SharedRegion, Snapshot, Usage,
+    VcpuId,
 };
 use stage2_scenarios::{Attempt, Machine, Seat, Setting, Step, View};
 
@@ -72,6 +75,10 @@ enum Op {
     Write(usize, (Spot, usize), u64),
     /// A region of so many pages, of a guest's allocator.
     Region(usize, usize),
+    /// The same, of memory that comes from a source.
+    Bring(usize, usize),
+    /// A guest gets such memory for itself.
+    MapFrom(usize, Range<usize>, MappingFlags),
     Clone(usize),
     Writer(usize),
     Drop(usize),
@@ -159,6 +166,8 @@ enum Fit {
 /// Guests, handles, and the twin of it all.
 struct World<M: Machine> {
     machine: M,
+    /// What some of the memory comes from.
+    image: Pager,
     spaces: Vec<GuestSpace<M::Platform>>,
     /// With the twin's number of the region.
     handles: Vec<(usize, Handle)>,
@@ -180,7 +189,7 @@ impl<M: Machine> World<M> {
         let fresh = space.usage();
         let twin = Twin { guests: vec![vec![None; PAGES]], ..Twin::default() };
         let (handles, loans, names) = (Vec::new(), Vec::new(), vec![0]);
-        Self { machine, spaces: vec![space], handles, loans, names, twin, fresh, luck: None }
+        Self { machine, image: image::pager(), spaces: vec![space], handles, loans, names, twin, fresh, luck: None }
     }
 
     /// Does one operation on all, and compares them.
@@ -191,6 +200,7 @@ impl<M: Machine> World<M> {
         self.machine.allow(luck);
         self.apply(op.clone());
         self.machine.allow(None);
+        self.learn_what_was_taken();
         self.compare();
         if guests == self.spaces.len() {
             self.spaces.iter().zip(before).for_each(|(space, before)| within_limits(space.usage(), before));
@@ -219,6 +229,8 @@ impl<M: Machine> World<M> {
                 self.hypervisor(guest % guests, (self.page(guest % guests, spot), offset), Some(value));
             }
             Op::Region(guest, pages) => self.region(guest % guests, pages),
+            Op::Bring(guest, pages) => self.region_from(guest % guests, pages),
+            Op::MapFrom(guest, pages, flags) => self.map_from(guest % guests, &pages, flags),
             Op::Snapshot(guest, pace) => self.snapshot(guest % guests, pace),
             Op::Limit(guest, frames, tables) => self.limit(guest % guests, frames, tables),
             Op::LendAny(kind, guest, pages, other, at, flags) => {
@@ -528,7 +540,7 @@ impl<M: Machine> World<M> {
         if there.is_lent() {
             return assert_eq!(came, Ok(Came::Answer(Outcome::Lent)));
         }
-        if self.excused(guest, &came, 1) {
+        if self.excused(guest, &came, 1 + self.on_the_way(guest)) {
             return;
         }
         match stored {
@@ -553,6 +565,7 @@ impl<M: Machine> World<M> {
             };
             match self.machine.on(cpu, || space.fault(cpu, fault))? {
                 Outcome::Resolved | Outcome::Retry => {}
+                Outcome::NotYet(ticket) => self.bring(ticket, gpa(0))?,
                 answer => return Ok(Came::Answer(answer)),
             }
         }
@@ -562,10 +575,10 @@ impl<M: Machine> World<M> {
     /// The hypervisor reads a word in a guest's place, or writes one.
     fn hypervisor(&mut self, guest: usize, (page, offset): (usize, usize), stored: Option<u64>) {
         let (space, at) = (&self.spaces[guest], gpa(page) + offset);
-        let result = match stored {
+        let result = self.until_there(|| match stored {
             None => space.read_obj::<u64>(at),
             Some(value) => space.write_obj(at, value).map(|()| value),
-        };
+        });
         let access = if stored.is_some() { MappingFlags::WRITE } else { READ };
         let Some(there) = self.twin.guests[guest][page] else {
             return assert!(matches!(result, Err(Error::NotMapped(_))), "{result:?}");
@@ -576,7 +589,7 @@ impl<M: Machine> World<M> {
         if there.is_lent() {
             return assert!(matches!(result, Err(Error::State { state: PageState::Lent, .. })), "{result:?}");
         }
-        if self.excused(guest, &result, 1) {
+        if self.excused(guest, &result, 1 + self.on_the_way(guest)) {
             return;
         }
         match stored {
@@ -626,7 +639,7 @@ impl<M: Machine> World<M> {
     fn put(&mut self, handle: usize, (page, offset): (usize, usize), value: u64) {
         let (number, Handle::Writer(writer)) = &self.handles[handle] else { return };
         let page = page % self.twin.regions[*number].cells.len();
-        match writer.write_obj(page * PAGE + offset, value) {
+        match self.until_brought(|| writer.write_obj(page * PAGE + offset, value)) {
             Ok(()) => {
                 let cell = self.twin.regions[*number].cells[page];
                 self.twin.write(cell, offset, value);
@@ -642,7 +655,10 @@ impl<M: Machine> World<M> {
         let cells = &self.twin.regions[*number].cells;
         let page = page % cells.len();
         let expected = self.twin.cells[cells[page]].get(&offset).copied().unwrap_or(0);
-        assert_eq!(handle.region().read_obj::<u64>(page * PAGE + offset), Ok(expected), "page {page}");
+        match self.until_brought(|| handle.region().read_obj::<u64>(page * PAGE + offset)) {
+            Ok(value) => assert_eq!(value, expected, "page {page}"),
+            Err(error) => assert!(matches!(error, RegionError::NoMemory { .. }) && self.luck.is_some(), "{error}"),
+        }
     }
 
     fn snapshot(&mut self, guest: usize, pace: Pace) {
@@ -782,7 +798,10 @@ impl<M: Machine> World<M> {
         assert_eq!(region.size(), cells.len() * PAGE);
         for (page, cell) in cells.iter().enumerate() {
             for (offset, expected) in &self.twin.cells[*cell] {
-                assert_eq!(region.read_obj(page * PAGE + offset), Ok(*expected), "page {page} of a region");
+                match region.read_obj(page * PAGE + offset) {
+                    Err(RegionError::NotYet { .. }) => {}
+                    there => assert_eq!(there, Ok(*expected), "page {page} of a region"),
+                }
             }
         }
     }
@@ -817,7 +836,8 @@ impl<M: Machine> World<M> {
                 let Some(there) = self.twin.guests[guest][page] else { continue };
                 let cell = self.twin.visible(there.behind);
                 for (offset, value) in self.twin.cells[cell].iter().filter(|_| !there.is_lent()) {
-                    assert_eq!(self.spaces[guest].read_obj(gpa(page) + *offset), Ok(*value), "page {page}");
+                    let read = self.until_there(|| self.spaces[guest].read_obj(gpa(page) + *offset));
+                    assert_eq!(read, Ok(*value), "page {page}");
                 }
             }
         }
@@ -941,7 +961,9 @@ fn ops() -> impl Strategy<Value = Op> {
         1 => (guest.clone(), spot(), 0..9_u64).prop_map(|(a, b, c)| Op::Write(a, b, c)),
     ];
     let regions = prop_oneof![
-        2 => (guest, 1..8_usize).prop_map(|(a, b)| Op::Region(a, b)),
+        2 => (guest.clone(), 1..8_usize).prop_map(|(a, b)| Op::Region(a, b)),
+        2 => (guest.clone(), 1..8_usize).prop_map(|(a, b)| Op::Bring(a, b)),
+        2 => (guest, few(), flags()).prop_map(|(a, b, c)| Op::MapFrom(a, b, c)),
         1 => handle.clone().prop_map(Op::Clone),
         2 => handle.clone().prop_map(Op::Writer),
         5 => handle.clone().prop_map(Op::Drop),

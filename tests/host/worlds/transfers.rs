@@ -181,7 +181,7 @@ impl<M: Machine> World<M> {
         let region = region_at(start).expect("a region");
         let end = (start..PAGES).find(|&page| region_at(page) != Some(region)).unwrap_or(PAGES);
         self.handles.retain(|(other, _)| *other != region);
-        let result = self.spaces[guest].make_private(range(&(start..end)), handover);
+        let result = self.until_there(|| self.spaces[guest].make_private(range(&(start..end)), handover));
         let elsewhere = |page: &Page| matches!(page.behind, Behind::Shared(other, _) | Behind::Inherited(other, ..) if other == region);
         let others = (0..self.spaces.len()).filter(|&other| other != guest);
         let seen = others.flat_map(|other| self.twin.guests[other].iter().flatten()).any(elsewhere);

@@ -58,6 +58,8 @@ pub struct Region {
     /// Its pages, one after the other.
     pub cells: Vec<Cell>,
     pub frozen: bool,
+    /// Whether a source is behind it.
+    pub sourced: bool,
     /// How often it was mapped, ever.
     pub windows: usize,
     /// Regions that it was made over.
@@ -112,16 +114,22 @@ impl Twin {
         self.cells.len() - 1
     }
 
+    /// Memory that holds the same.
+    pub fn copy(&mut self, cell: Cell) -> Cell {
+        self.cells.push(self.cells[cell].clone());
+        self.cells.len() - 1
+    }
+
     /// Adds a region of so many pages.
     pub fn region(&mut self, pages: usize) -> usize {
         let cells = (0..pages).map(|_| self.cell()).collect();
-        self.regions.push(Region { cells, frozen: false, windows: 0, bases: Vec::new() });
+        self.regions.push(Region { cells, frozen: false, sourced: false, windows: 0, bases: Vec::new() });
         self.regions.len() - 1
     }
 
     /// A region of memory that a guest had, and still maps.
     pub fn region_of(&mut self, cells: Vec<Cell>) -> usize {
-        self.regions.push(Region { cells, frozen: false, windows: 1, bases: Vec::new() });
+        self.regions.push(Region { cells, frozen: false, sourced: false, windows: 1, bases: Vec::new() });
         self.regions.len() - 1
     }
 
@@ -144,8 +152,7 @@ impl Twin {
         let Some(Page { behind, .. }) = self.guests[guest][page] else { panic!("a page that is mapped") };
         let mut cell = self.visible(behind);
         if let Behind::Inherited(region, index, None) = behind {
-            self.cells.push(self.cells[cell].clone());
-            cell = self.cells.len() - 1;
+            cell = self.copy(cell);
             let copied = Behind::Inherited(region, index, Some(cell));
             self.guests[guest][page].as_mut().expect("a page").behind = copied;
         }
@@ -164,7 +171,7 @@ impl Twin {
     /// Freezes what a guest has for itself, or inherits, into a region: which, and where its pages were.
     pub fn snapshot(&mut self, guest: usize) -> Option<(usize, Places)> {
         let number = self.regions.len();
-        let mut region = Region { cells: Vec::new(), frozen: true, windows: 1, bases: Vec::new() };
+        let mut region = Region { cells: Vec::new(), frozen: true, sourced: false, windows: 1, bases: Vec::new() };
         let mut places = Places::new();
         for index in 0..PAGES {
             let Some(page) = self.guests[guest][index] else { continue };
