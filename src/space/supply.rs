@@ -144,11 +144,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Ok(())
     }
 
-    /// Whether the space may have one more page of a region that is left to it alone: those that were brought and not yet
-    /// taken are on no account, so that they would be without limit.
+    /// Whether the space may have one more page of a frozen region that is left to it alone: those that were brought and not
+    /// yet taken are on no account, so that they would be without limit. What is shared is never on it.
     pub(super) fn has_room_for(&self, view: &View) -> Option<()> {
         let book = view.region().reading();
-        let waiting = if view.region().supply().is_some() && book.is_alone() { book.frames() } else { return Some(()) };
+        let taken = view.region().supply().is_some() && book.is_frozen() && book.is_alone();
+        let waiting = if taken { book.frames() } else { return Some(()) };
         (waiting < self.builder.frames().account().room()).then_some(())
     }
 

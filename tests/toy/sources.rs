@@ -355,6 +355,21 @@ mod private {
         refused(3 * PAGE);
     }
 
+    /// Shared memory was refused at the limit when no other guest was left: it is on nobody's account.
+    #[test]
+    fn what_is_shared_is_on_no_limit() {
+        let board = Board::new();
+        let (space, (script, pager)) = (board.space(), pager(1));
+        script.answers(Supply::Ready);
+        let region = space.region_from(4 * PAGE, &pager, 0).unwrap();
+        space.map(range(0, 4 * PAGE), Mapping::Shared { region, offset: 0 }, RW).unwrap();
+        space.set_limits(stage2::Limits { frames: Some(1), table_frames: None });
+        for number in 0..4 {
+            assert_eq!(fault(&space, number * PAGE, Access::Read), Outcome::Resolved, "page {number}");
+        }
+        assert_eq!((space.usage().frames, space.stats().shared_frames), (0, 4));
+    }
+
     /// Giving it to another space populates it, as the guest's own read would.
     #[test]
     fn what_comes_can_be_lent_when_it_is_there() {
