@@ -23,10 +23,9 @@ fn a_space_without_leave_for_a_root_is_none() {
     assert_eq!(board.allocated(), 0);
 }
 
-/// Two CPUs touched the last page that a guest may have: the second was refused while the first, which had the frame on
-/// the account, was still making the tables for it.
-#[test]
-fn a_page_that_another_cpu_is_about_to_install_is_not_refused() {
+/// What comes of `second`, which another CPU does while the first has the frame of the last page that the guest may have on
+/// the account, and is still making the tables for it.
+fn meanwhile<T: Send + 'static>(second: impl FnOnce(&GuestSpace<Machine>) -> T + Send + 'static) -> T {
     let board = Board::new();
     let space = Arc::new(board.space());
     space.map(range(0, PAGE), LAZY, RW).unwrap();
@@ -35,7 +34,7 @@ fn a_page_that_another_cpu_is_about_to_install_is_not_refused() {
     let second = {
         let (space, other) = (Arc::clone(&space), Arc::clone(&other));
         move || {
-            *other.lock().unwrap() = Some(thread::spawn(move || space.fault(CpuId(1), write(0))));
+            *other.lock().unwrap() = Some(thread::spawn(move || second(&space)));
             thread::sleep(Duration::from_millis(100));
         }
     };
@@ -43,31 +42,21 @@ fn a_page_that_another_cpu_is_about_to_install_is_not_refused() {
     let again = board.clone();
     board.on_allocation(move || again.on_allocation(second));
     assert_eq!(space.fault(CpuId(0), write(0)), Ok(Outcome::Resolved));
-    let second = other.lock().unwrap().take().expect("the tables were made");
-    assert_eq!(second.join().unwrap(), Ok(Outcome::Retry));
+    let came = other.lock().unwrap().take().expect("the tables were made").join().unwrap();
     assert_eq!((space.usage().frames, space.stats().owned_frames), (1, 1));
+    came
+}
+
+/// Two CPUs touched the last page that a guest may have, and the second was refused.
+#[test]
+fn a_page_that_another_cpu_is_about_to_install_is_not_refused() {
+    assert_eq!(meanwhile(|space| space.fault(CpuId(1), write(0))), Ok(Outcome::Retry));
 }
 
 /// The same for the hypervisor's own access.
 #[test]
 fn a_page_that_another_cpu_is_about_to_install_is_read() {
-    let board = Board::new();
-    let space = Arc::new(board.space());
-    space.map(range(0, PAGE), LAZY, RW).unwrap();
-    space.set_limits(Limits { frames: Some(1), table_frames: None });
-    let other: Arc<Mutex<Option<JoinHandle<_>>>> = Arc::default();
-    let second = {
-        let (space, other) = (Arc::clone(&space), Arc::clone(&other));
-        move || {
-            *other.lock().unwrap() = Some(thread::spawn(move || space.read_obj::<u64>(gpa(8))));
-            thread::sleep(Duration::from_millis(100));
-        }
-    };
-    let again = board.clone();
-    board.on_allocation(move || again.on_allocation(second));
-    assert_eq!(space.fault(CpuId(0), write(0)), Ok(Outcome::Resolved));
-    let second = other.lock().unwrap().take().expect("the tables were made");
-    assert_eq!(second.join().unwrap(), Ok(0));
+    assert_eq!(meanwhile(|space| space.read_obj::<u64>(gpa(8))), Ok(0));
 }
 
 /// A region's frames go back where they came from, whatever a space counts: the account is not the allocator.
