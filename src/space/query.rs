@@ -191,8 +191,8 @@ fn copied_frames<P: Platform>(state: &State<P>) -> usize {
     let inherited = state.areas.iter().filter(|area| matches!(area.backend(), Backend::CopyOnWrite(_)));
     let mut bytes = 0;
     for area in inherited {
-        let Ok(()) = state.table.own_leaves(area.va_range(), |run| {
-            bytes += run.range.size();
+        let Ok(()) = state.table.own_parts(area.va_range(), |part| {
+            bytes += part.size();
             Ok::<_, Infallible>(())
         });
     }
