@@ -23,4 +23,6 @@ pub mod native {
 }
 
 #[cfg(test)]
+mod facts;
+#[cfg(test)]
 mod twin;

@@ -14,12 +14,28 @@ use crate::{Geometry, GuestPhysAddr, Level};
 /// A format is a value, since what a CPU can do is known when the hypervisor starts. The walker hands it only
 /// flags that [`check`](Format::check) accepted, addresses below 2^[`output_bits`](Format::output_bits) that are
 /// aligned to their leaf, and levels that [`maps`](Format::maps) or that hold tables.
+///
+/// # Runs
+/// Most tables hold runs of leaves that differ in their address alone, and the walker takes a run as one: it encodes the
+/// first two leaves and adds their difference for each that follows, or decodes one leaf and changes the same bits in
+/// all. [`fields`](Format::fields) says which bits that concerns.
 pub trait Format: Clone + Debug + Send + Sync + 'static {
+    /// log2 of a page's size in bytes.
+    const PAGE_SHIFT: u32;
+    /// log2 of the number of entries in a table below the root.
+    const INDEX_BITS: u32;
+
     /// What the CPU's registers get for a space: base, identifier, configuration.
     type Root: Copy + Debug + Send + Sync + 'static;
 
-    /// The shape of the tree. Constant for the life of the value.
-    fn geometry(&self) -> Geometry;
+    /// The level of the root's entries, and log2 of how many it has. Constant for the life of the value.
+    fn root_shape(&self) -> (Level, u32);
+
+    /// The shape of the tree.
+    fn geometry(&self) -> Geometry {
+        let (root_level, root_index_bits) = self.root_shape();
+        Geometry { page_shift: Self::PAGE_SHIFT, index_bits: Self::INDEX_BITS, root_level, root_index_bits }
+    }
 
     /// The register values for a space whose root table is at `table`.
     fn root(&self, table: PhysAddr) -> Self::Root;
@@ -66,6 +82,29 @@ pub trait Format: Clone + Debug + Send + Sync + 'static {
     /// What an entry says.
     fn decode(&self, level: Level, entry: u64) -> Entry;
 
+    /// The table that a valid entry points to, if it points to one: the short form of [`decode`](Format::decode), for a
+    /// walk that descends.
+    #[inline]
+    fn next_table(&self, level: Level, entry: u64) -> Option<PhysAddr> {
+        match self.decode(level, entry) {
+            Entry::Table(table) => Some(table),
+            _ => None,
+        }
+    }
+
+    /// The address of a leaf, or of a leaf that was [marked](Format::mark): the short form of [`decode`](Format::decode)
+    /// for an entry that is known to be one.
+    #[inline]
+    fn leaf_address(&self, level: Level, entry: u64) -> PhysAddr {
+        match self.decode(level, entry) {
+            Entry::Leaf(leaf) | Entry::Marked(Marked::Leaf(leaf)) | Entry::Lent(leaf) => leaf.at,
+            _ => PhysAddr::from_usize(0),
+        }
+    }
+
+    /// What the bits of the entries of a level are.
+    fn fields(&self, level: Level) -> Fields;
+
     /// The leaf `entry` with other flags; everything else stays, what the hardware noted included.
     ///
     /// Write-protecting takes *every* way to write (on Arm also DBM, H12) and keeps the dirtiness in the entry.
@@ -74,14 +113,24 @@ pub trait Format: Clone + Debug + Send + Sync + 'static {
     /// The leaf `entry` with its accessed mark set, and its dirty mark where the hypervisor wrote.
     fn touched(&self, level: Level, entry: u64, access: Access) -> u64;
 
-    /// `entry` of `level` without the bits that hardware sets by itself: two entries that agree in the rest are one.
-    fn stable(&self, level: Level, entry: u64) -> u64;
-
     /// How a live leaf `old` may become the leaf `new` (H7, H15).
     fn change(&self, level: Level, old: u64, new: u64) -> Change;
 
     /// Whether a CPU may go on denying after the entry allows (H3).
     fn denials(&self) -> Denials;
+}
+
+/// What the bits of a level's entries are, for a walker that takes many entries as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fields {
+    /// Where a leaf's address is. Entries that agree in all other bits decode to the same, but for the address.
+    pub address: u64,
+    /// What the CPU may set in a valid leaf at any time. Where it sets nothing, a valid leaf may be changed by a plain
+    /// store under the space's lock.
+    pub hardware: u64,
+    /// At least one of these is set in every leaf of the space's own memory, a marked one too: a table in which none is
+    /// set has nothing to be freed.
+    pub owned: u64,
 }
 
 /// An entry, as everybody but its format sees it.

@@ -41,7 +41,7 @@ pub use backend::{LeafPolicy, Mapping, Populate};
 pub use cpus::{CpuId, VcpuId};
 pub use error::Error;
 pub use fault::{Cause, Fault, Origin, Outcome};
-pub use format::{Access, Change, Denials, Entry, Format, Inexpressible, Leaf, Marked, Owner, Translation, Used};
+pub use format::{Access, Change, Denials, Entry, Fields, Format, Inexpressible, Leaf, Marked, Owner, Translation, Used};
 pub use frame::{Contents, Frames, Handler, Pieces};
 pub use geometry::Geometry;
 pub use invalidate::{Changed, Content, Invalidate, Reach, Scope, Unreachable};

@@ -77,9 +77,9 @@ const MAX_BITS: u32 = 48;
 /// The narrowest guest-physical address on offer.
 const MIN_BITS: u32 = 32;
 /// log2 of a page's size.
-const PAGE_SHIFT: u32 = 12;
+pub(super) const PAGE_SHIFT: u32 = 12;
 /// log2 of the number of entries in a table.
-const INDEX_BITS: u32 = 9;
+pub(super) const INDEX_BITS: u32 = 9;
 /// log2 of the number of tables that a root may consist of (D8.2, "Concatenated translation tables").
 const CONCATENATION_BITS: u32 = 4;
 

@@ -10,8 +10,11 @@ use super::{
         INNER_SHAREABLE, LOAN, MEM_ATTR, NON_CACHEABLE, OWNED, READ, REGION, STRICT_DEVICE, TABLE_OR_PAGE, VALID,
         WRITE, WRITE_BACK,
     },
+    config::{INDEX_BITS, PAGE_SHIFT},
 };
-use crate::{Access, Change, Denials, Entry, Format, Geometry, Inexpressible, Leaf, Level, Marked, Used, arch::owner};
+use crate::{
+    Access, Change, Denials, Entry, Fields, Format, Geometry, Inexpressible, Leaf, Level, Marked, Used, arch::owner,
+};
 
 /// `AArch64` stage 2: descriptors of 4 KiB, 2 MiB and 1 GiB.
 ///
@@ -28,11 +31,14 @@ pub struct Stage2 {
 }
 
 impl Format for Stage2 {
+    const PAGE_SHIFT: u32 = PAGE_SHIFT;
+    const INDEX_BITS: u32 = INDEX_BITS;
+
     type Root = Root;
 
     #[inline]
-    fn geometry(&self) -> Geometry {
-        self.geometry
+    fn root_shape(&self) -> (Level, u32) {
+        (self.geometry.root_level, self.geometry.root_index_bits)
     }
 
     fn root(&self, table: PhysAddr) -> Root {
@@ -116,6 +122,27 @@ impl Format for Stage2 {
     }
 
     #[inline]
+    fn next_table(&self, level: Level, entry: u64) -> Option<PhysAddr> {
+        const TABLE: u64 = VALID | TABLE_OR_PAGE;
+        (level != Level::PAGE && entry & TABLE == TABLE).then(|| decode_address(entry))
+    }
+
+    #[inline]
+    fn leaf_address(&self, _level: Level, entry: u64) -> PhysAddr {
+        decode_address(entry)
+    }
+
+    #[inline]
+    fn fields(&self, _level: Level) -> Fields {
+        let hardware = match self.tracking {
+            Tracking::Software => 0,
+            Tracking::AccessFlag => ACCESSED,
+            Tracking::DirtyState => ACCESSED | WRITE,
+        };
+        Fields { address: ADDRESS, hardware, owned: OWNED }
+    }
+
+    #[inline]
     fn with_flags(&self, _level: Level, entry: u64, flags: MappingFlags) -> u64 {
         let kept = entry & !(MEM_ATTR | READ | WRITE | DBM | EXECUTE_NEVER | DIRTY);
         kept | self.encode_flags(flags) | self.encode_written(flags, self.written(entry))
@@ -128,18 +155,6 @@ impl Format for Stage2 {
             Access::Write if self.hardware_dirty(entry) => entry | WRITE,
             Access::Write => entry | DIRTY,
             Access::Read | Access::Execute => entry,
-        }
-    }
-
-    #[inline]
-    fn stable(&self, level: Level, entry: u64) -> u64 {
-        let table = level != Level::PAGE && entry & TABLE_OR_PAGE != 0;
-        if table || self.tracking == Tracking::Software {
-            entry
-        } else if self.hardware_dirty(entry) {
-            entry & !(ACCESSED | WRITE)
-        } else {
-            entry & !ACCESSED
         }
     }
 

@@ -10,7 +10,7 @@ use super::{
     npt::{self, Npt},
 };
 use crate::{
-    Access, Change, Content, CpuId, Denials, Entry, Format, Geometry, GuestPhysAddr, Inexpressible, Invalidate, Leaf,
+    Access, Change, Content, CpuId, Denials, Entry, Fields, Format, GuestPhysAddr, Inexpressible, Invalidate, Leaf,
     Level, Reach, Scope, Unreachable,
 };
 
@@ -75,10 +75,14 @@ macro_rules! either {
 }
 
 impl Format for Nested {
+    // Both vendors' tables are of one shape.
+    const PAGE_SHIFT: u32 = Ept::PAGE_SHIFT;
+    const INDEX_BITS: u32 = Ept::INDEX_BITS;
+
     type Root = Root;
 
-    fn geometry(&self) -> Geometry {
-        either!(self, format => format.geometry())
+    fn root_shape(&self) -> (Level, u32) {
+        either!(self, format => format.root_shape())
     }
 
     fn root(&self, table: PhysAddr) -> Root {
@@ -136,8 +140,16 @@ impl Format for Nested {
         either!(self, format => format.touched(level, entry, access))
     }
 
-    fn stable(&self, level: Level, entry: u64) -> u64 {
-        either!(self, format => format.stable(level, entry))
+    fn next_table(&self, level: Level, entry: u64) -> Option<PhysAddr> {
+        either!(self, format => format.next_table(level, entry))
+    }
+
+    fn leaf_address(&self, level: Level, entry: u64) -> PhysAddr {
+        either!(self, format => format.leaf_address(level, entry))
+    }
+
+    fn fields(&self, level: Level) -> Fields {
+        either!(self, format => format.fields(level))
     }
 
     fn change(&self, level: Level, old: u64, new: u64) -> Change {
@@ -148,6 +160,8 @@ impl Format for Nested {
         either!(self, format => format.denials())
     }
 }
+
+const _: () = assert!(Ept::PAGE_SHIFT == Npt::PAGE_SHIFT && Ept::INDEX_BITS == Npt::INDEX_BITS);
 
 /// The invalidations of either vendor's tables: [`ept::Tlb`] or [`npt::Tlb`], the one that belongs to the format.
 ///

@@ -3,7 +3,7 @@
 
 use memory_addr::PhysAddr;
 use stage2::{
-    Access, Change, Denials, Entry, Format, Geometry, Inexpressible, Leaf, Level, MappingFlags, Marked, Owner, Used,
+    Access, Change, Denials, Entry, Fields, Format, Inexpressible, Leaf, Level, MappingFlags, Marked, Owner, Used,
 };
 
 /// The format: 4 KiB pages, 32 entries a table, three levels and a root of 128 entries.
@@ -77,10 +77,13 @@ fn leaf_of(bits: u64) -> Leaf {
 }
 
 impl Format for Toy {
+    const PAGE_SHIFT: u32 = 12;
+    const INDEX_BITS: u32 = 5;
+
     type Root = u64;
 
-    fn geometry(&self) -> Geometry {
-        Geometry { page_shift: 12, index_bits: 5, root_level: Level(3), root_index_bits: 7 }
+    fn root_shape(&self) -> (Level, u32) {
+        (Level(3), 7)
     }
 
     fn root(&self, table: PhysAddr) -> u64 {
@@ -160,11 +163,9 @@ impl Format for Toy {
         }
     }
 
-    fn stable(&self, level: Level, entry: u64) -> u64 {
-        match self.decode(level, entry) {
-            Entry::Leaf(leaf) => self.leaf(level, &Leaf { used: Used::Not, ..leaf }),
-            _ => entry,
-        }
+    fn fields(&self, level: Level) -> Fields {
+        let of = |bits| rotate(level, 0, bits);
+        Fields { address: of(page(PhysAddr::from_usize((1 << 40) - 1))), hardware: of(3 << 7), owned: of(1 << 6) }
     }
 
     fn change(&self, level: Level, old: u64, new: u64) -> Change {

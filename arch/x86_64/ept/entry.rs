@@ -7,7 +7,9 @@ use memory_addr::PhysAddr;
 use page_table_multiarch::MappingFlags;
 
 use super::{Capabilities, Exceptions, Features, LargeLeaves, Root, Tracking};
-use crate::{Access, Change, Denials, Entry, Format, Geometry, Inexpressible, Leaf, Level, Marked, Used, arch::owner};
+use crate::{
+    Access, Change, Denials, Entry, Fields, Format, Geometry, Inexpressible, Leaf, Level, Marked, Used, arch::owner,
+};
 
 /// Bit 0: reads are allowed. An entry without any of bits 2:0 is not present, and its other bits are ignored.
 const READ: u64 = 1 << 0;
@@ -69,20 +71,26 @@ pub struct Ept {
 }
 
 impl Format for Ept {
+    const PAGE_SHIFT: u32 = 12;
+    const INDEX_BITS: u32 = 9;
+
     type Root = Root;
 
-    fn geometry(&self) -> Geometry {
-        self.geometry
+    #[inline]
+    fn root_shape(&self) -> (Level, u32) {
+        (self.geometry.root_level, self.geometry.root_index_bits)
     }
 
     fn root(&self, table: PhysAddr) -> Root {
         Root { eptp: self.eptp(table) }
     }
 
+    #[inline]
     fn output_bits(&self) -> u32 {
         self.capabilities.physical_bits
     }
 
+    #[inline]
     fn maps(&self, level: Level) -> bool {
         match level {
             Level::PAGE => true,
@@ -92,6 +100,7 @@ impl Format for Ept {
         }
     }
 
+    #[inline]
     fn check(&self, flags: MappingFlags) -> Result<(), Inexpressible> {
         let access = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::EXECUTE;
         let expressible = access | MappingFlags::DEVICE | MappingFlags::UNCACHED;
@@ -112,6 +121,7 @@ impl Format for Ept {
         }
     }
 
+    #[inline]
     fn allowed(&self, level: Level, flags: MappingFlags) -> MappingFlags {
         match self.large_leaves {
             LargeLeaves::ExecuteNever if level != Level::PAGE => flags - MappingFlags::EXECUTE,
@@ -119,14 +129,17 @@ impl Format for Ept {
         }
     }
 
+    #[inline]
     fn absent(&self) -> u64 {
         self.suppression()
     }
 
+    #[inline]
     fn table(&self, at: PhysAddr) -> u64 {
         encode_address(at) | ACCESS
     }
 
+    #[inline]
     fn leaf(&self, level: Level, leaf: &Leaf) -> u64 {
         let large = if level == Level::PAGE { 0 } else { LARGE };
         let owned = owner::encode(leaf.owner, OWNED, REGION, LOAN);
@@ -139,6 +152,7 @@ impl Format for Ept {
         encode_address(leaf.at) | large | owned | used | self.suppression() | flags
     }
 
+    #[inline]
     fn mark(&self, _level: Level, entry: u64) -> u64 {
         // CPUs without RDCL_NO load speculatively through the address of an entry that is not present (L1TF):
         // inverted, it is no memory.
@@ -146,10 +160,12 @@ impl Format for Ept {
         kept | (entry & ACCESS) << KEPT_ACCESS_SHIFT | self.suppression()
     }
 
+    #[inline]
     fn busy(&self) -> u64 {
         BUSY | self.suppression()
     }
 
+    #[inline]
     fn decode(&self, level: Level, entry: u64) -> Entry {
         if entry & ACCESS != 0 {
             return match self.kind(level, entry) {
@@ -170,24 +186,37 @@ impl Format for Ept {
         }
     }
 
+    #[inline]
+    fn next_table(&self, level: Level, entry: u64) -> Option<PhysAddr> {
+        let is_table = entry & ACCESS != 0 && entry & LARGE == 0 && level != Level::PAGE;
+        is_table.then(|| decode_address(entry))
+    }
+
+    #[inline]
+    fn leaf_address(&self, _level: Level, entry: u64) -> PhysAddr {
+        decode_address(if entry & ACCESS == 0 { entry ^ ADDRESS } else { entry })
+    }
+
+    #[inline]
+    fn fields(&self, _level: Level) -> Fields {
+        let hardware = match self.tracking {
+            Tracking::Software => 0,
+            Tracking::Hardware => ACCESSED | DIRTY,
+        };
+        Fields { address: ADDRESS, hardware, owned: OWNED }
+    }
+
+    #[inline]
     fn with_flags(&self, level: Level, entry: u64, flags: MappingFlags) -> u64 {
         entry & !(ACCESS | MEMORY_TYPE | IGNORE_PAT) | encode_flags(self.allowed(level, flags))
     }
 
+    #[inline]
     fn touched(&self, _level: Level, entry: u64, access: Access) -> u64 {
         entry | if access == Access::Write { ACCESSED | DIRTY } else { ACCESSED }
     }
 
-    fn stable(&self, level: Level, entry: u64) -> u64 {
-        let hardware = match (self.tracking, self.kind(level, entry)) {
-            _ if entry & ACCESS == 0 => 0,
-            (Tracking::Software, _) | (_, None) => 0,
-            (Tracking::Hardware, Some(Kind::Table)) => ACCESSED,
-            (Tracking::Hardware, Some(Kind::Leaf)) => ACCESSED | DIRTY,
-        };
-        entry & !hardware
-    }
-
+    #[inline]
     fn change(&self, _level: Level, old: u64, new: u64) -> Change {
         // 29.4.3.1, "Operations that invalidate cached mappings", has more in place; a CPU that sees half of the new
         // and half of the old is not worth the difference.
@@ -202,6 +231,7 @@ impl Format for Ept {
         }
     }
 
+    #[inline]
     fn denials(&self) -> Denials {
         // 29.4.3.1: an EPT violation invalidates what was used for the address.
         Denials::Dropped
@@ -216,11 +246,13 @@ enum Kind {
 
 impl Ept {
     /// By the level and bit 7; nothing for what the hardware calls a misconfiguration.
+    #[inline]
     fn kind(&self, level: Level, entry: u64) -> Option<Kind> {
         let leaf = level == Level::PAGE || entry & LARGE != 0;
         if leaf { self.maps(level).then_some(Kind::Leaf) } else { Some(Kind::Table) }
     }
 
+    #[inline]
     fn suppression(&self) -> u64 {
         match self.exceptions {
             Exceptions::Off => 0,
@@ -230,11 +262,13 @@ impl Ept {
 }
 
 /// What [`Format::mark`] was given, but for bit 63.
+#[inline]
 const fn unmark(entry: u64) -> u64 {
     let access = entry >> KEPT_ACCESS_SHIFT & ACCESS;
     (entry & !(ACCESS << KEPT_ACCESS_SHIFT | SUPPRESS_EXCEPTION)) ^ ADDRESS | access
 }
 
+#[inline]
 fn encode_flags(flags: MappingFlags) -> u64 {
     let memory = match (flags.contains(MappingFlags::DEVICE), flags.contains(MappingFlags::UNCACHED)) {
         (true, true) => UNCACHEABLE | IGNORE_PAT,
@@ -242,10 +276,10 @@ fn encode_flags(flags: MappingFlags) -> u64 {
         (false, true) => WRITE_COMBINING | IGNORE_PAT,
         (false, false) => WRITE_BACK | IGNORE_PAT,
     };
-    let access = [(MappingFlags::READ, READ), (MappingFlags::WRITE, WRITE), (MappingFlags::EXECUTE, EXECUTE)];
-    access.into_iter().filter(|(flag, _)| flags.contains(*flag)).fold(memory, |entry, (_, bit)| entry | bit)
+    memory | flags.bits() as u64 & ACCESS
 }
 
+#[inline]
 fn decode_flags(entry: u64) -> MappingFlags {
     let memory = match (entry & MEMORY_TYPE, entry & IGNORE_PAT != 0) {
         (UNCACHEABLE, true) => MappingFlags::DEVICE | MappingFlags::UNCACHED,
@@ -253,10 +287,17 @@ fn decode_flags(entry: u64) -> MappingFlags {
         (WRITE_COMBINING, _) => MappingFlags::UNCACHED,
         _ => MappingFlags::empty(),
     };
-    let access = [(MappingFlags::READ, READ), (MappingFlags::WRITE, WRITE), (MappingFlags::EXECUTE, EXECUTE)];
-    access.into_iter().filter(|(_, bit)| entry & bit != 0).fold(memory, |flags, (flag, _)| flags | flag)
+    memory | MappingFlags::from_bits_truncate((entry & ACCESS) as usize)
 }
 
+// EPT has the three permissions in the same bits as the flags.
+const _: () = {
+    assert!(MappingFlags::READ.bits() as u64 == READ);
+    assert!(MappingFlags::WRITE.bits() as u64 == WRITE);
+    assert!(MappingFlags::EXECUTE.bits() as u64 == EXECUTE);
+};
+
+#[inline]
 fn decode_leaf(entry: u64) -> Leaf {
     let used = match (entry & DIRTY != 0, entry & ACCESSED != 0) {
         (true, _) => Used::Dirty,
@@ -271,10 +312,12 @@ fn decode_leaf(entry: u64) -> Leaf {
     }
 }
 
+#[inline]
 const fn encode_address(at: PhysAddr) -> u64 {
     at.as_usize() as u64 & ADDRESS
 }
 
+#[inline]
 const fn decode_address(entry: u64) -> PhysAddr {
     PhysAddr::from_usize((entry & ADDRESS) as usize)
 }

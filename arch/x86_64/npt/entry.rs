@@ -7,7 +7,9 @@ use memory_addr::PhysAddr;
 use page_table_multiarch::MappingFlags;
 
 use super::{Asid, Capabilities, Features, MemoryType, Root, config::SLOT_SHIFT};
-use crate::{Access, Change, Denials, Entry, Format, Geometry, Inexpressible, Leaf, Level, Marked, Used, arch::owner};
+use crate::{
+    Access, Change, Denials, Entry, Fields, Format, Geometry, Inexpressible, Leaf, Level, Marked, Used, arch::owner,
+};
 
 /// Bit 0: present, and readable. All other bits of an entry that is not are ignored.
 const PRESENT: u64 = 1 << 0;
@@ -65,20 +67,26 @@ pub struct Npt {
 }
 
 impl Format for Npt {
+    const PAGE_SHIFT: u32 = 12;
+    const INDEX_BITS: u32 = 9;
+
     type Root = Root;
 
-    fn geometry(&self) -> Geometry {
-        self.geometry
+    #[inline]
+    fn root_shape(&self) -> (Level, u32) {
+        (self.geometry.root_level, self.geometry.root_index_bits)
     }
 
     fn root(&self, table: PhysAddr) -> Root {
         self.root_at(table)
     }
 
+    #[inline]
     fn output_bits(&self) -> u32 {
         self.capabilities.physical_bits
     }
 
+    #[inline]
     fn maps(&self, level: Level) -> bool {
         match level {
             Level::PAGE | Level(1) => true,
@@ -87,6 +95,7 @@ impl Format for Npt {
         }
     }
 
+    #[inline]
     fn check(&self, flags: MappingFlags) -> Result<(), Inexpressible> {
         let access = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::EXECUTE;
         let memory = MappingFlags::DEVICE | MappingFlags::UNCACHED;
@@ -107,10 +116,12 @@ impl Format for Npt {
         }
     }
 
+    #[inline]
     fn table(&self, at: PhysAddr) -> u64 {
         at.as_usize() as u64 & ADDRESS | PRESENT | WRITE | USER | self.walk()
     }
 
+    #[inline]
     fn leaf(&self, level: Level, leaf: &Leaf) -> u64 {
         let large = if level == Level::PAGE { 0 } else { LARGE };
         let owned = owner::encode(leaf.owner, OWNED, REGION, LOAN);
@@ -123,14 +134,17 @@ impl Format for Npt {
         address | PRESENT | USER | large | owned | used | self.encode_flags(level, leaf.flags)
     }
 
+    #[inline]
     fn mark(&self, _level: Level, entry: u64) -> u64 {
         entry & !PRESENT | MARKED
     }
 
+    #[inline]
     fn busy(&self) -> u64 {
         BUSY
     }
 
+    #[inline]
     fn decode(&self, level: Level, entry: u64) -> Entry {
         let marked = entry & (PRESENT | MARKED) == MARKED;
         if entry & PRESENT == 0 && !marked {
@@ -145,24 +159,33 @@ impl Format for Npt {
         }
     }
 
+    #[inline]
+    fn next_table(&self, level: Level, entry: u64) -> Option<PhysAddr> {
+        let is_table = entry & (PRESENT | LARGE) == PRESENT && level != Level::PAGE;
+        is_table.then(|| address(entry & ADDRESS))
+    }
+
+    #[inline]
+    fn leaf_address(&self, level: Level, entry: u64) -> PhysAddr {
+        address(entry & address_bits(level))
+    }
+
+    #[inline]
+    fn fields(&self, level: Level) -> Fields {
+        Fields { address: address_bits(level), hardware: ACCESSED | DIRTY, owned: OWNED }
+    }
+
+    #[inline]
     fn with_flags(&self, level: Level, entry: u64, flags: MappingFlags) -> u64 {
         entry & !(WRITE | NO_EXECUTE | slot_bits(level)) | self.encode_flags(level, flags)
     }
 
+    #[inline]
     fn touched(&self, _level: Level, entry: u64, access: Access) -> u64 {
         entry | if access == Access::Write { ACCESSED | DIRTY } else { ACCESSED }
     }
 
-    fn stable(&self, level: Level, entry: u64) -> u64 {
-        let hardware = match self.kind(level, entry) {
-            _ if entry & PRESENT == 0 => 0,
-            None => 0,
-            Some(Kind::Table) => ACCESSED,
-            Some(Kind::Leaf) => ACCESSED | DIRTY,
-        };
-        entry & !hardware
-    }
-
+    #[inline]
     fn change(&self, _level: Level, old: u64, new: u64) -> Change {
         // With the place in the PAT's highest bit at either level.
         const BREAKING: u64 = ADDRESS | LARGE | SLOT_0 | SLOT_1;
@@ -176,6 +199,7 @@ impl Format for Npt {
         }
     }
 
+    #[inline]
     fn denials(&self) -> Denials {
         // 5.5.2: what is raised needs no invalidation; a CPU walks again before it faults.
         Denials::Dropped
@@ -190,11 +214,13 @@ enum Kind {
 
 impl Npt {
     /// By the level and bit 7; nothing for what has a reserved bit set.
+    #[inline]
     fn kind(&self, level: Level, entry: u64) -> Option<Kind> {
         let leaf = level == Level::PAGE || entry & LARGE != 0;
         if leaf { self.maps(level).then_some(Kind::Leaf) } else { Some(Kind::Table) }
     }
 
+    #[inline]
     fn encode_flags(&self, level: Level, flags: MappingFlags) -> u64 {
         let memory_type = if flags.contains(MappingFlags::DEVICE) {
             MemoryType::Uncacheable
@@ -211,6 +237,7 @@ impl Npt {
         write | no_execute | (slot & 0b11) << SLOT_SHIFT | highest
     }
 
+    #[inline]
     fn decode_flags(&self, level: Level, entry: u64) -> MappingFlags {
         let slot = (entry >> SLOT_SHIFT & 0b11) as u32 | if entry & slot_2(level) == 0 { 0 } else { 0b100 };
         let mut flags = MappingFlags::READ;
@@ -222,6 +249,7 @@ impl Npt {
         flags
     }
 
+    #[inline]
     fn decode_leaf(&self, level: Level, entry: u64) -> Leaf {
         let used = match (entry & DIRTY != 0, entry & ACCESSED != 0) {
             (true, _) => Used::Dirty,

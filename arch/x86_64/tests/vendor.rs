@@ -51,11 +51,13 @@ fn agree(format: &impl Format, nested: &Nested) {
         );
         let touched = format.touched(level, entry, Access::Write);
         assert_eq!(nested.touched(level, entry, Access::Write), touched);
-        assert_eq!(nested.stable(level, touched), format.stable(level, touched));
+        assert_eq!(nested.fields(level), format.fields(level));
         assert_eq!(nested.change(level, touched, entry), format.change(level, touched, entry));
         for entry in [entry, table, format.mark(level, entry), format.absent(), format.busy()] {
             assert_eq!(nested.mark(level, entry), format.mark(level, entry));
             assert_eq!(nested.decode(level, entry), format.decode(level, entry));
+            assert_eq!(nested.next_table(level, entry), format.next_table(level, entry));
+            assert_eq!(nested.leaf_address(level, entry), format.leaf_address(level, entry));
         }
     }
     assert_eq!(nested.decode(Level(3), format.mark(Level(3), table)), Entry::Marked(Marked::Table(at)));

@@ -9,7 +9,7 @@ use std::{
 };
 
 use stage2::{
-    Access, Change, Content, CpuId, Denials, Entry, Format, Geometry, GuestPhysAddr, Inexpressible, Invalidate, Leaf,
+    Access, Change, Content, CpuId, Denials, Entry, Fields, Format, GuestPhysAddr, Inexpressible, Invalidate, Leaf,
     Level, MappingFlags, PhysAddr, Reach, Scope, Unreachable,
     x86_64::{
         Nested, Root,
@@ -179,10 +179,13 @@ const fn marks(format: &Nested) -> u64 {
 }
 
 impl Format for Tampered<Nested> {
+    const PAGE_SHIFT: u32 = Nested::PAGE_SHIFT;
+    const INDEX_BITS: u32 = Nested::INDEX_BITS;
+
     type Root = Root;
 
-    fn geometry(&self) -> Geometry {
-        self.inner.geometry()
+    fn root_shape(&self) -> (Level, u32) {
+        self.inner.root_shape()
     }
 
     fn root(&self, table: PhysAddr) -> Root {
@@ -245,8 +248,8 @@ impl Format for Tampered<Nested> {
         self.inner.touched(level, entry, access)
     }
 
-    fn stable(&self, level: Level, entry: u64) -> u64 {
-        self.inner.stable(level, entry)
+    fn fields(&self, level: Level) -> Fields {
+        self.inner.fields(level)
     }
 
     fn change(&self, level: Level, old: u64, new: u64) -> Change {

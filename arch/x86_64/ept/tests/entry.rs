@@ -172,16 +172,9 @@ mod hardware_marks {
     }
 
     #[test]
-    fn entries_that_differ_in_them_are_stably_one() {
-        let hardware = plain().with_tracking(Tracking::Hardware).unwrap();
-        let stable = |format: &Ept, used| format.stable(Level::PAGE, page(format, RWX, used));
-        assert_eq!(stable(&hardware, Used::Not), stable(&hardware, Used::Dirty));
-        assert_ne!(stable(&plain(), Used::Not), stable(&plain(), Used::Dirty), "ours");
-        let table = hardware.table(PhysAddr::from_usize(0x1000));
-        assert_eq!(hardware.stable(Level(1), table | ACCESSED), table, "the hardware marks tables too");
-        assert_eq!(plain().stable(Level(1), table | ACCESSED), table | ACCESSED);
-        let marked = hardware.mark(Level::PAGE, page(&hardware, RWX, Used::Dirty));
-        assert_eq!(hardware.stable(Level::PAGE, marked), marked, "the hardware is done with it");
+    fn hardware_sets_both_where_it_tracks_use() {
+        assert_eq!(plain().fields(Level::PAGE).hardware, 0);
+        assert_eq!(plain().with_tracking(Tracking::Hardware).unwrap().fields(Level::PAGE).hardware, 1 << 8 | 1 << 9);
     }
 }
 
