@@ -27,6 +27,7 @@ mod loan;
 mod lock;
 mod metered;
 mod plain;
+mod platform;
 mod region;
 mod set;
 mod shootdown;
@@ -41,7 +42,9 @@ pub use backend::{LeafPolicy, Mapping, Populate};
 pub use cpus::{CpuId, VcpuId};
 pub use error::Error;
 pub use fault::{Cause, Fault, Origin, Outcome};
-pub use format::{Access, Change, Denials, Entry, Fields, Format, Inexpressible, Leaf, Marked, Owner, Translation, Used};
+pub use format::{
+    Access, Change, Denials, Entry, Fields, Format, Inexpressible, Leaf, Marked, Owner, Translation, Used,
+};
 pub use frame::{Contents, Frames, Handler, Pieces};
 pub use geometry::Geometry;
 pub use invalidate::{Changed, Content, Invalidate, Reach, Scope, Unreachable};
@@ -49,6 +52,7 @@ pub use loan::{Handover, Loan, LoanKind, PageState};
 pub use lock::{LockFamily, SpaceLock, Spin, Striped};
 pub use page_table_multiarch::MappingFlags;
 pub use plain::{Plain, Word};
+pub use platform::{Platform, Root};
 pub use region::{RegionError, RegionWriter, SharedRegion, Snapshot};
 pub use set::{
     AreaError, Backing, MappingBackend, MappingChange, MappingError, MappingResult, MemoryArea, MemorySet, Plan,
@@ -56,6 +60,5 @@ pub use set::{
 pub use shootdown::Invalidations;
 pub use source::{Pager, Settled, Source, SourceError, SourceFailed, Supply, Ticket, Waiting};
 pub use space::{
-    Area, AreaKind, Config, Dismantling, GuestSpace, Platform, Progress, Protecting, Root, Snapshotting, Stats,
-    Unmapping,
+    Area, AreaKind, Config, Dismantling, GuestSpace, Progress, Protecting, Snapshotting, Stats, Unmapping,
 };

@@ -2,10 +2,14 @@
 
 use core::ptr::NonNull;
 
-use super::{GuestSpace, Platform};
+use super::GuestSpace;
 use crate::{
-    Access, Error, GuestPhysAddr, GuestPhysRange, LockFamily, Plain, Word,
-    plain::{self, sealed::Cell},
+    addr::{GuestPhysAddr, GuestPhysRange},
+    error::Error,
+    format::Access,
+    lock::LockFamily,
+    plain::{self, Plain, Word, sealed::Cell},
+    platform::Platform,
 };
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
@@ -123,9 +127,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// The range of `len` bytes from `gpa` on.
     fn bytes(&self, gpa: GuestPhysAddr, len: usize) -> Result<GuestPhysRange, Error> {
         let range = GuestPhysRange::try_from_start_size(gpa, len).ok_or(Error::Overflow { start: gpa, size: len })?;
-        let geometry = self.builder.geometry();
-        if range.end.as_usize() > geometry.limit() {
-            return Err(Error::BeyondInput { range, bits: geometry.input_bits() });
+        if range.end.as_usize() > self.context.limit() {
+            return Err(Error::BeyondInput { range, bits: self.context.limit().ilog2() });
         }
         Ok(range)
     }

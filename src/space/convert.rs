@@ -3,14 +3,19 @@
 
 use memory_addr::PAGE_SIZE_4K;
 
-use super::{GuestSpace, Platform, State, shared, supply::missing_page};
+use super::{GuestSpace, State, shared, supply::missing_page};
 use crate::{
-    Error, GuestPhysRange, Handover, LeafPolicy, LockFamily, MappingFlags, MemoryArea, Owner, PageState, SharedRegion,
-    SpaceLock,
-    backend::Backend,
-    loan::Seams,
-    region::{Lease, Pool, View, Window},
-    table::{Found, Unowned},
+    MappingFlags,
+    addr::GuestPhysRange,
+    backend::{Backend, LeafPolicy},
+    error::Error,
+    format::Owner,
+    loan::{Handover, PageState, Seams},
+    lock::{LockFamily, SpaceLock},
+    platform::Platform,
+    region::{Lease, Pool, SharedRegion, View, Window},
+    set::MemoryArea,
+    table::{Context, Found, Unowned},
 };
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
@@ -37,19 +42,21 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let mut guard = self.exclusive()?;
         self.check_convertible(&guard, range)?;
         let State { areas, table, .. } = &mut *guard;
-        table.own_parts(range, |part| region.reserve(part.start - range.start, part.size()).ok_or(out_of_memory))?;
+        table.own_parts(&self.context, range, |part| {
+            region.reserve(part.start - range.start, part.size()).ok_or(out_of_memory)
+        })?;
         let view = View::new(Window::open(region.region()).ok_or(out_of_memory)?, range.start, 0);
         let plan = areas.plan(range).map_err(|_| out_of_memory)?;
         let lease = plan.pieces().filter(|(area, _)| shared::writes(area.flags())).map(|(_, part)| part.size()).sum();
         let lease = Lease::grant(region.region(), lease).map_err(|cause| Error::Region { range, cause })?;
         self.split_at_ends(table, range)?;
         // Nothing fails from here on.
-        let Ok(()) = table.own_leaves(range, |run| {
+        let Ok(()) = table.own_leaves(&self.context, range, |run| {
             region.adopt(run.range.start - range.start, run.range.size(), run.leaf.at);
-            self.builder.frames().account().give_back(run.range.size() / PAGE_SIZE_4K);
+            self.context.frames.account().give_back(run.range.size() / PAGE_SIZE_4K);
             Ok::<_, core::convert::Infallible>(())
         });
-        table.change_owners(range, (Owner::Space, Owner::Shared), self.shootdown.operations());
+        table.change_owners(&self.context, range, Owner::Space, Owner::Shared);
         let gone = plan.rebase(|| Backend::Shared(view.clone()));
         lease.keep();
         drop(guard);
@@ -86,8 +93,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         };
         self.map_all_there_is(&guard, range)?;
         let State { areas, table, .. } = &mut *guard;
-        let memory = table.extents_of(range, Owner::Shared).ok_or(Error::NoMemory(range))?;
-        let account = self.builder.frames().account();
+        let memory = table.extents_of(&self.context, range, Owner::Shared).ok_or(Error::NoMemory(range))?;
+        let account = self.context.frames.account();
         let charge = account.charge(memory.size() / PAGE_SIZE_4K).map_err(|exhausted| exhausted.at(range))?;
         let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
         let leases = shared::lost_leases(&plan, MappingFlags::empty())?;
@@ -102,9 +109,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         if handover == Handover::Zero {
             let flags = plan.pieces().fold(MappingFlags::empty(), |all, (area, _)| all | area.flags());
-            self.builder.hand_over(self.shootdown.operations(), &memory, handover, (flags, flags));
+            self.context.hand_over(self.context.operations(), &memory, handover, flags, flags);
         }
-        table.change_owners(range, (Owner::Shared, Owner::Space), self.shootdown.operations());
+        table.change_owners(&self.context, range, Owner::Shared, Owner::Space);
         charge.keep();
         let gone = plan.rebase(|| Backend::Private(LeafPolicy::Pages));
         drop(guard);
@@ -113,12 +120,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Refuses what cannot become a region's as a whole.
-    fn check_convertible(&self, state: &State<P>, range: GuestPhysRange) -> Result<(), Error> {
+    fn check_convertible(&self, state: &State, range: GuestPhysRange) -> Result<(), Error> {
         self.check_own_areas(state, range)?;
         let inherits = |area: &&MemoryArea<Backend>| matches!(area.backend(), Backend::CopyOnWrite(_));
         for area in state.areas.iter_range(range).filter(inherits) {
             let part = GuestPhysRange { start: area.start().max(range.start), end: area.end().min(range.end) };
-            match state.table.own_extents(part, Seams::Forgotten) {
+            match state.table.own_extents(&self.context, part, Seams::Forgotten) {
                 Ok(_) => {}
                 // What it inherited and nobody touched is the frozen region's as well.
                 Err(Unowned::Missing(gpa)) => return Err(self.page_is(gpa, PageState::Frozen)),
@@ -130,8 +137,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Refuses what is not from end to end memory of regions that nobody else can reach.
-    fn check_sole(&self, state: &State<P>, range: GuestPhysRange) -> Result<(), Error> {
-        let pool = Pool::of(self.builder.frames().plain());
+    fn check_sole(&self, state: &State, range: GuestPhysRange) -> Result<(), Error> {
+        let pool = Pool::of(self.context.frames.plain());
         let mut gpa = range.start;
         while gpa < range.end {
             let area = super::transfer::area_at(state, gpa, range)?;
@@ -144,7 +151,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                     gpa = area.end();
                     continue;
                 }
-                Backend::Private(_) | Backend::CopyOnWrite(_) => state.table.page_state(gpa),
+                Backend::Private(_) | Backend::CopyOnWrite(_) => state.table.page_state(&self.context, gpa),
                 Backend::Linear(_) => Some(PageState::Foreign),
                 Backend::Borrowed(_) => Some(PageState::Borrowed),
             };
@@ -154,15 +161,15 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Maps every page of the regions behind a range that has a frame: handles, or other guests, may have populated it.
-    fn map_all_there_is(&self, state: &State<P>, range: GuestPhysRange) -> Result<(), Error> {
+    fn map_all_there_is(&self, state: &State, range: GuestPhysRange) -> Result<(), Error> {
         for area in state.areas.iter_range(range) {
             let mut gpa = area.start().max(range.start);
             while gpa < area.end().min(range.end) {
-                gpa = if let Found::Leaf { span, .. } = state.table.find(gpa) {
+                gpa = if let Found::Leaf { span, .. } = state.table.find(&self.context, gpa) {
                     span.end
                 } else {
                     self.map_page(state, area, gpa)?;
-                    super::page_of(self.builder.geometry(), gpa).end
+                    Context::<P>::page_of(gpa).end
                 };
             }
         }

@@ -1,12 +1,19 @@
 //! Copy-on-write: the first write to a page gives a guest its own.
 
-use super::{GuestSpace, Platform, State};
+use super::{GuestSpace, State};
 use crate::{
-    Access, Error, Fault, GuestPhysAddr, Invalidate, Leaf, LockFamily, MemoryArea, Owner, SpaceLock, Used,
+    addr::GuestPhysAddr,
     backend::Backend,
+    error::Error,
+    fault::Fault,
+    format::{Access, Leaf, Owner, Used},
     frame::Owned,
+    invalidate::Invalidate,
+    lock::{LockFamily, SpaceLock},
+    platform::Platform,
     region::{Behind, Given, Pool, View, behind},
-    table::{Edit, Found},
+    set::MemoryArea,
+    table::{Context, Edit, Found},
 };
 
 /// What came of giving a guest its own page.
@@ -37,40 +44,41 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// A frame for the copy of a page.
     pub(super) fn frame_for(&self, gpa: GuestPhysAddr) -> Result<Owned<'_, P::Frames>, Error> {
-        let page = super::page_of(self.builder.geometry(), gpa);
-        Owned::allocate(self.builder.frames().plain(), 1).ok_or(Error::NoMemory(page))
+        let page = Context::<P>::page_of(gpa);
+        Owned::allocate(self.context.frames.plain(), 1).ok_or(Error::NoMemory(page))
     }
 
     /// Gives the guest its own page with the lock that is held shared: breaks what stands there through `Busy`, so that
     /// of all CPUs one does it, and first writes to different pages do not wait for each other (H26).
     pub(super) fn copy_here(
         &self,
-        state: &State<P>,
+        state: &State,
         (area, view): (&MemoryArea<Backend>, &View),
         (gpa, access): (GuestPhysAddr, Access),
         frame: Owned<'_, P::Frames>,
     ) -> Result<Copied, Error> {
-        let range = super::page_of(self.builder.geometry(), gpa);
-        let operations = self.shootdown.operations();
-        let charge = self.builder.frames().account().charge(1).map_err(|exhausted| exhausted.at(range))?;
-        let claimed = state.table.claim(gpa).map_err(|exhausted| exhausted.at(range))?;
+        let range = Context::<P>::page_of(gpa);
+        let operations = self.context.operations();
+        let charge = self.context.frames.account().charge(1).map_err(|exhausted| exhausted.at(range))?;
+        let claimed =
+            state.table.seek(&self.context, gpa).claim(&self.context).map_err(|exhausted| exhausted.at(range))?;
         let Some(claim) = claimed else { return Ok(Copied::Lost) };
         let (region, page) = (view.region(), view.page(gpa));
         let used = if access == Access::Write { Used::Dirty } else { Used::Accessed };
         let own = |at| Leaf { at, flags: area.flags(), owner: Owner::Space, used };
         // Asked after the claim: no other CPU of this space asks for the page now, and no other space loses it to us
         // before we have left it.
-        match region.give(page, Pool::of(self.builder.frames().plain())) {
+        match region.give(page, Pool::of(self.context.frames.plain())) {
             Given::Take(at) => {
                 let leaf = own(at);
-                self.builder.synchronize_page(operations, &leaf);
+                self.context.synchronize_page(&leaf);
                 // The same frame, and more allowed: nothing that a CPU has cached is wrong.
                 claim.make(&leaf);
             }
             Given::Copy(from) => {
-                claim.invalidate(&self.shootdown).map_err(|cause| Error::Invalidation { range, cause })?;
+                claim.invalidate().map_err(|cause| Error::Invalidation { range, cause })?;
                 let leaf = own(frame.at());
-                self.builder.fill_page(operations, Some(from), &frame, &leaf);
+                self.context.fill_page(Some(from), &frame, &leaf);
                 frame.into_raw();
                 claim.make(&leaf);
                 region.leave(page);
@@ -81,7 +89,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             }
             Given::Nothing => {
                 let leaf = own(frame.at());
-                self.builder.fill_page(operations, None, &frame, &leaf);
+                self.context.fill_page(None, &frame, &leaf);
                 frame.into_raw();
                 claim.make(&leaf);
                 region.leave(page);
@@ -95,14 +103,14 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Takes a page that is to be written out of the frozen block over it, whose pieces stay; the next try copies it.
     pub(super) fn cut_out(&self, gpa: GuestPhysAddr) -> Result<(), Error> {
-        let page = super::page_of(self.builder.geometry(), gpa);
+        let page = Context::<P>::page_of(gpa);
         let mut guard = self.exclusive()?;
         let State { areas, table, .. } = &mut *guard;
         // The map may have changed meanwhile.
         let inherited = areas.find(gpa).is_some_and(|area| matches!(area.backend(), Backend::CopyOnWrite(_)));
-        match table.find(gpa) {
+        match table.find(&self.context, gpa) {
             Found::Leaf { leaf: Leaf { owner: Owner::Frozen, .. }, span, .. } if inherited && span != page => {
-                let flush = table.edit(page, Edit::Unmap, &self.shootdown).map_err(|exhausted| exhausted.at(page))?;
+                let flush = table.edit(&self.context, page, Edit::Unmap).map_err(|exhausted| exhausted.at(page))?;
                 flush.finish().map_err(|cause| Error::Invalidation { range: page, cause })
             }
             _ => Ok(()),

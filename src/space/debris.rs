@@ -1,12 +1,13 @@
 //! What was taken away and nobody reaches any more: freed in steps, without the space's lock.
 
-use super::{BuilderOf, Platform, shared, shared::Gone};
+use super::{shared, shared::Gone};
 use crate::{
-    Loan, MemoryArea,
     backend::Backend,
+    loan::Loan,
+    platform::Platform,
     region::{Lease, Orphans},
-    set::MemorySet,
-    table::Remains,
+    set::{MemoryArea, MemorySet},
+    table::{Context, RemovedMemory},
 };
 
 /// How far an operation is that goes in steps.
@@ -22,7 +23,7 @@ pub enum Progress {
 /// Tables, frames, areas, and what stood behind those for the last time.
 #[derive(Default)]
 pub(super) struct Debris {
-    pub remains: Remains,
+    pub remains: RemovedMemory,
     pub gone: Gone,
     pub orphans: Orphans,
     /// What nobody else has any more, and no lender either.
@@ -35,13 +36,12 @@ impl Debris {
     /// `areas` are those of a space that is at its end, whose leave to write ends with them.
     pub(super) fn step<P: Platform>(
         &mut self,
-        builder: &BuilderOf<P>,
-        operations: &P::Invalidate,
+        context: &Context<P>,
         mut areas: Option<&mut MemorySet<Backend>>,
         mut budget: usize,
     ) -> Progress {
         if !self.remains.is_empty() {
-            builder.free_some(operations, &mut self.remains, &mut budget);
+            self.remains.free(context, &mut budget);
         }
         while budget > 0 {
             self.orphans.step(&mut budget);

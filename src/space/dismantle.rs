@@ -1,10 +1,11 @@
 //! A space's end.
 
-use super::{
-    GuestSpace, Platform, State,
-    debris::{Debris, Progress},
+use super::{GuestSpace, State, debris::Debris, debris::Progress};
+use crate::{
+    error::Error,
+    lock::{LockFamily, SpaceLock},
+    platform::Platform,
 };
-use crate::{Error, LockFamily, SpaceLock};
 
 /// Whether a space still has what it is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,25 +46,25 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Takes all but the areas out of the space, once every CPU has been made to forget it.
     fn end(&mut self) -> Result<Debris, Error> {
-        if let Some(cpu) = self.shootdown.inside() {
+        if let Some(cpu) = self.context.shootdown.inside() {
             return Err(Error::InGuest(cpu));
         }
-        let range = super::everything(self.builder.format());
-        self.shootdown.invalidate_all().map_err(|cause| Error::Invalidation { range, cause })?;
+        let range = self.context.everything();
+        self.context.shootdown.invalidate_all().map_err(|cause| Error::Invalidation { range, cause })?;
         self.state.get_mut().end_loans();
         let State { table, gone, life, .. } = self.state.get_mut();
         *life = Life::Ended;
         // SAFETY: no CPU is in the guest, all were made to forget, and a CPU that enters needs `&self`, which nobody has
         // any more. Nobody looks at the table after this.
         #[allow(unsafe_code, reason = "the tables' end")]
-        let remains = unsafe { table.end() };
+        let remains = unsafe { table.end(&self.context) };
         Ok(Debris { remains, gone: core::mem::take(gone), ..Debris::default() })
     }
 
     /// Frees some of what was taken out, and of the areas.
     fn free_rest(&mut self, debris: &mut Debris, budget: usize) -> Progress {
         let areas = &mut self.state.get_mut().areas;
-        debris.step::<P>(&self.builder, self.shootdown.operations(), Some(areas), budget)
+        debris.step(&self.context, Some(areas), budget)
     }
 }
 

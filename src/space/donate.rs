@@ -4,13 +4,18 @@ use alloc::vec::Vec;
 
 use memory_addr::PAGE_SIZE_4K;
 
-use super::{
-    GuestSpace, Platform, State,
-    transfer::{Prepared, Transfer},
-};
+use super::{GuestSpace, State, transfer::Prepared, transfer::Transfer};
 use crate::{
-    Error, GuestPhysAddr, GuestPhysRange, Handover, LeafPolicy, LockFamily, MappingFlags, MemoryArea, Owner,
-    backend::Backend, loan::Seams, region::Pool,
+    MappingFlags,
+    addr::{GuestPhysAddr, GuestPhysRange},
+    backend::{Backend, LeafPolicy},
+    error::Error,
+    format::Owner,
+    loan::{Handover, Seams},
+    lock::LockFamily,
+    platform::Platform,
+    region::Pool,
+    set::MemoryArea,
 };
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
@@ -46,8 +51,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let place = self.check_transfer(range, taker, at)?;
         super::edit::check_private(place, flags)?;
         taker.check_flags(place, flags)?;
-        let pool = Pool::of(self.builder.frames().plain());
-        if pool.is_none() || pool != Pool::of(taker.builder.frames().plain()) {
+        let pool = Pool::of(self.context.frames.plain());
+        if pool.is_none() || pool != Pool::of(taker.context.frames.plain()) {
             return Err(Error::Allocators(range));
         }
         loop {
@@ -56,7 +61,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             let Prepared { mut giver, taker: mut receiver, memory } = prepared;
             let had = giver.areas.iter_range(range).fold(MappingFlags::empty(), |all, area| all | area.flags());
             let pages = memory.size() / PAGE_SIZE_4K;
-            let charge = taker.builder.frames().account().charge(pages).map_err(|exhausted| exhausted.at(place))?;
+            let charge = taker.context.frames.account().charge(pages).map_err(|exhausted| exhausted.at(place))?;
             // Foreign until it is given: whoever drops it frees none of the frames.
             let detached = taker.detached(&receiver, place, (&memory, Owner::Foreign), flags)?;
             let area = MemoryArea::new(place.start, place.size(), flags, Backend::Private(LeafPolicy::Largest));
@@ -69,13 +74,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 }
             };
             // Nothing fails from here on.
-            let operations = taker.shootdown.operations();
-            taker.builder.hand_over(operations, &memory, handover, (had, flags));
-            giver.table.vacate(range, &self.shootdown);
+            taker.context.hand_over(taker.context.operations(), &memory, handover, had, flags);
+            giver.table.vacate(&self.context, range);
             detached.own();
             charge.keep();
-            self.builder.frames().account().give_back(pages);
-            receiver.table.graft(detached, operations);
+            self.context.frames.account().give_back(pages);
+            receiver.table.graft(&taker.context, detached);
             drop((giver, receiver));
             // Regions whose last reference this is go without a lock.
             drop(gone);
@@ -84,7 +88,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Takes memory out of its guest and off its areas: what stood behind those.
-    fn cede(&self, giver: &mut State<P>, range: GuestPhysRange) -> Result<Vec<MemoryArea<Backend>>, Error> {
+    fn cede(&self, giver: &mut State, range: GuestPhysRange) -> Result<Vec<MemoryArea<Backend>>, Error> {
         let State { areas, table, .. } = giver;
         let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
         self.split_at_ends(table, range)?;

@@ -1,20 +1,25 @@
 //! Changing the map: every call excludes all others while the tables change and the CPUs forget.
 
-use super::{DetachedOf, GuestSpace, Platform, shared};
+use super::{GuestSpace, State, shared};
 use crate::{
-    Error, Format, GuestPhysRange, Inexpressible, Level, LockFamily, Mapping, MappingFlags, MemoryArea, Owner,
-    PhysAddr, Populate, RegionError, SharedRegion, SpaceLock,
-    backend::{Backend, Offset},
-    region::Lease,
-    table::{Fill, Fit},
+    MappingFlags,
+    addr::{GuestPhysRange, Level, PhysAddr},
+    backend::{Backend, Mapping, Offset, Populate},
+    error::Error,
+    format::{Format, Inexpressible, Owner},
+    lock::LockFamily,
+    platform::Platform,
+    region::{Lease, RegionError, SharedRegion},
+    set::MemoryArea,
+    table::{Context, Detached, Fill},
 };
 
 /// What came of adding an area.
 enum Placed {
     /// It is there.
     Done,
-    /// The tables changed since its mapping was built.
-    Stale,
+    /// It is not: its mapping is still to be built, without the lock, for the table of this level.
+    Unbuilt(MemoryArea<Backend>, Level),
 }
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
@@ -41,49 +46,58 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             _ => None,
         };
         let lease = lease.transpose().map_err(|cause| Error::Region { range, cause })?;
+        let mut area = MemoryArea::new(range.start, range.size(), flags, backend);
+        let mut detached = None;
         loop {
-            let level = self.check_free(range)?;
-            let detached = fill
-                .map(|fill| self.builder.build(self.shootdown.operations(), (range, level), fill, flags))
+            let level = match self.place(area, fill, detached)? {
+                Placed::Done => break,
+                Placed::Unbuilt(back, level) => {
+                    area = back;
+                    level
+                }
+            };
+            detached = fill
+                .map(|fill| Detached::build(&self.context, range, level, fill))
                 .transpose()
                 .map_err(|exhausted| exhausted.at(range))?;
-            let area = MemoryArea::new(range.start, range.size(), flags, backend.clone());
-            if let Placed::Done = self.place(area, detached)? {
-                lease.into_iter().for_each(Lease::keep);
-                return Ok(());
-            }
         }
+        lease.into_iter().for_each(Lease::keep);
+        Ok(())
     }
 
-    /// Adds an area and what is mapped in it at once, unless the tables changed since that was built.
-    fn place(&self, area: MemoryArea<Backend>, detached: Option<DetachedOf<P>>) -> Result<Placed, Error> {
+    /// Adds an area and what is mapped in it at once: `detached`, if that fits on the tables as they are, or without it
+    /// what takes no new table.
+    fn place(
+        &self,
+        area: MemoryArea<Backend>,
+        fill: Option<Fill<'_>>,
+        detached: Option<Detached<'_, P>>,
+    ) -> Result<Placed, Error> {
         let range = area.va_range();
-        let mut state = self.exclusive()?;
-        if let Some(other) = state.areas.overlap(range) {
+        let mut guard = self.exclusive()?;
+        let State { areas, table, .. } = &mut *guard;
+        if let Some(other) = areas.overlap(range) {
             return Err(Error::Overlap { range, with: other.va_range() });
         }
-        if detached.as_ref().is_some_and(|detached| state.table.fits(detached) == Fit::Changed) {
-            return Ok(Placed::Stale);
-        }
-        state.areas.insert(area).map_err(|_| Error::NoMemory(range))?;
-        if let Some(detached) = detached {
-            state.table.graft(detached, self.shootdown.operations());
+        let fits = |detached: &Detached<'_, P>| table.fits(&self.context, detached);
+        match (fill, detached) {
+            (None, _) => areas.insert(area).map_err(|_| Error::NoMemory(range))?,
+            (Some(_), Some(detached)) if fits(&detached) => {
+                areas.insert(area).map_err(|_| Error::NoMemory(range))?;
+                table.graft(&self.context, detached);
+            }
+            (Some(Fill::Run(leaf)), None) if table.fills_here(&self.context, range) => {
+                areas.insert(area).map_err(|_| Error::NoMemory(range))?;
+                table.fill_here(&self.context, range, leaf);
+            }
+            (Some(_), _) => return Ok(Placed::Unbuilt(area, table.graft_level(&self.context, range))),
         }
         Ok(Placed::Done)
     }
 
     /// Refuses flags that the format cannot express.
     pub(super) fn check_flags(&self, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
-        self.builder.format().check(flags).map_err(|flags| Error::Flags { range, flags })
-    }
-
-    /// Refuses a range in which something is mapped, before anything is built for it; else the level to build for.
-    fn check_free(&self, range: GuestPhysRange) -> Result<Level, Error> {
-        let state = self.state.shared(super::anybody());
-        match state.areas.overlap(range) {
-            Some(other) => Err(Error::Overlap { range, with: other.va_range() }),
-            None => Ok(state.table.graft_level(range)),
-        }
+        self.context.format.check(flags).map_err(|flags| Error::Flags { range, flags })
     }
 
     /// What stands behind a new area, and what it is filled with at once.
@@ -96,7 +110,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         match mapping {
             Mapping::Linear { to } => {
                 self.check_target(range, to)?;
-                Ok((Backend::Linear(Offset::new(range.start, to)), Some(Fill::Linear(to))))
+                Ok((Backend::Linear(Offset::new(range.start, to)), Some(Fill::linear(to, flags))))
             }
             Mapping::Shared { region, offset } => {
                 check_private(range, flags)?;
@@ -108,7 +122,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             }
             Mapping::Private { populate, leaf } => {
                 check_private(range, flags)?;
-                Ok((Backend::Private(leaf), (populate == Populate::Now).then_some(Fill::Own(leaf))))
+                Ok((Backend::Private(leaf), (populate == Populate::Now).then_some(Fill::Own(leaf, flags))))
             }
         }
     }
@@ -130,8 +144,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Refuses host addresses that no entry holds.
     fn check_target(&self, range: GuestPhysRange, to: PhysAddr) -> Result<(), Error> {
-        let bits = self.builder.format().output_bits();
-        let aligned = to.as_usize() & (self.builder.geometry().page_size() - 1) == 0;
+        let bits = self.context.format.output_bits();
+        let aligned = to.as_usize() & (Context::<P>::span(Level::PAGE) - 1) == 0;
         let fits = to.as_usize().checked_add(range.size()).is_some_and(|end| end <= 1 << bits);
         if aligned && fits { Ok(()) } else { Err(Error::BadTarget { range, to, bits }) }
     }

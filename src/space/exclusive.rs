@@ -2,15 +2,19 @@
 
 use core::ops::{Deref, DerefMut};
 
-use super::{GuestSpace, Platform, State, shared::Gone};
-use crate::{Error, LockFamily, SpaceLock};
+use super::{GuestSpace, State, shared::Gone};
+use crate::{
+    error::Error,
+    lock::{LockFamily, SpaceLock},
+    platform::Platform,
+};
 
 /// What the lock protects, for somebody who changes the map.
 ///
 /// What an earlier operation could not let go, since a CPU could not be told, goes when this is dropped: after the lock's
 /// release. A source may be behind it, which is called without any lock.
-pub(super) struct Exclusive<'s, P: Platform, L: LockFamily> {
-    guard: <L::Lock<State<P>> as SpaceLock<State<P>>>::Exclusive<'s>,
+pub(super) struct Exclusive<'s, L: LockFamily> {
+    guard: <L::Lock<State> as SpaceLock<State>>::Exclusive<'s>,
     // Behind the guard: fields are dropped in order.
     _gone: Gone,
 }
@@ -20,12 +24,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     ///
     /// # Errors
     /// [`Error::Snapshotting`] while a snapshot is being taken; [`Error::Invalidation`]: it still cannot.
-    pub(super) fn exclusive(&self) -> Result<Exclusive<'_, P, L>, Error> {
+    pub(super) fn exclusive(&self) -> Result<Exclusive<'_, L>, Error> {
         let mut guard = self.state.exclusive();
         guard.check_rest()?;
         let State { table, gone, .. } = &mut *guard;
         let mut let_go = Gone::default();
-        if let Some(flush) = table.unfinished(&self.shootdown) {
+        if let Some(flush) = table.unfinished(&self.context) {
             let range = flush.range();
             flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
             gone.give_back();
@@ -35,23 +39,23 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 }
 
-impl<P: Platform> State<P> {
+impl State {
     /// Comes before anything that changes map or memory: refuses it while a snapshot is being taken.
     pub(super) fn check_rest(&self) -> Result<(), Error> {
         self.snapshotting.map_or(Ok(()), |range| Err(Error::Snapshotting(range)))
     }
 }
 
-impl<P: Platform, L: LockFamily> Deref for Exclusive<'_, P, L> {
-    type Target = State<P>;
+impl<L: LockFamily> Deref for Exclusive<'_, L> {
+    type Target = State;
 
-    fn deref(&self) -> &State<P> {
+    fn deref(&self) -> &State {
         &self.guard
     }
 }
 
-impl<P: Platform, L: LockFamily> DerefMut for Exclusive<'_, P, L> {
-    fn deref_mut(&mut self) -> &mut State<P> {
+impl<L: LockFamily> DerefMut for Exclusive<'_, L> {
+    fn deref_mut(&mut self) -> &mut State {
         &mut self.guard
     }
 }

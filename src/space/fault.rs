@@ -1,17 +1,21 @@
 //! Answering a guest's faults, on every CPU at once.
 
-use super::{
-    GuestSpace, Platform, State,
-    copy::Copied,
-    supply::{is_left_to, is_unsupplied},
-};
+use super::{GuestSpace, State, copy::Copied, supply::is_left_to, supply::is_unsupplied};
 use crate::{
-    Access, Cause, CpuId, Denials, Error, Fault, Format, GuestPhysAddr, GuestPhysRange, Invalidate, Leaf, LeafPolicy,
-    Level, LockFamily, MappingFlags, MemoryArea, Origin, Outcome, Owner, SpaceLock, Used,
-    backend::Backend,
+    MappingFlags,
+    addr::{GuestPhysAddr, GuestPhysRange, Level},
+    backend::{Backend, LeafPolicy},
+    cpus::CpuId,
+    error::Error,
+    fault::{Cause, Fault, Origin, Outcome},
+    format::{Access, Denials, Format, Leaf, Owner, Used},
     frame::Owned,
+    invalidate::Invalidate,
+    lock::{LockFamily, SpaceLock},
+    platform::Platform,
     region::View,
-    table::{Edit, Found, Installed},
+    set::MemoryArea,
+    table::{Context, Edit, Found, Installed},
 };
 
 /// The largest leaf that a fault populates: a guest must not cause more work than that at once.
@@ -59,7 +63,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// areas disagree.
     pub fn fault(&self, cpu: CpuId, fault: Fault) -> Result<Outcome, Error> {
         self.count_fault(cpu);
-        if fault.gpa.as_usize() >= self.builder.geometry().limit() {
+        if fault.gpa.as_usize() >= self.context.limit() {
             return Ok(nothing_there(&fault));
         }
         match self.answer(cpu, &fault) {
@@ -94,13 +98,13 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// The same with the lock that is held.
-    pub(super) fn judge_with(&self, state: &State<P>, fault: &Fault) -> Result<Verdict, Error> {
+    pub(super) fn judge_with(&self, state: &State, fault: &Fault) -> Result<Verdict, Error> {
         state.check_rest()?;
         let Some(area) = state.areas.find(fault.gpa) else { return Ok(Verdict::Answer(nothing_there(fault))) };
         if let Some(refusal) = refusal(area, fault) {
             return Ok(Verdict::Answer(refusal));
         }
-        match (state.table.find(fault.gpa), area.backend()) {
+        match (state.table.find(&self.context, fault.gpa), area.backend()) {
             (Found::Leaf { leaf, level, .. }, Backend::CopyOnWrite(_))
                 if leaf.owner == Owner::Frozen && is_write(fault) =>
             {
@@ -111,57 +115,61 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             (Found::Changing, _) => Ok(Verdict::Unsettled),
             (Found::Busy, _) => Ok(Verdict::Answer(Outcome::Retry)),
             (Found::Lent(_), _) => Ok(Verdict::Answer(Outcome::Lent)),
-            (Found::Nothing(_), Backend::CopyOnWrite(view)) if is_unsupplied(view, fault) => {
+            (Found::Absent(_), Backend::CopyOnWrite(view)) if is_unsupplied(view, fault) => {
                 Ok(Verdict::Unpopulated(view.clone()))
             }
-            (Found::Nothing(_), Backend::CopyOnWrite(view)) if is_write(fault) || is_left_to(area, view) => {
+            (Found::Absent(_), Backend::CopyOnWrite(view)) if is_write(fault) || is_left_to(area, view) => {
                 Ok(Verdict::Inherited)
             }
-            (Found::Nothing(_), Backend::Shared(view) | Backend::CopyOnWrite(view)) => {
+            (Found::Absent(_), Backend::Shared(view) | Backend::CopyOnWrite(view)) => {
                 Ok(match self.map_page(state, area, fault.gpa)? {
                     Some(installed) => Verdict::Answer(outcome_of(installed)),
                     None => Verdict::Unpopulated(view.clone()),
                 })
             }
-            (Found::Nothing(level), Backend::Private(policy)) => {
+            (Found::Absent(level), Backend::Private(policy)) => {
                 let largest = self.largest(area.va_range(), fault.gpa, *policy, level);
                 let level = if self.fits(largest, area.flags(), fault.access) { largest } else { Level::PAGE };
                 Ok(Verdict::Missing(Missing { level, flags: area.flags() }))
             }
-            (Found::Nothing(_), Backend::Linear(_) | Backend::Borrowed(_)) => {
-                Err(Error::NotMapped(super::page_of(self.builder.geometry(), fault.gpa)))
+            (Found::Absent(_), Backend::Linear(_) | Backend::Borrowed(_)) => {
+                Err(Error::NotMapped(Context::<P>::page_of(fault.gpa)))
             }
         }
     }
 
     /// A fault on a leaf that is there: an older translation, a permission that was raised, or one to raise.
-    fn present(&self, state: &State<P>, fault: &Fault, leaf: &Leaf, flags: MappingFlags) -> Outcome {
+    fn present(&self, state: &State, fault: &Fault, leaf: &Leaf, flags: MappingFlags) -> Outcome {
         let allowed = leaf.flags.contains(fault.access.flag());
         let outcome = if allowed && fault.cause != Cause::AccessFlag {
             Outcome::Retry
         } else {
-            outcome_of(state.table.raise(fault.gpa, leaf.owner.limit(flags), fault.access))
+            outcome_of(state.table.seek(&self.context, fault.gpa).raise(
+                &self.context,
+                leaf.owner.limit(flags),
+                fault.access,
+            ))
         };
-        self.shootdown.operations().publish();
+        self.context.operations().publish();
         self.forget_denial(fault);
         outcome
     }
 
     /// Wipes what this CPU may remember of the entry that denied an access (H3).
     pub(super) fn forget_denial(&self, fault: &Fault) {
-        if fault.cause == Cause::Permission && self.builder.format().denials() == Denials::Cached {
-            self.shootdown.invalidate_denial(fault.gpa);
+        if fault.cause == Cause::Permission && self.context.format.denials() == Denials::Cached {
+            self.context.shootdown.invalidate_denial(fault.gpa);
         }
     }
 
     /// Whether a leaf of `level` allows the access where `flags` do.
     fn fits(&self, level: Level, flags: MappingFlags, access: Access) -> bool {
-        self.builder.format().allowed(level, flags).contains(access.flag())
+        self.context.format.allowed(level, flags).contains(access.flag())
     }
 
     /// Splits the leaf over a page that is to allow what so large a leaf may not; the page alone gets it.
     fn split(&self, fault: &Fault) -> Result<Outcome, Error> {
-        let page = super::page_of(self.builder.geometry(), fault.gpa);
+        let page = Context::<P>::page_of(fault.gpa);
         let mut guard = self.exclusive()?;
         let State { areas, table, .. } = &mut *guard;
         // The map may have changed meanwhile.
@@ -169,7 +177,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             return Ok(Outcome::Retry);
         };
         let flags = area.flags();
-        let flush = table.edit(page, Edit::Protect(flags), &self.shootdown).map_err(|exhausted| exhausted.at(page))?;
+        let flush = table.edit(&self.context, page, Edit::Protect(flags)).map_err(|exhausted| exhausted.at(page))?;
         flush.finish().map_err(|cause| Error::Invalidation { range: page, cause })?;
         Ok(Outcome::Resolved)
     }
@@ -182,7 +190,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let still = state.areas.find(fault.gpa).filter(|area| {
             area.flags() == missing.flags
                 && matches!(area.backend(), Backend::Private(_))
-                && area.va_range().contains_range(self.builder.geometry().entry_range(level, fault.gpa))
+                && area.va_range().contains_range(Context::<P>::entry_range(level, fault.gpa))
         });
         if still.is_none() {
             return Ok(Outcome::Retry);
@@ -195,24 +203,28 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// It is charged only here, so that with the lock held exclusively no charge is on its way.
     pub(super) fn install(
         &self,
-        state: &State<P>,
+        state: &State,
         gpa: GuestPhysAddr,
         level: Level,
         leaf: &Leaf,
         frames: Owned<'_, P::Frames>,
     ) -> Result<Installed, Error> {
-        let page = super::page_of(self.builder.geometry(), gpa);
-        let charge = match self.builder.frames().account().charge(frames.pages()) {
+        let page = Context::<P>::page_of(gpa);
+        let charge = match self.context.frames.account().charge(frames.pages()) {
             Ok(charge) => charge,
             // Others took the room that there was for a block: a page may still be had.
             Err(_) if level > Level::PAGE => return Ok(Installed::Lost),
             Err(exhausted) => return Err(exhausted.at(page)),
         };
-        let installed = state.table.install(gpa, level, leaf, frames).map_err(|exhausted| exhausted.at(page))?;
+        let installed = state
+            .table
+            .seek(&self.context, gpa)
+            .install(&self.context, level, leaf, frames)
+            .map_err(|exhausted| exhausted.at(page))?;
         if installed == Installed::Done {
             charge.keep();
         }
-        self.shootdown.operations().publish();
+        self.context.operations().publish();
         Ok(installed)
     }
 
@@ -223,28 +235,29 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         missing: Missing,
     ) -> Result<(Owned<'_, P::Frames>, Level, Leaf), Error> {
         for level in (0..=missing.level.0).rev().map(Level) {
-            if !self.builder.allows(missing.policy(), level) || !self.has_room(level) {
+            if !self.context.allows(missing.policy(), level) || !self.has_room(level) {
                 continue;
             }
-            if let Some((frames, leaf)) = self.builder.own_leaf(self.shootdown.operations(), level, missing.flags) {
+            let pages = Context::<P>::leaf_pages(level);
+            if let Some(frames) = Owned::allocate(self.context.frames.plain(), pages) {
+                let (frames, leaf) = self.context.own_leaf(frames, missing.flags);
                 let used = if fault.access == Access::Write { Used::Dirty } else { Used::Accessed };
                 return Ok((frames, level, Leaf { used, ..leaf }));
             }
         }
-        Err(Error::NoMemory(super::page_of(self.builder.geometry(), fault.gpa)))
+        Err(Error::NoMemory(Context::<P>::page_of(fault.gpa)))
     }
 
     /// Whether the limit allows a leaf of `level` just now: a block is not zeroed in vain. Pages are asked for later.
     fn has_room(&self, level: Level) -> bool {
-        let pages = self.builder.geometry().span(level) / memory_addr::PAGE_SIZE_4K;
-        level == Level::PAGE || self.builder.frames().account().room() >= pages
+        let pages = Context::<P>::span(level) / memory_addr::PAGE_SIZE_4K;
+        level == Level::PAGE || self.context.frames.account().room() >= pages
     }
 
     /// The highest level of a leaf over `gpa` that the area, the policy and an absent entry of `most` allow.
     pub(super) fn largest(&self, area: GuestPhysRange, gpa: GuestPhysAddr, policy: LeafPolicy, most: Level) -> Level {
-        let geometry = self.builder.geometry();
         let fits = |&level: &Level| {
-            self.builder.allows(policy, level) && area.contains_range(geometry.entry_range(level, gpa))
+            self.context.allows(policy, level) && area.contains_range(Context::<P>::entry_range(level, gpa))
         };
         (1..=most.min(LARGEST_LAZY).0).rev().map(Level).find(fits).unwrap_or(Level::PAGE)
     }

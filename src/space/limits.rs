@@ -1,8 +1,15 @@
 //! What a space uses, and how much it may use.
 
-use super::{GuestSpace, Platform};
+use super::GuestSpace;
 use crate::{
-    Error, Fault, Limits, LockFamily, Outcome, Resource, SpaceLock, Usage, account::Account, space::fault::Verdict,
+    account::{Account, Limits, Resource, Usage},
+    addr::Level,
+    error::Error,
+    fault::{Fault, Outcome},
+    lock::{LockFamily, SpaceLock},
+    platform::Platform,
+    space::fault::Verdict,
+    table::Context,
 };
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
@@ -29,8 +36,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     fn account(&self, what: Resource) -> &Account {
         match what {
-            Resource::Frames => self.builder.frames().account(),
-            Resource::TableFrames => self.builder.tables().account(),
+            Resource::Frames => self.context.frames.account(),
+            Resource::TableFrames => self.context.tables.account(),
         }
     }
 
@@ -45,7 +52,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             Verdict::Unpopulated(view) if self.has_room_for(&view).is_none() => return Err(error),
             _ => {}
         }
-        let page = self.builder.geometry().page_size() / memory_addr::PAGE_SIZE_4K;
+        let page = Context::<P>::span(Level::PAGE) / memory_addr::PAGE_SIZE_4K;
         if self.account(what).room() >= page { Ok(Outcome::Retry) } else { Err(error) }
     }
 }

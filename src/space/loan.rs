@@ -2,16 +2,17 @@
 
 use alloc::vec::Vec;
 
-use super::{
-    GuestSpace, Platform, State,
-    transfer::{Prepared, Transfer},
-};
+use super::{GuestSpace, State, transfer::Prepared, transfer::Transfer};
 use crate::{
-    Error, GuestPhysAddr, GuestPhysRange, Handover, Inexpressible, Loan, LoanKind, LockFamily, MappingFlags,
-    MemoryArea, Owner, SpaceLock,
+    MappingFlags,
+    addr::{GuestPhysAddr, GuestPhysRange},
     backend::Backend,
-    loan::{Seams, Terms},
-    set::MemorySet,
+    error::Error,
+    format::{Inexpressible, Owner},
+    loan::{Handover, Loan, LoanKind, Seams, Terms},
+    lock::{LockFamily, SpaceLock},
+    platform::Platform,
+    set::{MemoryArea, MemorySet},
     table::Noted,
 };
 
@@ -93,11 +94,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             return Err(Error::StillBorrowed { range: terms.borrower, bytes: elsewhere });
         }
         table
-            .withdraw(parts.iter().copied(), Owner::Borrowed, &borrower.shootdown)
+            .withdraw(&borrower.context, parts.iter().copied(), Owner::Borrowed)
             .map_err(|cause| Error::Invalidation { range: terms.borrower, cause })?;
         for part in parts {
             areas.remove_whole(part);
-            table.vacate(part, &borrower.shootdown);
+            table.vacate(&borrower.context, part);
         }
         terms.give_back(held);
         drop(holder);
@@ -129,7 +130,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let state = self.state.shared(super::anybody());
         let mut loans = Vec::new();
         let room = loans.try_reserve_exact(state.loans.iter().len());
-        room.map_err(|_| Error::NoMemory(super::everything(self.builder.format())))?;
+        room.map_err(|_| Error::NoMemory(self.context.everything()))?;
         loans.extend(state.loans.iter().cloned());
         Ok(loans)
     }
@@ -159,7 +160,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             let out_of_memory = Error::NoMemory(range);
             let detached = borrower.detached(&holder, place, (&memory, Owner::Borrowed), flags)?;
             let terms = Terms::new(kind, (range, place), flags, memory);
-            let (frames, operations) = (self.builder.frames().plain().clone(), self.shootdown.operations().clone());
+            let (frames, operations) = (self.context.frames.plain().clone(), self.context.operations().clone());
             let loan = Loan::new::<P>(frames, operations, terms).ok_or(out_of_memory)?;
             lender.loans.reserve().ok_or(out_of_memory)?;
             let area = MemoryArea::new(place.start, place.size(), flags, Backend::Borrowed(loan.clone()));
@@ -170,10 +171,10 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             }
             // Nothing fails from here on.
             if kind == LoanKind::Lent {
-                let operations = borrower.shootdown.operations();
-                self.builder.hand_over(operations, &loan.terms().memory, Handover::Keep, (had, flags));
+                let operations = borrower.context.operations();
+                self.context.hand_over(operations, &loan.terms().memory, Handover::Keep, had, flags);
             }
-            holder.table.graft(detached, borrower.shootdown.operations());
+            holder.table.graft(&borrower.context, detached);
             loan.terms().take_out();
             lender.loans.add(loan.clone());
             return Ok(loan);
@@ -181,12 +182,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Marks or withdraws the memory of a loan.
-    fn part_with(&self, lender: &mut State<P>, range: GuestPhysRange, kind: LoanKind) -> Result<(), Error> {
+    fn part_with(&self, lender: &mut State, range: GuestPhysRange, kind: LoanKind) -> Result<(), Error> {
         self.split_at_ends(&mut lender.table, range)?;
         match kind {
             LoanKind::Shared => {
-                let owners = (Owner::Space, Owner::OnLoan);
-                lender.table.change_owners(range, owners, self.shootdown.operations());
+                lender.table.change_owners(&self.context, range, Owner::Space, Owner::OnLoan);
                 Ok(())
             }
             LoanKind::Lent => self.withdraw_own(&mut lender.table, range),
@@ -194,13 +194,13 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Ends a loan of which nobody has anything any more.
-    fn take_back(&self, lender: &mut State<P>, loan: &Loan, handover: Handover) {
-        let (terms, operations) = (loan.terms(), self.shootdown.operations());
+    fn take_back(&self, lender: &mut State, loan: &Loan, handover: Handover) {
+        let terms = loan.terms();
         let flags = lender.areas.iter_range(terms.lender).fold(MappingFlags::empty(), |all, area| all | area.flags());
-        self.builder.hand_over(operations, &terms.memory, handover, (terms.flags, flags));
+        self.context.hand_over(self.context.operations(), &terms.memory, handover, terms.flags, flags);
         let written = handover == Handover::Zero || super::shared::writes(terms.flags);
         let noted = if written { Noted::Written } else { Noted::AsBefore };
-        lender.table.put_back(terms.lender, noted, operations);
+        lender.table.put_back(&self.context, terms.lender, noted);
         lender.loans.remove(loan);
     }
 }
@@ -245,7 +245,7 @@ fn check_lendable(
     Ok(all)
 }
 
-impl<P: Platform> State<P> {
+impl State {
     /// Refuses a loan that this space did not give, or that is over.
     fn check_loan(&self, loan: &Loan) -> Result<(), Error> {
         if self.loans.has(loan) { Ok(()) } else { Err(Error::NoLoan(loan.lender_range())) }

@@ -35,35 +35,21 @@ pub use self::{
 };
 use self::{dismantle::Life, shared::Gone};
 use crate::{
-    CpuId, Error, Format, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, Limits, LockFamily, Resource, SpaceLock,
-    Spin, VcpuId,
-    account::Account,
+    account::{Account, Limits, Resource},
+    addr::{GuestPhysRange, Level},
     backend::Backend,
-    cpus::{Barred, Cpus},
+    cpus::{Barred, CpuId, Cpus, VcpuId},
+    error::Error,
+    format::Format,
+    invalidate::Invalidate,
     loan::Loans,
+    lock::{LockFamily, SpaceLock, Spin},
     metered::Metered,
+    platform::{Platform, Root},
     set::MemorySet,
     shootdown::Shootdown,
-    table::{Builder, Detached, Table},
+    table::{Context, Table},
 };
-
-/// The parts that a hypervisor puts together.
-pub trait Platform: Sized + 'static {
-    /// The kind of tables.
-    type Format: Format;
-    /// The allocator of host frames.
-    type Frames: Frames;
-    /// The CPU's invalidation.
-    type Invalidate: Invalidate<Root<Self>>;
-}
-
-/// What a platform's CPUs get in their registers for a space.
-pub type Root<P> = <<P as Platform>::Format as Format>::Root;
-
-type TableOf<P> = Table<<P as Platform>::Format, <P as Platform>::Frames>;
-type ShootdownOf<P> = Shootdown<<P as Platform>::Invalidate, Root<P>>;
-type DetachedOf<P> = Detached<<P as Platform>::Format, <P as Platform>::Frames>;
-type BuilderOf<P> = Builder<<P as Platform>::Format, <P as Platform>::Frames>;
 
 /// What a space is made of.
 #[derive(Clone, Debug)]
@@ -91,16 +77,15 @@ pub struct Config<P: Platform> {
 /// spaces' by their addresses), a region's, a [pager](crate::Pager)'s or the allocator's. [`Frames`] and [`Invalidate`] are
 /// called with the space's lock held and must not call back; a [`Source`](crate::Source) is called without any.
 pub struct GuestSpace<P: Platform, L: LockFamily = Spin<16>> {
-    builder: BuilderOf<P>,
-    shootdown: ShootdownOf<P>,
-    state: L::Lock<State<P>>,
+    context: Context<P>,
+    state: L::Lock<State>,
     faults: [Counter; COUNTERS],
 }
 
 /// What the lock protects.
-struct State<P: Platform> {
+struct State {
     areas: MemorySet<Backend>,
-    table: TableOf<P>,
+    table: Table,
     /// What the table's unfinished operation took away, if its invalidation failed.
     gone: Gone,
     /// Of what a snapshot is being taken in steps, which nothing may change meanwhile.
@@ -131,11 +116,15 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let account = |what, limit| Account::open(what, limit).ok_or(Error::NoMemory(everything));
         let frames = Metered::new(config.frames.clone(), account(Resource::Frames, config.limits.frames)?);
         let tables = Metered::new(config.frames, account(Resource::TableFrames, config.limits.table_frames)?);
-        let table = Table::new(config.format.clone(), frames, tables).map_err(|exhausted| exhausted.at(everything))?;
+        let table = Table::new(&config.format, &tables).map_err(|exhausted| exhausted.at(everything))?;
         let root = config.format.root(table.root_address());
         Ok(Self {
-            builder: table.builder(),
-            shootdown: Shootdown::new(config.invalidate, root, cpus),
+            context: Context {
+                format: config.format,
+                frames,
+                tables,
+                shootdown: Shootdown::new(config.invalidate, root, cpus),
+            },
             state: L::Lock::new(State {
                 areas: MemorySet::new(),
                 table,
@@ -150,12 +139,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// The registers' values for this space.
     pub fn root(&self) -> Root<P> {
-        self.shootdown.root()
+        self.context.shootdown.root()
     }
 
     /// Loads [`root`](Self::root) into this CPU's registers.
     pub fn activate(&self) {
-        self.shootdown.operations().activate(self.root());
+        self.context.operations().activate(self.root());
     }
 
     /// This CPU is about to run the virtual CPU, with interrupts off until it does; pays the flushes that it owes.
@@ -168,11 +157,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::Snapshotting`]: a snapshot is being taken in steps, or was about to be. It has not entered;
     /// - [`Error::Invalidation`]: the CPU refuses to forget. It has not entered, and must not run the guest.
     pub fn enter(&self, cpu: CpuId, vcpu: VcpuId) -> Result<(), Error> {
-        let entered = self.shootdown.enter(cpu, vcpu).map_err(|barred| match barred {
+        let entered = self.context.shootdown.enter(cpu, vcpu).map_err(|barred| match barred {
             Barred::NoSuchCpu => Error::NoSuchCpu(cpu),
-            Barred::Closed => Error::Snapshotting(everything(self.builder.format())),
+            Barred::Closed => Error::Snapshotting(self.context.everything()),
         })?;
-        entered.map_err(|cause| Error::Invalidation { range: everything(self.builder.format()), cause })
+        entered.map_err(|cause| Error::Invalidation { range: self.context.everything(), cause })
     }
 
     /// This CPU has stopped running the guest. Comes before any other call on this CPU.
@@ -180,7 +169,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// # Errors
     /// [`Error::NoSuchCpu`]: the number is not below [`Config::cpus`].
     pub fn leave(&self, cpu: CpuId) -> Result<(), Error> {
-        self.shootdown.leave(cpu).ok_or(Error::NoSuchCpu(cpu))
+        self.context.shootdown.leave(cpu).ok_or(Error::NoSuchCpu(cpu))
     }
 
     /// What a CPU runs that [`Invalidate::interrupt`] interrupted: the one thing that may be called from a handler, and
@@ -189,20 +178,20 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// # Errors
     /// [`Error::Invalidation`]: the CPU refuses to forget, and must not run the guest. Whoever waits is told.
     pub fn flush(&self, cpu: CpuId) -> Result<(), Error> {
-        let flushed = self.shootdown.flush(cpu);
-        flushed.map_err(|cause| Error::Invalidation { range: everything(self.builder.format()), cause })
+        let flushed = self.context.shootdown.flush(cpu);
+        flushed.map_err(|cause| Error::Invalidation { range: self.context.everything(), cause })
     }
 
     /// Refuses what is not a range of whole pages that the tables translate.
     fn check(&self, range: GuestPhysRange) -> Result<(), Error> {
-        let geometry = self.builder.geometry();
-        let misaligned = (range.start.as_usize() | range.end.as_usize()) & (geometry.page_size() - 1) != 0;
+        let page = Context::<P>::span(Level::PAGE);
+        let misaligned = (range.start.as_usize() | range.end.as_usize()) & (page - 1) != 0;
         if range.start >= range.end {
             Err(Error::Empty(range))
         } else if misaligned {
             Err(Error::Misaligned(range))
-        } else if range.end.as_usize() > geometry.limit() {
-            Err(Error::BeyondInput { range, bits: geometry.input_bits() })
+        } else if range.end.as_usize() > self.context.limit() {
+            Err(Error::BeyondInput { range, bits: self.context.limit().ilog2() })
         } else {
             Ok(())
         }
@@ -223,9 +212,4 @@ fn everything<F: Format>(format: &F) -> GuestPhysRange {
 fn anybody() -> CpuId {
     let here = 0_u8;
     CpuId((&raw const here).addr() >> 13)
-}
-
-/// The page that `gpa` lies in.
-fn page_of(geometry: &crate::Geometry, gpa: GuestPhysAddr) -> GuestPhysRange {
-    geometry.entry_range(crate::Level::PAGE, gpa)
 }

@@ -2,9 +2,16 @@
 
 use alloc::vec::Vec;
 
-use super::{GuestSpace, Platform, Progress, State, edit, shared};
+use super::{GuestSpace, Progress, State, edit, shared};
 use crate::{
-    Error, GuestPhysAddr, GuestPhysRange, LockFamily, MappingFlags, backend::Backend, region::Lease, set::MemorySet,
+    MappingFlags,
+    addr::{GuestPhysAddr, GuestPhysRange},
+    backend::Backend,
+    error::Error,
+    lock::LockFamily,
+    platform::Platform,
+    region::Lease,
+    set::MemorySet,
     table::Edit,
 };
 
@@ -88,7 +95,7 @@ impl<P: Platform, L: LockFamily> Protecting<'_, P, L> {
             range.end
         } else {
             let most = areas.iter_range(range).nth(entries - 1).map_or(range.end, |area| area.end().min(range.end));
-            table.end_of_entries(GuestPhysRange { end: most, ..range }, entries)
+            table.end_of_entries(&self.space.context, GuestPhysRange { end: most, ..range }, entries)
         };
         let part = GuestPhysRange { end, ..range };
         if let Stage::Unchecked = self.stage {
@@ -99,7 +106,7 @@ impl<P: Platform, L: LockFamily> Protecting<'_, P, L> {
         let cut = areas.find(end).filter(|area| area.start() < end && area.flags() != flags).map(|_| end);
         let plan = areas.plan(part).map_err(|_| Error::NoMemory(range))?;
         let (new, leases) = (shared::new_leases(&plan, flags)?, shared::lost_leases(&plan, flags)?);
-        let flush = match table.edit(part, Edit::Protect(flags), &self.space.shootdown) {
+        let flush = match table.edit(&self.space.context, part, Edit::Protect(flags)) {
             Ok(flush) => flush,
             Err(exhausted) => return Err(shared::keep(leases, exhausted.at(range))),
         };

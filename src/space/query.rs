@@ -5,12 +5,19 @@ use core::{convert::Infallible, sync::atomic::Ordering};
 
 use arrayvec::ArrayVec;
 
-use super::{GuestSpace, Platform, State};
+use super::{GuestSpace, State};
 use crate::{
-    Error, GuestPhysAddr, GuestPhysRange, Invalidations, LockFamily, MappingFlags, MemoryArea, PageState, PhysAddr,
-    SpaceLock, Translation,
+    MappingFlags,
+    addr::{GuestPhysAddr, GuestPhysRange, PhysAddr},
     backend::Backend,
-    table::{Found, Run},
+    error::Error,
+    format::Translation,
+    loan::PageState,
+    lock::{LockFamily, SpaceLock},
+    platform::Platform,
+    set::MemoryArea,
+    shootdown::Invalidations,
+    table::{Context, Found, Run},
 };
 
 /// How many leaves are looked at while the lock is held once.
@@ -71,10 +78,10 @@ pub struct Stats {
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Where `gpa` goes, if an entry says so: lazy memory that nobody touched is nowhere yet.
     pub fn translate(&self, gpa: GuestPhysAddr) -> Option<Translation> {
-        if gpa.as_usize() >= self.builder.geometry().limit() {
+        if gpa.as_usize() >= self.context.limit() {
             return None;
         }
-        match self.state.shared(super::anybody()).table.find(gpa) {
+        match self.state.shared(super::anybody()).table.find(&self.context, gpa) {
             Found::Leaf { leaf, span, .. } => Some(Translation {
                 hpa: leaf.at + (gpa - span.start),
                 flags: leaf.flags,
@@ -93,7 +100,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         loop {
             let state = self.state.shared(super::anybody());
             let Some(_area) = state.areas.find(gpa) else { return PageState::Nothing };
-            match state.table.page_state(gpa) {
+            match state.table.page_state(&self.context, gpa) {
                 Some(page) => return page,
                 // Another CPU is about to finish it.
                 None => core::hint::spin_loop(),
@@ -155,7 +162,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let mut rest = range;
         while !rest.is_empty() {
             let mut some = ArrayVec::<Run, BATCH>::new();
-            self.state.shared(super::anybody()).table.first_leaves(rest, &mut some);
+            self.state.shared(super::anybody()).table.first_leaves(&self.context, rest, &mut some);
             rest.start = if some.is_full() { some[BATCH - 1].range.end.min(rest.end) } else { rest.end };
             some.into_iter().try_for_each(&mut each)?;
         }
@@ -165,33 +172,33 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Counts everything, by a walk of all tables.
     pub fn stats(&self) -> Stats {
         let state = self.state.shared(super::anybody());
-        let census = state.table.census();
+        let census = state.table.census(&self.context);
         Stats {
             areas: state.areas.len(),
             leaves: census.leaves,
             table_frames: census.table_frames,
             owned_frames: census.owned_frames,
-            copied_frames: copied_frames(&state),
+            copied_frames: copied_frames(&self.context, &state),
             shared_frames: census.shared_frames,
             lent_frames: census.lent_frames,
             borrowed_frames: census.borrowed_frames,
             faults: self.faults.iter().map(|counter| counter.0.load(Ordering::Relaxed)).sum(),
-            invalidations: self.shootdown.counts(),
+            invalidations: self.context.shootdown.counts(),
         }
     }
 
     /// All addresses that the tables translate.
     fn everything(&self) -> GuestPhysRange {
-        super::everything(self.builder.format())
+        self.context.everything()
     }
 }
 
 /// How many frames of the space's own stand in areas that it inherited.
-fn copied_frames<P: Platform>(state: &State<P>) -> usize {
+fn copied_frames<P: Platform>(context: &Context<P>, state: &State) -> usize {
     let inherited = state.areas.iter().filter(|area| matches!(area.backend(), Backend::CopyOnWrite(_)));
     let mut bytes = 0;
     for area in inherited {
-        let Ok(()) = state.table.own_parts(area.va_range(), |part| {
+        let Ok(()) = state.table.own_parts(context, area.va_range(), |part| {
             bytes += part.size();
             Ok::<_, Infallible>(())
         });

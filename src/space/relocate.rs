@@ -1,11 +1,16 @@
 //! Moving private memory to other frames while the guest runs.
 
-use super::{GuestSpace, Platform};
+use super::GuestSpace;
 use crate::{
-    Error, GuestPhysAddr, GuestPhysRange, Leaf, Level, LockFamily, Owner, PageState, SpaceLock,
+    addr::{GuestPhysAddr, GuestPhysRange, Level},
     backend::Backend,
+    error::Error,
+    format::{Leaf, Owner},
     frame::Owned,
-    table::{Found, Moved},
+    loan::PageState,
+    lock::{LockFamily, SpaceLock},
+    platform::Platform,
+    table::{Context, Found, Moved},
 };
 
 /// Where a relocation goes on.
@@ -75,23 +80,23 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// What stands at `gpa`.
     fn next_to_move(&self, gpa: GuestPhysAddr) -> Next {
-        match self.state.shared(super::anybody()).table.find(gpa) {
+        match self.state.shared(super::anybody()).table.find(&self.context, gpa) {
             Found::Leaf { leaf: Leaf { owner: Owner::Space, .. }, level, span } => Next::Leaf { level, end: span.end },
             Found::Leaf { span, .. } | Found::Lent(span) => Next::Skip(span.end),
-            Found::Nothing(level) => Next::Skip(self.builder.geometry().entry_range(level, gpa).end),
+            Found::Absent(level) => Next::Skip(Context::<P>::entry_range(level, gpa).end),
             Found::Changing | Found::Busy => Next::Unsettled,
         }
     }
 
     /// Moves the leaf of `level` at the start of `rest`: how many pages that were, if it is still there.
     fn move_leaf(&self, rest: GuestPhysRange, level: Level) -> Result<Option<usize>, Error> {
-        let size = self.builder.geometry().span(level);
+        let size = Context::<P>::span(level);
         let pages = size / memory_addr::PAGE_SIZE_4K;
         // They take the old ones' place on the account.
-        let frames = Owned::allocate(self.builder.frames().plain(), pages).ok_or(Error::NoMemory(rest))?;
+        let frames = Owned::allocate(self.context.frames.plain(), pages).ok_or(Error::NoMemory(rest))?;
         let moved = {
             let mut state = self.exclusive()?;
-            state.table.relocate(rest.start, level, frames, &self.shootdown)
+            state.table.relocate(&self.context, rest.start, level, frames)
         };
         // The old frames are freed here, without the lock.
         match moved.map_err(|cause| Error::Invalidation { range: rest, cause })? {

@@ -2,13 +2,19 @@
 
 use alloc::vec::Vec;
 
-use super::{GuestSpace, Platform, State};
+use super::{GuestSpace, State};
 use crate::{
-    Content, Error, Format, GuestPhysAddr, GuestPhysRange, Invalidate, Leaf, Level, LockFamily, MappingFlags,
-    MemoryArea, Owner, PhysAddr, Plan, RegionError, SharedRegion, Used,
+    MappingFlags,
+    addr::{GuestPhysAddr, GuestPhysRange, Level, PhysAddr},
     backend::Backend,
-    region::{Lease, View, Window},
-    table::Installed,
+    error::Error,
+    format::{Format, Leaf, Owner, Used},
+    invalidate::{Content, Invalidate},
+    lock::LockFamily,
+    platform::Platform,
+    region::{Lease, RegionError, SharedRegion, View, Window},
+    set::{MemoryArea, Plan},
+    table::{Context, Installed},
 };
 
 /// What an exclusive operation took away and may be let go only after the invalidation: the last references to regions,
@@ -42,13 +48,13 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     where
         P::Invalidate: Clone,
     {
-        SharedRegion::new::<P>(self.builder.frames().plain().clone(), self.shootdown.operations().clone(), size)
+        SharedRegion::new::<P>(self.context.frames.plain().clone(), self.context.operations().clone(), size)
     }
 
     /// What a mapping of `range` sees of a region from `offset` on.
     pub(super) fn view(&self, range: GuestPhysRange, region: &SharedRegion, offset: usize) -> Result<View, Error> {
         let failed = |cause| Err(Error::Region { range, cause });
-        let (page_size, size) = (self.builder.geometry().page_size(), range.size());
+        let (page_size, size) = (Context::<P>::span(Level::PAGE), range.size());
         self.check_page_size(range)?;
         if !offset.is_multiple_of(page_size) {
             return failed(RegionError::Unaligned { offset, align: page_size });
@@ -63,7 +69,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Puts a page of a region into the tables, with the lock that is held; nothing if the region has no frame there.
     pub(super) fn map_page(
         &self,
-        state: &State<P>,
+        state: &State,
         area: &MemoryArea<Backend>,
         gpa: GuestPhysAddr,
     ) -> Result<Option<Installed>, Error> {
@@ -77,17 +83,17 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.check_frame(gpa, at)?;
         if Content::of(leaf.flags) != Content::Data {
             // For loads and stores its caches are in step (H14).
-            self.builder.synchronize_page(self.shootdown.operations(), &leaf);
+            self.context.synchronize_page(&leaf);
         }
-        let installed = state.table.install_borrowed(gpa, Level::PAGE, &leaf);
-        self.shootdown.operations().publish();
-        installed.map(Some).map_err(|exhausted| exhausted.at(super::page_of(self.builder.geometry(), gpa)))
+        let installed = state.table.seek(&self.context, gpa).install_borrowed(&self.context, Level::PAGE, &leaf);
+        self.context.operations().publish();
+        installed.map(Some).map_err(|exhausted| exhausted.at(Context::<P>::page_of(gpa)))
     }
 
     /// Refuses a frame that no entry holds: the region may be of another kind of machine.
     fn check_frame(&self, gpa: GuestPhysAddr, to: PhysAddr) -> Result<(), Error> {
-        let bits = self.builder.format().output_bits();
-        let range = super::page_of(self.builder.geometry(), gpa);
+        let bits = self.context.format.output_bits();
+        let range = Context::<P>::page_of(gpa);
         if to.as_usize() >> bits == 0 { Ok(()) } else { Err(Error::BadTarget { range, to, bits }) }
     }
 }
@@ -136,7 +142,7 @@ pub(super) fn writes(flags: MappingFlags) -> bool {
     flags.contains(MappingFlags::WRITE)
 }
 
-impl<P: Platform> State<P> {
+impl State {
     /// The space's memory is lost, and with it what stands behind its areas.
     pub(super) fn leak(&mut self) {
         core::mem::forget(core::mem::take(&mut self.areas));

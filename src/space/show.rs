@@ -4,8 +4,15 @@ use core::fmt::{self, Write as _};
 
 use arrayvec::ArrayString;
 
-use super::{Area, AreaKind, GuestSpace, Platform};
-use crate::{GuestPhysAddr, GuestPhysRange, LockFamily, MappingFlags, Owner, table::Run};
+use super::{Area, AreaKind, GuestSpace};
+use crate::{
+    MappingFlags,
+    addr::{GuestPhysAddr, GuestPhysRange},
+    format::Owner,
+    lock::LockFamily,
+    platform::Platform,
+    table::Run,
+};
 
 /// The map as a person reads it: each area, and below it the runs of populated memory.
 ///

@@ -2,14 +2,16 @@
 
 use alloc::vec::Vec;
 
-use super::{GuestSpace, Platform, State};
+use super::{GuestSpace, State};
 use crate::{
-    Error, Format, Frames, GuestPhysRange, LockFamily, MemoryArea, RegionError, SharedRegion, Snapshot,
-    account::Account,
+    addr::{GuestPhysRange, Level},
     backend::Backend,
-    region::{Part, View, Window, offset_of},
-    set::MemorySet,
-    table::{Changes, Table},
+    error::Error,
+    lock::LockFamily,
+    platform::Platform,
+    region::{Part, RegionError, SharedRegion, Snapshot, View, Window, offset_of},
+    set::{MemoryArea, MemorySet},
+    table::{Changes, Context, Table},
 };
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
@@ -38,23 +40,23 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let draft = self.draft(&guard)?;
         let State { areas, table, .. } = &mut *guard;
         let range = draft.range;
-        draft.reserve(table, range)?;
+        draft.reserve(&self.context, table, range)?;
         // Nothing fails from here on but the invalidation.
-        draft.adopt(table, range, self.builder.frames().account());
+        draft.adopt(&self.context, table, range);
         let mut changes = Changes::new(range);
-        table.freeze(range, &mut changes);
-        let flush = table.frozen(changes, &self.shootdown);
+        table.freeze(&self.context, range, &mut changes);
+        let flush = table.frozen(&self.context, changes);
         draft.hand_over(areas);
         flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
         Ok(draft.into_snapshot())
     }
 
     /// What a snapshot of all areas starts from.
-    pub(super) fn draft(&self, state: &State<P>) -> Result<Draft, Error>
+    pub(super) fn draft(&self, state: &State) -> Result<Draft, Error>
     where
         P::Invalidate: Clone,
     {
-        let everything = super::everything(self.builder.format());
+        let everything = self.context.everything();
         self.check_not_on_loan(state, everything)?;
         let parts = self.parts(&state.areas)?;
         let (Some(first), Some(last)) = (parts.first(), parts.last()) else {
@@ -82,7 +84,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::Invalidation`] if an earlier operation's invalidation still fails.
     pub fn restore(&self, snapshot: &Snapshot) -> Result<(), Error> {
         let region = snapshot.region();
-        let mut everything = super::everything(self.builder.format());
+        let mut everything = self.context.everything();
         for part in snapshot.parts() {
             self.check(part.range)?;
             self.check_inherited(part.range, region, part.flags)?;
@@ -112,9 +114,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let own = || areas.iter().filter(|area| !matches!(area.backend(), Backend::Linear(_) | Backend::Shared(_)));
         let mut parts = Vec::new();
         let mut offset = 0;
-        parts
-            .try_reserve_exact(own().count())
-            .map_err(|_| Error::NoMemory(super::everything(self.builder.format())))?;
+        parts.try_reserve_exact(own().count()).map_err(|_| Error::NoMemory(self.context.everything()))?;
         for area in own() {
             let (range, flags) = (area.va_range(), area.flags());
             if let Backend::Borrowed(_) = area.backend() {
@@ -130,7 +130,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Refuses pages that are not a region's.
     pub(super) fn check_page_size(&self, range: GuestPhysRange) -> Result<(), Error> {
-        let page_size = self.builder.geometry().page_size();
+        let page_size = Context::<P>::span(Level::PAGE);
         if page_size == memory_addr::PAGE_SIZE_4K {
             return Ok(());
         }
@@ -155,13 +155,14 @@ impl Draft {
     }
 
     /// Makes room for the frames that are in `range`. Whole leaves: their ends do not cut any.
-    pub(super) fn reserve<F: Format, M: Frames>(
+    pub(super) fn reserve<P: Platform>(
         &self,
-        table: &Table<F, M>,
+        context: &Context<P>,
+        table: &Table,
         range: GuestPhysRange,
     ) -> Result<(), Error> {
         // A block may reach across areas that touch: they are side by side in the region too.
-        table.own_leaves(range, |run| {
+        table.own_leaves(context, range, |run| {
             let offset = offset_of(&self.parts, run.range.start);
             let room = offset.and_then(|offset| self.region.reserve(offset, run.range.size()));
             room.ok_or(Error::NoMemory(self.range))
@@ -169,11 +170,11 @@ impl Draft {
     }
 
     /// Gives the region the frames that are in `range`, for which there is room: they are off the space's account.
-    pub(super) fn adopt<F: Format, M: Frames>(&self, table: &Table<F, M>, range: GuestPhysRange, account: &Account) {
-        let Ok(()) = table.own_leaves(range, |run| {
+    pub(super) fn adopt<P: Platform>(&self, context: &Context<P>, table: &Table, range: GuestPhysRange) {
+        let Ok(()) = table.own_leaves(context, range, |run| {
             if let Some(offset) = offset_of(&self.parts, run.range.start) {
                 self.region.adopt(offset, run.range.size(), run.leaf.at);
-                account.give_back(run.range.size() / memory_addr::PAGE_SIZE_4K);
+                context.frames.account().give_back(run.range.size() / memory_addr::PAGE_SIZE_4K);
             }
             Ok::<_, core::convert::Infallible>(())
         });

@@ -1,7 +1,14 @@
 //! Freezing a guest's memory a part at a time, while it is at rest.
 
-use super::{GuestSpace, Platform, Progress, State, snapshot::Draft};
-use crate::{Error, GuestPhysRange, LockFamily, Snapshot, SpaceLock, table::Changes};
+use super::{GuestSpace, Progress, State, snapshot::Draft};
+use crate::{
+    addr::GuestPhysRange,
+    error::Error,
+    lock::{LockFamily, SpaceLock},
+    platform::Platform,
+    region::Snapshot,
+    table::Changes,
+};
 
 /// A snapshot that is being taken of a space that is at rest: [`GuestSpace::snapshot_in_steps`] makes it.
 ///
@@ -44,7 +51,7 @@ where
     pub fn snapshot_in_steps(&self) -> Result<Snapshotting<'_, P, L>, Error> {
         let mut state = self.exclusive()?;
         let draft = self.draft(&state)?;
-        self.shootdown.close().map_err(Error::InGuest)?;
+        self.context.shootdown.close().map_err(Error::InGuest)?;
         let range = draft.range();
         state.snapshotting = Some(range);
         Ok(Snapshotting {
@@ -72,18 +79,18 @@ impl<P: Platform, L: LockFamily> Snapshotting<'_, P, L> {
         match self.phase {
             Phase::Reserving(rest) => {
                 let state = self.space.state.shared(super::anybody());
-                let end = state.table.end_of_entries(rest, entries);
-                draft.reserve(&state.table, GuestPhysRange { end, ..rest })?;
+                let end = state.table.end_of_entries(&self.space.context, rest, entries);
+                draft.reserve(&self.space.context, &state.table, GuestPhysRange { end, ..rest })?;
                 let rest = GuestPhysRange { start: end, ..rest };
                 self.phase = if rest.is_empty() { Phase::Freezing(draft.range()) } else { Phase::Reserving(rest) };
             }
             Phase::Freezing(rest) if rest.is_empty() => return Ok(Progress::Done),
             Phase::Freezing(rest) => {
                 let mut state = self.space.state.exclusive();
-                let end = state.table.end_of_entries(rest, entries);
+                let end = state.table.end_of_entries(&self.space.context, rest, entries);
                 let part = GuestPhysRange { end, ..rest };
-                draft.adopt(&state.table, part, self.space.builder.frames().account());
-                state.table.freeze(part, &mut self.changes);
+                draft.adopt(&self.space.context, &state.table, part);
+                state.table.freeze(&self.space.context, part, &mut self.changes);
                 self.phase = Phase::Freezing(GuestPhysRange { start: end, ..rest });
                 if end == rest.end {
                     return Ok(Progress::Done);
@@ -108,14 +115,15 @@ impl<P: Platform, L: LockFamily> Snapshotting<'_, P, L> {
         let mut guard = self.space.state.exclusive();
         let State { areas, table, snapshotting, .. } = &mut *guard;
         let Some(draft) = self.draft.take() else {
-            return Err(Error::NotMapped(super::everything(self.space.builder.format())));
+            return Err(Error::NotMapped(self.space.context.everything()));
         };
         let range = draft.range();
-        let flush = table.frozen(core::mem::replace(&mut self.changes, Changes::new(range)), &self.space.shootdown);
+        let changes = core::mem::replace(&mut self.changes, Changes::new(range));
+        let flush = table.frozen(&self.space.context, changes);
         draft.hand_over(areas);
         let flushed = flush.finish();
         *snapshotting = None;
-        self.space.shootdown.open();
+        self.space.context.shootdown.open();
         flushed.map_err(|cause| Error::Invalidation { range, cause })?;
         Ok(draft.into_snapshot())
     }
@@ -135,7 +143,7 @@ impl<P: Platform, L: LockFamily> Drop for Snapshotting<'_, P, L> {
             // Nothing is frozen yet.
             _ => {
                 self.space.state.exclusive().snapshotting = None;
-                self.space.shootdown.open();
+                self.space.context.shootdown.open();
             }
         }
     }

@@ -4,14 +4,20 @@ use alloc::vec::Vec;
 
 use memory_addr::PAGE_SIZE_4K;
 
-use super::{GuestSpace, Platform, State, copy::Copied, fault::Verdict, shared::writes};
+use super::{GuestSpace, State, copy::Copied, fault::Verdict, shared::writes};
 use crate::{
-    CpuId, Error, Fault, GuestPhysAddr, GuestPhysRange, LockFamily, Mapping, MappingFlags, MemoryArea, Outcome, Pager,
-    Plan, RegionError, SharedRegion, SpaceLock,
-    backend::Backend,
-    region::{Behind, View, behind, forsake, supply},
-    source::Supplied,
-    table::Found,
+    MappingFlags,
+    addr::{GuestPhysAddr, GuestPhysRange},
+    backend::{Backend, Mapping},
+    cpus::CpuId,
+    error::Error,
+    fault::{Fault, Outcome},
+    lock::{LockFamily, SpaceLock},
+    platform::Platform,
+    region::{Behind, RegionError, SharedRegion, View, behind, forsake, supply},
+    set::{MemoryArea, Plan},
+    source::{Pager, Supplied},
+    table::{Context, Found},
 };
 
 /// Pages that a space has lost. When this is dropped, without any lock, those who waited for them are told.
@@ -38,7 +44,7 @@ pub(super) fn lost_pages(plan: &Plan<'_, Backend>) -> Result<Vec<(View, GuestPhy
 }
 
 /// The first page of a range that a source is behind and has not brought yet.
-pub(super) fn missing_page<P: Platform>(state: &State<P>, range: GuestPhysRange) -> Option<(GuestPhysAddr, View)> {
+pub(super) fn missing_page(state: &State, range: GuestPhysRange) -> Option<(GuestPhysAddr, View)> {
     state.areas.iter_range(range).find_map(|area| {
         let Backend::Shared(view) = area.backend() else { return None };
         view.region().supply()?;
@@ -68,7 +74,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     where
         P::Invalidate: Clone,
     {
-        let (frames, operations) = (self.builder.frames().plain().clone(), self.shootdown.operations().clone());
+        let (frames, operations) = (self.context.frames.plain().clone(), self.context.operations().clone());
         SharedRegion::from_source::<P>(frames, operations, size, pager, offset)
     }
 
@@ -124,17 +130,17 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let brought = match behind(view.region(), view.page(gpa)) {
             Behind::Frame => Ok(Supplied::Ready),
             Behind::Nothing => view.region().populate(view.page(gpa)).map(|_| Supplied::Ready),
-            Behind::Source(..) if self.has_room_for(view).is_none() => Err(self.builder.frames().account().refusal()),
+            Behind::Source(..) if self.has_room_for(view).is_none() => Err(self.context.frames.account().refusal()),
             Behind::Source(region, page) => supply(&region, page, || self.still_missing(view, gpa)),
         };
-        brought.map_err(|exhausted| exhausted.at(super::page_of(self.builder.geometry(), gpa)))
+        brought.map_err(|exhausted| exhausted.at(Context::<P>::page_of(gpa)))
     }
 
     /// Has all of a range brought that its regions' sources have not brought yet.
     pub(super) fn bring_range(&self, range: GuestPhysRange) -> Result<(), Error> {
         let missing = || missing_page(&self.state.shared(super::anybody()), range);
         while let Some((gpa, view)) = missing() {
-            let range = super::page_of(self.builder.geometry(), gpa);
+            let range = Context::<P>::page_of(gpa);
             match self.bring(&view, gpa)? {
                 Supplied::Ready => {}
                 Supplied::NotYet(ticket) => return Err(Error::NotYet { range, ticket }),
@@ -150,7 +156,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let book = view.region().reading();
         let taken = view.region().supply().is_some() && book.is_frozen() && book.is_alone();
         let waiting = if taken { book.frames() } else { return Some(()) };
-        (waiting < self.builder.frames().account().room()).then_some(())
+        (waiting < self.context.frames.account().room()).then_some(())
     }
 
     /// Whether a page is still missing at `gpa`, after a ticket for it was written down.
@@ -162,6 +168,6 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let area = state.areas.find(gpa)?;
         let (Backend::Shared(now) | Backend::CopyOnWrite(now)) = area.backend() else { return None };
         let missing = now == view && matches!(behind(view.region(), view.page(gpa)), Behind::Source(..));
-        (missing && matches!(state.table.find(gpa), Found::Nothing(_))).then_some(())
+        (missing && matches!(state.table.find(&self.context, gpa), Found::Absent(_))).then_some(())
     }
 }

@@ -1,12 +1,17 @@
 //! What all ways of giving memory to another space have in common.
 
-use super::{DetachedOf, GuestSpace, Platform, State, TableOf};
+use super::{GuestSpace, State};
 use crate::{
-    Access, Error, Format, GuestPhysAddr, GuestPhysRange, LoanKind, LockFamily, MappingFlags, MemoryArea, Owner,
-    PageState, SpaceLock,
+    MappingFlags,
+    addr::{GuestPhysAddr, GuestPhysRange},
     backend::Backend,
-    loan::{Extents, Seams},
-    table::{Edit, Fill, Unowned},
+    error::Error,
+    format::{Access, Format, Owner},
+    loan::{Extents, LoanKind, PageState, Seams},
+    lock::{LockFamily, SpaceLock},
+    platform::Platform,
+    set::MemoryArea,
+    table::{Context, Detached, Edit, Fill, Table, Unowned},
 };
 
 /// What goes where.
@@ -19,21 +24,21 @@ pub(super) struct Transfer {
 }
 
 /// A space's state, held exclusively.
-pub(super) type Held<'s, P, L> = <<L as LockFamily>::Lock<State<P>> as SpaceLock<State<P>>>::Exclusive<'s>;
+pub(super) type Held<'s, L> = <<L as LockFamily>::Lock<State> as SpaceLock<State>>::Exclusive<'s>;
 
 /// Giver and taker.
-pub(super) type Both<'s, P, L> = (Held<'s, P, L>, Held<'s, P, L>);
+pub(super) type Both<'s, L> = (Held<'s, L>, Held<'s, L>);
 
 /// Both sides of a transfer, and where its memory is.
-pub(super) struct Prepared<'s, P: Platform, L: LockFamily> {
-    pub giver: Held<'s, P, L>,
-    pub taker: Held<'s, P, L>,
+pub(super) struct Prepared<'s, L: LockFamily> {
+    pub giver: Held<'s, L>,
+    pub taker: Held<'s, L>,
     pub memory: Extents,
 }
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Takes both spaces' locks, in the order of their addresses, whoever gives; `range` is what it is about.
-    pub(super) fn lock_both<'s>(&'s self, range: GuestPhysRange, other: &'s Self) -> Result<Both<'s, P, L>, Error> {
+    pub(super) fn lock_both<'s>(&'s self, range: GuestPhysRange, other: &'s Self) -> Result<Both<'s, L>, Error> {
         let (this, that) = (core::ptr::from_ref(&self.state), core::ptr::from_ref(&other.state));
         loop {
             let (mine, others) = match this.addr().cmp(&that.addr()) {
@@ -82,7 +87,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         &'s self,
         transfer: &Transfer,
         taker: &'s Self,
-    ) -> Result<Option<Prepared<'s, P, L>>, Error> {
+    ) -> Result<Option<Prepared<'s, L>>, Error> {
         let (range, place) = (transfer.range, transfer.place);
         self.check_own_areas(&self.state.shared(super::anybody()), range)?;
         self.populate_range(range)?;
@@ -97,7 +102,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Refuses a range that is not the space's own, as far as its areas tell.
-    pub(super) fn check_own_areas(&self, state: &State<P>, range: GuestPhysRange) -> Result<(), Error> {
+    pub(super) fn check_own_areas(&self, state: &State, range: GuestPhysRange) -> Result<(), Error> {
         let mut gpa = range.start;
         while gpa < range.end {
             let area = area_at(state, gpa, range)?;
@@ -116,7 +121,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Refuses to change what is on loan.
-    pub(super) fn check_not_on_loan(&self, state: &State<P>, range: GuestPhysRange) -> Result<(), Error> {
+    pub(super) fn check_not_on_loan(&self, state: &State, range: GuestPhysRange) -> Result<(), Error> {
         let Some(loan) = state.loans.first_in(range) else { return Ok(()) };
         let state = match loan.kind() {
             LoanKind::Shared => PageState::SharedOut,
@@ -126,8 +131,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Where the memory of a range is; nothing if a page of it is not populated.
-    fn own_extents(&self, state: &State<P>, range: GuestPhysRange, seams: Seams) -> Result<Option<Extents>, Error> {
-        match state.table.own_extents(range, seams) {
+    fn own_extents(&self, state: &State, range: GuestPhysRange, seams: Seams) -> Result<Option<Extents>, Error> {
+        match state.table.own_extents(&self.context, range, seams) {
             Ok(memory) => Ok(Some(memory)),
             Err(Unowned::Missing(_)) => Ok(None),
             Err(Unowned::NoMemory) => Err(Error::NoMemory(range)),
@@ -142,7 +147,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             gpa = if let Some(there) = self.translate(gpa) {
                 there.leaf_start + there.size
             } else {
-                let page = super::page_of(self.builder.geometry(), gpa);
+                let page = Context::<P>::page_of(gpa);
                 self.with_window(page, Access::Read, |_| ())?;
                 page.end
             };
@@ -152,7 +157,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Refuses memory that no entry of this space holds.
     fn check_frames(&self, range: GuestPhysRange, memory: &Extents) -> Result<(), Error> {
-        let bits = self.builder.format().output_bits();
+        let bits = self.context.format.output_bits();
         match memory.at(0) {
             Some((to, _)) if memory.top() > 1 << bits => Err(Error::BadTarget { range, to, bits }),
             _ => Ok(()),
@@ -162,41 +167,36 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// The mapping of another space's memory, built for the tables as they are while `state` is held.
     pub(super) fn detached(
         &self,
-        state: &State<P>,
+        state: &State,
         place: GuestPhysRange,
         (memory, owner): (&Extents, Owner),
         flags: MappingFlags,
-    ) -> Result<DetachedOf<P>, Error> {
-        let level = state.table.graft_level(place);
-        let fill = Fill::Given(memory, owner);
-        let built = self.builder.build(self.shootdown.operations(), (place, level), fill, flags);
+    ) -> Result<Detached<'_, P>, Error> {
+        let level = state.table.graft_level(&self.context, place);
+        let built = Detached::build(&self.context, place, level, Fill::Given(memory, owner, flags));
         built.map_err(|exhausted| exhausted.at(place))
     }
 
     /// Splits the blocks that the ends of `range` cut.
-    pub(super) fn split_at_ends(&self, table: &mut TableOf<P>, range: GuestPhysRange) -> Result<(), Error> {
-        let flush = table.edit(range, Edit::Split, &self.shootdown).map_err(|exhausted| exhausted.at(range))?;
+    pub(super) fn split_at_ends(&self, table: &mut Table, range: GuestPhysRange) -> Result<(), Error> {
+        let flush = table.edit(&self.context, range, Edit::Split).map_err(|exhausted| exhausted.at(range))?;
         flush.finish().map_err(|cause| Error::Invalidation { range, cause })
     }
 
     /// Takes memory of the space's own away from its guest, so that it can be put back.
-    pub(super) fn withdraw_own(&self, table: &mut TableOf<P>, range: GuestPhysRange) -> Result<(), Error> {
-        let withdrawn = table.withdraw([range].into_iter(), Owner::Space, &self.shootdown);
+    pub(super) fn withdraw_own(&self, table: &mut Table, range: GuestPhysRange) -> Result<(), Error> {
+        let withdrawn = table.withdraw(&self.context, [range].into_iter(), Owner::Space);
         withdrawn.map_err(|cause| Error::Invalidation { range, cause })
     }
 
     /// The error about a page that is in another state than it should be.
     pub(super) fn page_is(&self, gpa: GuestPhysAddr, state: PageState) -> Error {
-        Error::State { range: super::page_of(self.builder.geometry(), gpa), state }
+        Error::State { range: Context::<P>::page_of(gpa), state }
     }
 }
 
 /// The area that `gpa` lies in, which is in `range`; else the hole.
-pub(super) fn area_at<P: Platform>(
-    state: &State<P>,
-    gpa: GuestPhysAddr,
-    range: GuestPhysRange,
-) -> Result<&MemoryArea<Backend>, Error> {
+pub(super) fn area_at(state: &State, gpa: GuestPhysAddr, range: GuestPhysRange) -> Result<&MemoryArea<Backend>, Error> {
     state.areas.find(gpa).ok_or_else(|| {
         let next = state.areas.overlap(GuestPhysRange { start: gpa, end: range.end });
         Error::NotMapped(GuestPhysRange { start: gpa, end: next.map_or(range.end, MemoryArea::start) })

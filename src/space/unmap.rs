@@ -1,12 +1,7 @@
 //! Taking a range away: at once for every CPU, and in steps for the allocator.
 
-use super::{
-    GuestSpace, Platform, State,
-    debris::{Debris, Progress},
-    shared::{self, Gone},
-    supply::{self, Forsaken},
-};
-use crate::{Error, GuestPhysRange, LockFamily, MappingFlags, table::Edit};
+use super::{GuestSpace, State, debris::Debris, debris::Progress, shared, shared::Gone, supply, supply::Forsaken};
+use crate::{MappingFlags, addr::GuestPhysRange, error::Error, lock::LockFamily, platform::Platform, table::Edit};
 
 /// A range that no CPU reaches any more, and whose memory is still to be freed:
 /// [`GuestSpace::unmap_in_steps`] makes it.
@@ -53,7 +48,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Frees some of what was taken away, without the lock.
     fn free_some(&self, debris: &mut Debris, budget: usize) -> Progress {
-        debris.step::<P>(&self.builder, self.shootdown.operations(), None, budget)
+        debris.step(&self.context, None, budget)
     }
 
     /// Takes all of `range` away, under the lock.
@@ -70,7 +65,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         let lost = supply::lost_pages(&plan)?;
         let leases = shared::lost_leases(&plan, MappingFlags::empty())?;
-        let flush = match table.edit(range, Edit::Unmap, &self.shootdown) {
+        let flush = match table.edit(&self.context, range, Edit::Unmap) {
             Ok(flush) => flush,
             Err(exhausted) => return Err(shared::keep(leases, exhausted.at(range))),
         };

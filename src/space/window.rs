@@ -4,14 +4,23 @@ use core::{hint, ptr::NonNull};
 
 use spin::rwlock::RwLockReadGuard;
 
-use super::{GuestSpace, Platform, State, copy::Copied, supply::is_left_to};
+use super::{GuestSpace, State, copy::Copied, supply::is_left_to};
 use crate::{
-    Access, Cause, Content, Error, Fault, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, Level, LockFamily,
-    MappingFlags, MemoryArea, Origin, Owner, PageState, PhysAddr, SpaceLock,
+    MappingFlags,
+    addr::{GuestPhysAddr, GuestPhysRange, Level, PhysAddr},
     backend::Backend,
+    error::Error,
+    fault::{Cause, Fault, Origin},
+    format::{Access, Owner},
+    frame::Frames,
+    invalidate::{Content, Invalidate},
+    loan::PageState,
+    lock::{LockFamily, SpaceLock},
+    platform::Platform,
     region::{Book, View},
+    set::MemoryArea,
     source::Supplied,
-    table::{Found, Installed},
+    table::{Context, Found, Installed},
 };
 
 /// Guest memory within one page, for as long as the space's lock is held.
@@ -85,15 +94,15 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Runs `each` on a window, with what it takes for the caches and the marks.
     fn look<R>(
         &self,
-        state: &State<P>,
+        state: &State,
         gpa: GuestPhysAddr,
         access: Access,
         window: Window<'_>,
         each: impl FnOnce(Window<'_>) -> R,
     ) -> R {
         let (pointer, len, content) = (window.pointer, window.len, window.content);
-        let operations = self.shootdown.operations();
-        let whole = len == self.builder.geometry().page_size();
+        let operations = self.context.operations();
+        let whole = len == Context::<P>::span(Level::PAGE);
         if access == Access::Read || !whole {
             // The guest may have written it past the cache, or the rest of a line of which a part is written
             // here; what is read is not fetched.
@@ -102,14 +111,14 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         let result = each(window);
         if access == Access::Write {
-            state.table.touch(gpa, Access::Write);
+            state.table.seek(&self.context, gpa).touch(&self.context, Access::Write);
             operations.synchronize(pointer, len, content);
         }
         result
     }
 
     /// The first page's part of `range`.
-    fn window<'s>(&self, state: &'s State<P>, range: GuestPhysRange, access: Access) -> Result<Sight<'s>, Error> {
+    fn window<'s>(&self, state: &'s State, range: GuestPhysRange, access: Access) -> Result<Sight<'s>, Error> {
         let area = state.areas.find(range.start).ok_or(Error::NotMapped(range))?;
         let flags = area.flags();
         if flags.contains(MappingFlags::DEVICE) {
@@ -119,8 +128,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             return Err(Error::Denied { range, flags });
         }
         loop {
-            let found = state.table.find(range.start);
-            if access == Access::Write || matches!(found, Found::Nothing(_)) {
+            let found = state.table.find(&self.context, range.start);
+            if access == Access::Write || matches!(found, Found::Absent(_)) {
                 state.check_rest()?;
             }
             match (found, area.backend()) {
@@ -128,7 +137,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                     let at = leaf.at + (range.start - span.start);
                     if access == Access::Read {
                         let pin = view.region().reading();
-                        if state.table.find(range.start) == found {
+                        if state.table.find(&self.context, range.start) == found {
                             return Ok(Sight::Open(self.open(range, access, area, at, Some(pin))));
                         }
                     } else if level == Level::PAGE {
@@ -146,24 +155,22 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 (Found::Changing, _) => return Ok(Sight::Not(Later::Unsettled)),
                 (Found::Busy, _) => return Ok(Sight::Not(Later::Busy)),
                 (Found::Lent(_), _) => return Err(Error::State { range, state: PageState::Lent }),
-                (Found::Nothing(level), Backend::Private(policy)) => {
+                (Found::Absent(level), Backend::Private(policy)) => {
                     let level = self.largest(area.va_range(), range.start, *policy, level);
                     let missing = super::fault::Missing { level, flags };
                     self.populate_here(state, range, access, missing).map_err(|error| rest_of(error, range))?;
                 }
-                (Found::Nothing(_), Backend::CopyOnWrite(view))
-                    if access == Access::Write || is_left_to(area, view) =>
-                {
+                (Found::Absent(_), Backend::CopyOnWrite(view)) if access == Access::Write || is_left_to(area, view) => {
                     if let Copied::Missing(view) = self.copy_for(state, (area, view), (range, access))? {
                         return Ok(Sight::Not(Later::Missing(view)));
                     }
                 }
-                (Found::Nothing(_), Backend::Shared(view) | Backend::CopyOnWrite(view)) => {
+                (Found::Absent(_), Backend::Shared(view) | Backend::CopyOnWrite(view)) => {
                     if self.map_page(state, area, range.start).map_err(|error| rest_of(error, range))?.is_none() {
                         return Ok(Sight::Not(Later::Missing(view.clone())));
                     }
                 }
-                (Found::Nothing(_), Backend::Linear(_) | Backend::Borrowed(_)) => return Err(Error::NotMapped(range)),
+                (Found::Absent(_), Backend::Linear(_) | Backend::Borrowed(_)) => return Err(Error::NotMapped(range)),
             }
         }
     }
@@ -177,8 +184,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         at: PhysAddr,
         pin: Option<Pin<'s>>,
     ) -> Window<'s> {
-        let page = super::page_of(self.builder.geometry(), range.start);
-        let pointer = self.builder.frames().pointer(at);
+        let page = Context::<P>::page_of(range.start);
+        let pointer = self.context.frames.pointer(at);
         let len = range.end.min(page.end) - range.start;
         Window { pointer, len, content: content_of(area, access), _pin: pin }
     }
@@ -186,7 +193,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Gives the guest its own page at the start of `range`, with the lock that is held.
     fn copy_for(
         &self,
-        state: &State<P>,
+        state: &State,
         behind: (&MemoryArea<Backend>, &View),
         (range, access): (GuestPhysRange, Access),
     ) -> Result<Copied, Error> {
@@ -198,7 +205,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Populates the leaf over the start of `range` with the lock that is held.
     fn populate_here(
         &self,
-        state: &State<P>,
+        state: &State,
         range: GuestPhysRange,
         access: Access,
         missing: super::fault::Missing,

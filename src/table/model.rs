@@ -1,9 +1,7 @@
 //! What a page is, in every interleaving of those who change its entry at once (H18, H25, H26).
 //!
-//! Run by `cargo xtask test --only loom`. With a plain store in place of the exchange in `Context::replace_leaf` the first
-//! two fail; the third with a lender that takes the lock shared; the fourth with a plain store in `Context::raise`.
-
-use core::ptr::NonNull;
+//! Run by `cargo xtask test --only loom`. With a plain store in place of the exchange in `Slot::update` the first two fail,
+//! and so does the fourth; the third with a lender that takes the lock shared.
 
 use loom::{
     sync::{
@@ -15,45 +13,22 @@ use loom::{
 use memory_addr::PhysAddr;
 
 use super::{
-    edit::Progress,
-    node::{AtomicU64, Context},
-    walk::Slot,
-    withdraw::Noted,
+    entry::{Noted, Slot},
+    node::AtomicU64,
 };
 use crate::{
-    Access, Entry, Format, Frames, GuestPhysRange, Leaf, Level, MappingFlags, Owner, PageState, Resource, Used,
+    MappingFlags,
     aarch64::{Capabilities, Errata, Features, Stage2, Tracking, Vmid},
-    account::Account,
-    metered::Metered,
+    addr::Level,
+    format::{Access, Entry, Format, Leaf, Owner, Used},
+    loan::PageState,
 };
 
 const RW: MappingFlags = MappingFlags::READ.union(MappingFlags::WRITE);
 
-/// Nobody allocates.
-#[derive(Clone)]
-struct Nothing;
-
-// SAFETY: it gives nothing out.
-#[allow(unsafe_code, reason = "an allocator of nothing")]
-unsafe impl Frames for Nothing {
-    fn allocate(&self, _: usize, _: usize) -> Option<PhysAddr> {
-        None
-    }
-
-    unsafe fn free(&self, _: PhysAddr, _: usize) {}
-
-    fn pointer(&self, _: PhysAddr) -> NonNull<u8> {
-        NonNull::dangling()
-    }
-}
-
-fn metered(what: Resource) -> Metered<Nothing> {
-    Metered::new(Nothing, Account::open(what, None).unwrap())
-}
-
 /// One page's entry, the space's lock, and whether the guest wrote through the entry.
 struct World {
-    context: Context<Stage2, Nothing>,
+    format: Stage2,
     entry: AtomicU64,
     lock: RwLock<()>,
     written: AtomicBool,
@@ -72,21 +47,15 @@ impl World {
         let format = Stage2::new(&capabilities, 40, Vmid(1)).unwrap().with_tracking(Tracking::DirtyState).unwrap();
         let leaf = Leaf { at: PhysAddr::from_usize(0x4000_0000), flags, owner, used: Used::Accessed };
         let entry = AtomicU64::new(format.leaf(Level::PAGE, &leaf));
-        Arc::new(Self {
-            context: Context::new(format, metered(Resource::Frames), metered(Resource::TableFrames)),
-            entry,
-            lock: RwLock::new(()),
-            written: AtomicBool::new(false),
-        })
+        Arc::new(Self { format, entry, lock: RwLock::new(()), written: AtomicBool::new(false) })
     }
 
     fn slot(&self) -> Slot<'_> {
-        let span = GuestPhysRange { start: 0.into(), end: 0x1000.into() };
-        Slot { entry: &self.entry, level: Level::PAGE, span, part: span }
+        Slot { entry: &self.entry, level: Level::PAGE, start: 0.into() }
     }
 
     fn decode(&self) -> Entry {
-        self.context.decode(&self.slot())
+        self.slot().decode(&self.format)
     }
 
     fn state(&self) -> Option<PageState> {
@@ -96,9 +65,9 @@ impl World {
     /// The guest stores, on a CPU that notes it in the entry by an exchange of its own, whatever locks there are.
     fn store(&self) {
         let old = self.entry.load(Ordering::Acquire);
-        let Entry::Leaf(leaf) = self.context.format.decode(Level::PAGE, old) else { return };
+        let Entry::Leaf(leaf) = self.format.decode(Level::PAGE, old) else { return };
         if leaf.flags.contains(MappingFlags::WRITE) {
-            let new = self.context.format.touched(Level::PAGE, old, Access::Write);
+            let new = self.format.touched(Level::PAGE, old, Access::Write);
             if self.entry.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 self.written.store(true, Ordering::Release);
             }
@@ -116,8 +85,7 @@ impl World {
     fn lend(&self) -> Option<PageState> {
         let found = self.state();
         if found == Some(PageState::Owned) {
-            let slot = self.slot();
-            self.context.withdraw(&slot, Owner::Space, &mut Progress::new(slot.span));
+            self.slot().withdraw(&self.format, Owner::Space);
         }
         found
     }
@@ -139,7 +107,7 @@ fn what_the_guest_wrote_until_the_break_is_in_the_entry() {
         assert_eq!(world.state(), Some(PageState::Lent), "nothing makes it valid again");
         let written = world.written.load(Ordering::Acquire);
         assert_eq!(world.used() == Used::Dirty, written);
-        world.context.put_back(&world.slot(), Noted::AsBefore);
+        world.slot().put_back(&world.format, Noted::AsBefore);
         assert_eq!((world.state(), world.used() == Used::Dirty), (Some(PageState::Owned), written));
     });
 }
@@ -148,14 +116,14 @@ fn what_the_guest_wrote_until_the_break_is_in_the_entry() {
 fn what_the_guest_wrote_since_it_is_back_is_in_the_entry() {
     loom::model(|| {
         let world = World::new(Owner::Space, RW);
-        world.context.change_owner(&world.slot(), Owner::Space, Owner::OnLoan);
+        world.slot().change_owner(&world.format, Owner::Space, Owner::OnLoan);
         let guest = thread::spawn({
             let world = world.clone();
             move || world.store()
         });
         {
             let _exclusive = world.lock.write().unwrap();
-            world.context.put_back(&world.slot(), Noted::AsBefore);
+            world.slot().put_back(&world.format, Noted::AsBefore);
         }
         guest.join().unwrap();
         assert_eq!(world.state(), Some(PageState::Owned));
@@ -173,9 +141,10 @@ fn a_page_is_lent_before_its_copy_or_behind_it() {
             let world = world.clone();
             move || {
                 let _shared = world.lock.read().unwrap();
-                let claim = world.context.claim(world.slot()).expect("nobody else copies");
+                world.slot().claim(&world.format).expect("no other CPU copies");
                 let at = PhysAddr::from_usize(0x5000_0000);
-                claim.make(&Leaf { at, flags: RW, owner: Owner::Space, used: Used::Dirty });
+                let copy = Leaf { at, flags: RW, owner: Owner::Space, used: Used::Dirty };
+                world.slot().store(world.format.leaf(Level::PAGE, &copy));
             }
         });
         let found = {
@@ -201,8 +170,8 @@ fn a_raise_that_comes_too_late_does_nothing() {
         let fault = thread::spawn({
             let world = world.clone();
             move || {
-                let format = &world.context.format;
-                world.context.raise(&world.slot(), |level, old| format.with_flags(level, old, RW))
+                let format = &world.format;
+                world.slot().raise(format, |old| format.with_flags(Level::PAGE, old, RW))
             }
         });
         {

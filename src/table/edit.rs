@@ -1,0 +1,180 @@
+//! Taking away and restricting: mark, invalidate, reap (H22–H24).
+
+use core::sync::atomic::Ordering;
+
+use super::{
+    Table,
+    context::{Context, needs_resynchronization},
+    cut::{Cuts, Edit},
+    flush::{Flush, Pending},
+    node::{AtomicU64, Node},
+    walk::{Chunk, Step, Sweep, Visit},
+};
+use crate::{
+    MappingFlags,
+    account::Exhausted,
+    addr::{GuestPhysAddr, GuestPhysRange, Level},
+    format::{Change, Entry, Format},
+    invalidate::{Changed, Invalidate, Scope, Unreachable},
+    platform::Platform,
+};
+
+/// What a commit changed, so far.
+pub(crate) struct Progress {
+    /// Everything that must be invalidated: the range, and the spans of tables and blocks that it did not wholly cover.
+    pub(super) range: GuestPhysRange,
+    /// Which entries; `None` while no CPU can have cached what it must not.
+    pub(super) changed: Option<Changed>,
+    /// Whether entries are marked, and have to be finished after the invalidation.
+    pub(super) has_marks: bool,
+}
+
+impl Table {
+    /// Edits every leaf of `range`; the pieces of blocks that its ends cut are as they were.
+    ///
+    /// What goes is freed by the [`Flush`], after the invalidation.
+    ///
+    /// # Errors
+    /// [`Exhausted`] before anything changed.
+    pub(crate) fn edit<'t, P: Platform>(
+        &'t mut self,
+        context: &'t Context<P>,
+        range: GuestPhysRange,
+        edit: Edit,
+    ) -> Result<Flush<'t, P>, Exhausted> {
+        debug_assert!(self.pending.is_none(), "the caller finishes what is pending first: marks never nest");
+        let cuts = context.cuts(self, range, edit)?;
+        let progress = self.commit(context, range, edit, &cuts);
+        self.pending = progress.changed.map(|changed| Pending::new(&progress, changed, edit, cuts));
+        Ok(Flush::new(self, context))
+    }
+
+    /// Marks or changes every entry of the range. Cannot fail.
+    fn commit<P: Platform>(&self, context: &Context<P>, range: GuestPhysRange, edit: Edit, cuts: &Cuts) -> Progress {
+        let mut progress = Progress::new(range);
+        context.walk(self.root(context), range, &mut |visit| match visit {
+            Visit::Table(chunk, table) if edit == Edit::Unmap && context.goes(&chunk, table) => {
+                chunk.slot().update(|old| Some(context.format.mark(chunk.level, old)));
+                progress.mark(chunk.span, Changed::Tables);
+                Step::Over
+            }
+            Visit::Table(..) => Step::Into,
+            Visit::Entries(chunk) => {
+                context.edit_entries(&chunk, edit, cuts, &mut progress);
+                Step::Over
+            }
+        });
+        if progress.changed.is_none() {
+            context.operations().publish();
+        }
+        progress
+    }
+}
+
+impl<P: Platform> Context<P> {
+    /// Edits leaves side by side: what must not change under a CPU is marked, the rest changes in place.
+    fn edit_entries(&self, chunk: &Chunk<'_>, edit: Edit, cuts: &Cuts, progress: &mut Progress) {
+        let is_cut = !chunk.is_whole() && cuts.iter().any(|cut| cut.span == chunk.span);
+        self.sweep(chunk, &mut |raw| {
+            let Entry::Leaf(leaf) = self.format.decode(chunk.level, raw) else { return Sweep::Keep };
+            let mark = Sweep::Flip(raw ^ self.format.mark(chunk.level, raw));
+            let flags = match edit {
+                Edit::Protect(flags) if !is_cut => leaf.owner.limit(flags),
+                Edit::Split if !is_cut => return Sweep::Keep,
+                _ => {
+                    progress.mark(chunk.span, Changed::Leaves(chunk.level));
+                    return mark;
+                }
+            };
+            // A block that a range's end cuts, and that has the flags already, has no cut.
+            if leaf.flags == flags {
+                return Sweep::Keep;
+            }
+            let new = self.format.with_flags(chunk.level, raw, flags);
+            match self.format.change(chunk.level, raw, new) {
+                Change::Break => {
+                    progress.mark(chunk.span, Changed::Leaves(chunk.level));
+                    return mark;
+                }
+                Change::Restrict => progress.add(chunk.span, Changed::Leaves(chunk.level)),
+                Change::Raise => {}
+            }
+            let bits = raw ^ new;
+            if needs_resynchronization(leaf.flags, flags) { Sweep::Synchronize(flags, bits) } else { Sweep::Flip(bits) }
+        });
+    }
+
+    /// Whether unmapping `chunk.part` leaves no entry in the table, so that the table goes too.
+    fn goes(&self, chunk: &Chunk<'_>, table: memory_addr::PhysAddr) -> bool {
+        chunk.is_whole() || self.is_sole(self.below(chunk.level, chunk.span.start, table), chunk.part)
+    }
+
+    /// Whether all entries of `node` outside `part` are absent.
+    fn is_sole(&self, node: Node<'_>, part: GuestPhysRange) -> bool {
+        let end = GuestPhysAddr::from_usize(part.end.as_usize() - 1);
+        let (first, last) = (node.index::<P>(part.start), node.index::<P>(end));
+        let (before, rest) = node.entries.split_at(first);
+        let after = &rest[last - first + 1..];
+        let none = self.format.absent();
+        let absent = |entry: &AtomicU64| entry.load(Ordering::Acquire) == none;
+        // What tells soonest comes first: the neighbours, of which in a table that is in use one is nearly always there,
+        // then the tables below.
+        before.last().is_none_or(absent)
+            && after.first().is_none_or(absent)
+            && self.is_sole_at(node, part, part.start)
+            && (first == last || self.is_sole_at(node, part, end))
+            && before.iter().all(absent)
+            && after.iter().all(absent)
+    }
+
+    /// Whether the entry at an end of `part` translates nothing outside it.
+    fn is_sole_at(&self, node: Node<'_>, part: GuestPhysRange, end: GuestPhysAddr) -> bool {
+        if node.level == Level::PAGE {
+            return true;
+        }
+        let span = Self::entry_range(node.level, end);
+        if part.contains_range(span) {
+            return true;
+        }
+        let inner = GuestPhysRange { start: span.start.max(part.start), end: span.end.min(part.end) };
+        match node.slot::<P>(end).decode(&self.format) {
+            Entry::Absent => true,
+            Entry::Table(table) => self.is_sole(self.below(node.level, span.start, table), inner),
+            _ => false,
+        }
+    }
+}
+
+impl Progress {
+    /// Nothing changed yet.
+    pub(crate) fn new(range: GuestPhysRange) -> Self {
+        Self { range, changed: None, has_marks: false }
+    }
+
+    /// Makes every CPU forget what changed.
+    ///
+    /// # Errors
+    /// A CPU could not be told.
+    pub(super) fn invalidate<P: Platform>(&self, context: &Context<P>) -> Result<(), Unreachable> {
+        self.changed.map_or(Ok(()), |entries| context.shootdown.invalidate(Scope { range: self.range, entries }))
+    }
+
+    /// The invalidation that is left to be made, where no entry is marked.
+    pub(super) fn into_pending(self) -> Option<Pending> {
+        debug_assert!(!self.has_marks);
+        let nothing = Edit::Protect(MappingFlags::empty());
+        self.changed.map(|changed| Pending::new(&self, changed, nothing, Cuts::new()))
+    }
+
+    /// Entries of `span` are marked.
+    fn mark(&mut self, span: GuestPhysRange, changed: Changed) {
+        self.has_marks = true;
+        self.add(span, changed);
+    }
+
+    /// Entries of `span` have changed.
+    pub(super) fn add(&mut self, span: GuestPhysRange, changed: Changed) {
+        self.range = GuestPhysRange { start: self.range.start.min(span.start), end: self.range.end.max(span.end) };
+        self.changed = Some(self.changed.map_or(changed, |before| before.and(changed)));
+    }
+}

@@ -1,0 +1,69 @@
+//! Giving all memory of a space's own to a region, where it stands.
+
+use super::{
+    Table,
+    context::Context,
+    edit::Progress,
+    flush::Flush,
+    query::Run,
+    walk::{Step, Sweep, Visit},
+};
+use crate::{
+    addr::GuestPhysRange,
+    format::{Change, Entry, Format, Leaf, Owner},
+    invalidate::{Changed, Invalidate},
+    platform::Platform,
+};
+
+impl Table {
+    /// Shows every leaf with frames of the space's own in `range` to `each`.
+    ///
+    /// # Errors
+    /// The first of `each`.
+    pub(crate) fn own_leaves<P: Platform, S>(
+        &self,
+        context: &Context<P>,
+        range: GuestPhysRange,
+        mut each: impl FnMut(Run) -> Result<(), S>,
+    ) -> Result<(), S> {
+        self.visit(context, range, |level, part, entry| match entry {
+            Entry::Leaf(leaf) if leaf.owner == Owner::Space => {
+                each(Run { range: Context::<P>::entry_range(level, part.start), leaf: *leaf })
+            }
+            _ => Ok(()),
+        })
+    }
+
+    /// Makes every leaf with frames of the space's own in `range` a frozen region's, in place: what the hardware noted
+    /// stays, and no way to write is left once the flush of [`frozen`](Self::frozen) is complete (H12). Cannot fail.
+    pub(crate) fn freeze<P: Platform>(&mut self, context: &Context<P>, range: GuestPhysRange, progress: &mut Progress) {
+        let format = &context.format;
+        context.walk(self.root(context), range, &mut |visit| {
+            let Visit::Entries(chunk) = visit else { return Step::Into };
+            context.sweep(&chunk, &mut |raw| {
+                let Entry::Leaf(leaf @ Leaf { owner: Owner::Space, .. }) = format.decode(chunk.level, raw) else {
+                    return Sweep::Keep;
+                };
+                let flags = Owner::Frozen.limit(leaf.flags);
+                let new = format.leaf(chunk.level, &Leaf { owner: Owner::Frozen, flags, ..leaf });
+                let change = format.change(chunk.level, raw, new);
+                debug_assert!(change != Change::Break, "only a permission goes");
+                if change == Change::Restrict {
+                    progress.add(chunk.span, Changed::Leaves(chunk.level));
+                }
+                Sweep::Flip(raw ^ new)
+            });
+            Step::Over
+        });
+    }
+
+    /// The invalidation of all that was frozen.
+    pub(crate) fn frozen<'t, P: Platform>(&'t mut self, context: &'t Context<P>, progress: Progress) -> Flush<'t, P> {
+        debug_assert!(self.pending.is_none(), "the caller finishes what is pending first: marks never nest");
+        self.pending = progress.into_pending();
+        if self.pending.is_none() {
+            context.operations().publish();
+        }
+        Flush::new(self, context)
+    }
+}

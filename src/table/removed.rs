@@ -1,0 +1,263 @@
+//! Memory that was taken out of the tables: freed in steps, without the space's lock.
+//!
+//! What waits is named by this value alone, on the hypervisor's heap and stack. Not a word of a guest's frame is read as
+//! a link to the next: a write of the guest that lands late would choose what the hypervisor frees (H47). Of a table that
+//! waits its entries are read, with what they had when the table was taken out: only a walker's accessed and dirty marks
+//! can still change in them.
+#![allow(unsafe_code, reason = "frees tables and frames")]
+
+use core::sync::atomic::Ordering;
+
+use arrayvec::ArrayVec;
+use memory_addr::{PAGE_SIZE_4K, PhysAddr};
+use smallvec::SmallVec;
+
+use super::{
+    context::Context,
+    node::{AtomicU64, Node},
+    query::LEVELS,
+};
+use crate::{
+    addr::{GuestPhysAddr, Level},
+    format::{Entry, Fields, Format, Marked, Owner},
+    frame::{Frames, Pieces},
+    platform::Platform,
+};
+
+/// How many pieces are named without heap: what unmapping a page, or a range within one table's span, takes away.
+const INLINE: usize = 2;
+
+/// How many entries of a table are looked at together for one that owns a frame.
+const GROUP: usize = 32;
+
+/// Tables with all that is below them, and frames, which no entry names and no CPU reaches.
+///
+/// [`free`](Self::free) frees it in steps; dropped, it is lost.
+#[derive(Default)]
+#[must_use = "dropped, it is lost"]
+pub(crate) struct RemovedMemory {
+    waiting: SmallVec<[Piece; INLINE]>,
+    /// The tables that are being freed, each below the one before it.
+    tables: ArrayVec<Cursor, LEVELS>,
+    /// The frames that are being freed.
+    frames: Option<Frameset>,
+}
+
+/// Something that waits to be freed.
+enum Piece {
+    /// A table whose entries are of the level, and all below it.
+    Table(PhysAddr, Level),
+    /// Frames of the space's own.
+    Frames(Frameset),
+}
+
+/// Frames side by side.
+struct Frameset {
+    at: PhysAddr,
+    pages: usize,
+}
+
+/// How far a table is freed.
+struct Cursor {
+    table: PhysAddr,
+    level: Level,
+    /// The index of the first entry that is not looked at yet.
+    next: usize,
+}
+
+impl RemovedMemory {
+    /// A table whose entries are of `level`, and all below it.
+    ///
+    /// # Safety
+    /// No CPU reaches it, it is not looked at again, and this value alone frees it.
+    pub(super) unsafe fn of_tree(table: PhysAddr, level: Level) -> Self {
+        let mut removed = Self::default();
+        removed.tables.push(Cursor { table, level, next: 0 });
+        removed
+    }
+
+    /// Adds what an entry of `level` named: a table with all below it, or frames of the space's own.
+    ///
+    /// # Safety
+    /// The invalidation that covers it is complete, no entry names it any more, and this value alone frees it.
+    pub(super) unsafe fn add<P: Platform>(&mut self, context: &Context<P>, level: Level, raw: u64) {
+        let piece = match context.format.decode(level, raw) {
+            // What is lent is on a loan's record, which frees it.
+            Entry::Leaf(leaf) | Entry::Marked(Marked::Leaf(leaf)) if leaf.owner == Owner::Space => {
+                Piece::Frames(Frameset { at: leaf.at, pages: Context::<P>::leaf_pages(level) })
+            }
+            Entry::Table(table) | Entry::Marked(Marked::Table(table)) => Piece::Table(table, level.below()),
+            _ => return,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { self.wait(context, piece) }
+    }
+
+    /// Adds frames that are a part of what an entry named.
+    ///
+    /// # Safety
+    /// As for [`add`](Self::add).
+    pub(super) unsafe fn add_frames<P: Platform>(
+        &mut self,
+        context: &Context<P>,
+        owner: Owner,
+        at: PhysAddr,
+        pages: usize,
+    ) {
+        if owner == Owner::Space {
+            // SAFETY: the caller's promise.
+            unsafe { self.wait(context, Piece::Frames(Frameset { at, pages })) }
+        }
+    }
+
+    /// Has a piece wait; where there is no memory to name it, it is freed at once.
+    ///
+    /// # Safety
+    /// As for [`add`](Self::add).
+    unsafe fn wait<P: Platform>(&mut self, context: &Context<P>, piece: Piece) {
+        if self.waiting.try_reserve(1).is_ok() {
+            self.waiting.push(piece);
+        } else {
+            let mut alone = Self::default();
+            alone.waiting.push(piece);
+            alone.free(context, &mut { usize::MAX });
+        }
+    }
+
+    /// Whether all is free.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.tables.is_empty() && self.frames.is_none()
+    }
+
+    /// Frees frames, of tables and of leaves, until `budget`, in frames of 4 KiB, is used up. What the allocator takes
+    /// back only as a whole may take more.
+    pub(crate) fn free<P: Platform>(&mut self, context: &Context<P>, budget: &mut usize) {
+        while *budget > 0 {
+            if let Some(frames) = &mut self.frames {
+                // SAFETY: who added the frames promised that this value alone frees them.
+                unsafe { frames.free_some(context, budget) };
+                if frames.pages == 0 {
+                    self.frames = None;
+                }
+            } else if let Some(cursor) = self.tables.last_mut() {
+                // SAFETY: likewise for the table and what its entries name.
+                match unsafe { cursor.free_some(context, budget) } {
+                    Next::Later => {}
+                    Next::Below(table) => {
+                        let level = cursor.level.below();
+                        self.tables.push(Cursor { table, level, next: 0 });
+                    }
+                    Next::Frames(frames) => self.frames = Some(frames),
+                    Next::Up => drop(self.tables.pop()),
+                }
+            } else {
+                match self.waiting.pop() {
+                    Some(Piece::Table(table, level)) => self.tables.push(Cursor { table, level, next: 0 }),
+                    Some(Piece::Frames(frames)) => self.frames = Some(frames),
+                    None => return,
+                }
+            }
+        }
+    }
+}
+
+/// Where freeing goes on after some entries of a table.
+enum Next {
+    /// Here, when there is a budget again.
+    Later,
+    /// In this table.
+    Below(PhysAddr),
+    /// With these frames, for which the budget is too small.
+    Frames(Frameset),
+    /// In the table above: this one is free.
+    Up,
+}
+
+impl Cursor {
+    /// Frees what the next entries own, and then the table.
+    ///
+    /// # Safety
+    /// No CPU reaches them, and this value alone frees them.
+    unsafe fn free_some<P: Platform>(&mut self, context: &Context<P>, budget: &mut usize) -> Next {
+        let before = *budget;
+        // SAFETY: the caller's promise.
+        let next = unsafe { self.free_leaves(context, budget) };
+        // Once for all of them: other CPUs charge the account meanwhile.
+        if before > *budget {
+            context.frames.account().give_back(before - *budget);
+        }
+        if let Next::Up = next {
+            // SAFETY: the caller's promise; all below it is free.
+            unsafe { context.free_table(self.table, self.level) };
+            *budget = budget.saturating_sub(context.table_pages(self.level));
+        }
+        next
+    }
+
+    /// Frees what the next entries own. It stays on the account.
+    ///
+    /// # Safety
+    /// As for [`free_some`](Self::free_some).
+    unsafe fn free_leaves<P: Platform>(&mut self, context: &Context<P>, budget: &mut usize) -> Next {
+        let pages = Context::<P>::leaf_pages(self.level);
+        let Fields { address, owned, .. } = context.format.fields(self.level);
+        // SAFETY: the caller's promise: the table stands until it is freed.
+        let Node { entries, .. } = unsafe { context.node(self.table, self.level, GuestPhysAddr::from_usize(0)) };
+        // The last entry that owned its frames, without its address.
+        let mut kind = None;
+        while let Some(entry) = entries.get(self.next) {
+            if *budget == 0 {
+                return Next::Later;
+            }
+            if self.level == Level::PAGE && self.next.is_multiple_of(GROUP) && owns_none(&entries[self.next..], owned) {
+                self.next += GROUP;
+                continue;
+            }
+            self.next += 1;
+            let raw = entry.load(Ordering::Acquire);
+            if kind != Some(raw & !address) {
+                match context.format.decode(self.level, raw) {
+                    Entry::Leaf(leaf) | Entry::Marked(Marked::Leaf(leaf)) if leaf.owner == Owner::Space => {
+                        kind = Some(raw & !address);
+                    }
+                    Entry::Table(table) | Entry::Marked(Marked::Table(table)) => return Next::Below(table),
+                    _ => continue,
+                }
+            }
+            let at = context.format.leaf_address(self.level, raw);
+            if pages > *budget {
+                return Next::Frames(Frameset { at, pages });
+            }
+            // SAFETY: the caller's promise.
+            unsafe { context.free_frames(at, pages) };
+            *budget -= pages;
+        }
+        if *budget == 0 { Next::Later } else { Next::Up }
+    }
+}
+
+/// Whether no entry of the next group has a bit of `owned`.
+#[inline]
+fn owns_none(entries: &[AtomicU64], owned: u64) -> bool {
+    let Some(group) = entries.first_chunk::<GROUP>() else { return false };
+    group.iter().fold(0, |all, entry| all | entry.load(Ordering::Acquire)) & owned == 0
+}
+
+impl Frameset {
+    /// Frees the first of them, or all where the allocator takes them back only as a whole.
+    ///
+    /// # Safety
+    /// No CPU reaches them, and this value alone frees them.
+    unsafe fn free_some<P: Platform>(&mut self, context: &Context<P>, budget: &mut usize) {
+        let some = match context.frames.pieces() {
+            Pieces::Any => self.pages.min(*budget),
+            Pieces::Whole => self.pages,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { context.free_frames(self.at, some) };
+        context.frames.account().give_back(some);
+        self.at += some * PAGE_SIZE_4K;
+        self.pages -= some;
+        *budget = budget.saturating_sub(some);
+    }
+}

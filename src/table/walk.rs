@@ -1,0 +1,184 @@
+//! The one walker, and the sweep over the entries that it comes to.
+
+use core::{slice, sync::atomic::Ordering};
+
+use memory_addr::PhysAddr;
+
+use super::{
+    context::Context,
+    entry::Slot,
+    node::{AtomicU64, Node},
+};
+use crate::{
+    MappingFlags,
+    addr::{GuestPhysAddr, GuestPhysRange, Level},
+    format::{Entry, Fields, Format},
+    platform::Platform,
+};
+
+/// Entries side by side in one table that a walk came to.
+#[derive(Clone, Copy)]
+pub(super) struct Chunk<'a> {
+    pub entries: &'a [AtomicU64],
+    /// Their level. Above the last level a chunk is one entry.
+    pub level: Level,
+    /// The addresses that they translate.
+    pub span: GuestPhysRange,
+    /// Those of them that the walk is about.
+    pub part: GuestPhysRange,
+}
+
+/// What a walk came to.
+pub(super) enum Visit<'a> {
+    /// An entry that points to this table.
+    Table(Chunk<'a>, PhysAddr),
+    /// Entries that point to no table.
+    Entries(Chunk<'a>),
+}
+
+/// Where a walk goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Into the table. Behind entries that point to no table, as `Over`.
+    Into,
+    /// Behind it.
+    Over,
+    /// Nowhere: the walk ends.
+    Stop,
+}
+
+/// What a sweep does with all entries that differ in their address alone.
+#[derive(Clone, Copy)]
+pub(super) enum Sweep {
+    /// They stay.
+    Keep,
+    /// These bits of them change.
+    Flip(u64),
+    /// These bits of them change, after the caches are in step for the memory to have these flags.
+    Synchronize(MappingFlags, u64),
+}
+
+impl<'a> Chunk<'a> {
+    /// Whether the walk is about all of it.
+    #[inline]
+    pub(super) fn is_whole(&self) -> bool {
+        self.span == self.part
+    }
+
+    /// The entry, where the chunk is one.
+    #[inline]
+    pub(super) fn slot(&self) -> Slot<'a> {
+        Slot { entry: &self.entries[0], level: self.level, start: self.span.start }
+    }
+
+    /// Each entry.
+    #[inline]
+    pub(super) fn slots<P: Platform>(&self) -> impl Iterator<Item = Slot<'a>> + use<'a, P> {
+        let (level, start) = (self.level, self.span.start.as_usize());
+        self.entries.iter().enumerate().map(move |(index, entry)| {
+            let start = GuestPhysAddr::from_usize(start + (index << Context::<P>::shift(level)));
+            Slot { entry, level, start }
+        })
+    }
+}
+
+impl<P: Platform> Context<P> {
+    /// Visits all entries of `node` that translate part of `range`, and below those where the visitor says so.
+    ///
+    /// In address order, one descent for each table. `range` lies within the node.
+    pub(super) fn walk(&self, node: Node<'_>, range: GuestPhysRange, visit: &mut dyn FnMut(Visit<'_>) -> Step) -> Step {
+        if range.is_empty() {
+            return Step::Over;
+        }
+        let first = node.index::<P>(range.start);
+        let start = node.base.as_usize() + (first << Self::shift(node.level));
+        if node.level == Level::PAGE {
+            let last = node.index::<P>(GuestPhysAddr::from_usize(range.end.as_usize() - 1));
+            let entries = &node.entries[first..=last];
+            let end = start + (entries.len() << Self::shift(node.level));
+            let span = GuestPhysRange { start: start.into(), end: end.into() };
+            return visit(Visit::Entries(Chunk { entries, level: node.level, span, part: range }));
+        }
+        let mut span = GuestPhysRange { start: start.into(), end: (start + Self::span(node.level)).into() };
+        for entry in &node.entries[first..] {
+            if span.start >= range.end {
+                break;
+            }
+            let part = GuestPhysRange { start: span.start.max(range.start), end: span.end.min(range.end) };
+            let chunk = Chunk { entries: slice::from_ref(entry), level: node.level, span, part };
+            let step = match self.format.next_table(node.level, entry.load(Ordering::Acquire)) {
+                None => visit(Visit::Entries(chunk)),
+                Some(table) => match visit(Visit::Table(chunk, table)) {
+                    Step::Into => self.walk(self.below(node.level, span.start, table), part, visit),
+                    step => step,
+                },
+            };
+            if step == Step::Stop {
+                return Step::Stop;
+            }
+            span = GuestPhysRange { start: span.end, end: (span.end.as_usize() + Self::span(node.level)).into() };
+        }
+        Step::Over
+    }
+
+    /// Shows every lowest entry of `range` to `each`.
+    pub(super) fn each_slot(&self, node: Node<'_>, range: GuestPhysRange, each: &mut dyn FnMut(Slot<'_>)) {
+        self.walk(node, range, &mut |visit| {
+            if let Visit::Entries(chunk) = visit {
+                chunk.slots::<P>().for_each(&mut *each);
+            }
+            Step::Into
+        });
+    }
+
+    /// Changes the entries of a chunk. `decide` is asked once for each set of entries side by side that differ in their
+    /// address alone, with one of them. The caller holds the space's lock exclusively.
+    ///
+    /// Where hardware may set bits, each change is one exchange, and an entry in which hardware set one meanwhile is
+    /// decided upon anew; elsewhere it is a plain store.
+    pub(super) fn sweep(&self, chunk: &Chunk<'_>, decide: &mut dyn FnMut(u64) -> Sweep) {
+        let Fields { address, hardware, .. } = self.format.fields(chunk.level);
+        let mut rest = chunk.entries.iter();
+        let Some(mut entry) = rest.next() else { return };
+        let mut raw = entry.load(Ordering::Acquire);
+        loop {
+            let kind = raw & !address;
+            let decision = decide(raw);
+            // All that follow and are of the same kind.
+            loop {
+                let changed = match decision {
+                    Sweep::Keep => Ok(()),
+                    Sweep::Flip(bits) if hardware == 0 => {
+                        entry.store(raw ^ bits, Ordering::Release);
+                        Ok(())
+                    }
+                    Sweep::Flip(bits) => exchange(entry, raw, raw ^ bits),
+                    Sweep::Synchronize(flags, bits) => {
+                        if let Entry::Leaf(leaf) = self.format.decode(chunk.level, raw) {
+                            self.resynchronize(&leaf, Self::span(chunk.level), flags);
+                        }
+                        exchange(entry, raw, raw ^ bits)
+                    }
+                };
+                if let Err(now) = changed {
+                    raw = now;
+                    break;
+                }
+                match rest.next() {
+                    Some(next) => entry = next,
+                    None => return,
+                }
+                raw = entry.load(Ordering::Acquire);
+                if raw & !address != kind {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Replaces an entry if it is still `old`.
+#[inline]
+fn exchange(entry: &AtomicU64, old: u64, new: u64) -> Result<(), u64> {
+    entry.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).map(drop)
+}
