@@ -1,0 +1,136 @@
+//! How many instructions the operations take, by `valgrind --tool=callgrind`: figures that no other load disturbs.
+//!
+//! ```sh
+//! cargo run --profile bench -p stage2-benches --bin counts            # all of them
+//! cargo run --profile bench -p stage2-benches --bin counts -- protect # those whose names contain "protect"
+//! ```
+//!
+//! The program runs itself once for each operation, and counts inside [`measured`] alone.
+
+mod callgrind;
+mod floors;
+mod ours;
+mod rows;
+mod sets;
+mod table;
+
+use std::{hint::black_box, process::ExitCode};
+
+/// The argument that names an operation.
+const ARGUMENT: &str = "--operation";
+
+/// What is to be counted, ready to run.
+type Ready = Box<dyn FnMut()>;
+
+/// One way to do what a row of the table is about.
+struct Operation {
+    /// The row.
+    row: &'static str,
+    /// Who does it.
+    by: &'static str,
+    /// How many parts it has, each of which is one of what the row names.
+    parts: usize,
+    /// Makes it ready.
+    prepare: fn() -> Ready,
+}
+
+impl Operation {
+    fn name(&self) -> String {
+        format!("{}: {}", self.row, self.by)
+    }
+}
+
+/// The floor's name among those that do an operation.
+const FLOOR: &str = "floor";
+/// The crate's, where there is one kind of it.
+const OURS: &str = "stage2";
+
+/// All operations.
+fn operations() -> Vec<Operation> {
+    use crate::machine::{Arm, ArmDirty, Ept};
+    [
+        floors::operations(),
+        ours::operations::<Ept>(),
+        ours::operations::<Arm>(),
+        ours::operations::<ArmDirty>(),
+        sets::operations(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Takes a result that no bench needs, so that it is computed.
+#[allow(clippy::needless_pass_by_value, reason = "what it is given is used up")]
+fn ignore<T>(result: T) {
+    let _ = black_box(result);
+}
+
+/// The only code whose instructions are counted, and what it calls.
+#[inline(never)]
+fn measured(operation: &mut dyn FnMut()) {
+    begin();
+    operation();
+    black_box(());
+}
+
+/// What was counted until here is forgotten: see [`callgrind`].
+#[inline(never)]
+fn begin() {
+    black_box(());
+}
+
+/// Counts all operations or those whose names contain a word, or runs the one that is named.
+///
+/// `--plain` prints a line for each, with the count of all its parts, instead of a table.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(place) = arguments.iter().position(|argument| argument == ARGUMENT) {
+        return run(arguments.get(place + 1).map_or("", String::as_str));
+    }
+    let filter = arguments.iter().find(|argument| !argument.starts_with("--")).map_or("", String::as_str);
+    let form = if arguments.iter().any(|argument| argument == "--plain") { Form::Plain } else { Form::Table };
+    report(filter, &form)
+}
+
+/// How the counts are printed.
+enum Form {
+    /// For people.
+    Table,
+    /// For programs.
+    Plain,
+}
+
+/// Runs one operation.
+fn run(name: &str) -> ExitCode {
+    let Some(operation) = operations().into_iter().find(|operation| operation.name() == name) else {
+        eprintln!("there is no operation {name:?}");
+        return ExitCode::FAILURE;
+    };
+    let mut ready = (operation.prepare)();
+    measured(&mut *ready);
+    // What is torn down is not counted, and would take its time.
+    std::process::exit(0)
+}
+
+/// Counts those whose names contain `filter`.
+fn report(filter: &str, form: &Form) -> ExitCode {
+    let operations: Vec<_> = operations().into_iter().filter(|operation| operation.name().contains(filter)).collect();
+    let counts = match callgrind::count(&operations) {
+        Ok(counts) => counts,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match form {
+        Form::Table => table::print(&operations, &counts),
+        Form::Plain => {
+            for (operation, count) in operations.iter().zip(counts) {
+                println!("{} = {count}", operation.name());
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}
