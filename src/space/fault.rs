@@ -9,52 +9,61 @@ use crate::{
     error::Error,
     fault::{Cause, Fault, Origin, Outcome},
     format::{Access, Denials, Format, Leaf, Owner, Used},
-    frame::Owned,
+    frame::{Contents, Frames, Owned},
     invalidate::Invalidate,
     lock::{LockFamily, SpaceLock},
     platform::Platform,
     region::View,
     set::MemoryArea,
-    table::{Context, Edit, Found, Installed},
+    table::{Context, Edit, Found, Installed, Position},
 };
 
 /// The largest leaf that a fault populates: a guest must not cause more work than that at once.
 const LARGEST_LAZY: Level = Level(1);
 
 /// What a fault comes to under the lock.
-pub(super) enum Verdict {
+pub(super) enum Verdict<'s> {
     /// This.
     Answer(Outcome),
     /// Memory of the space's own is missing here.
-    Missing(Missing),
-    /// A page of a region that nobody touched yet.
-    Unpopulated(View),
-    /// A page that is written for the first time, and not the guest's own.
-    Inherited,
-    /// The same, within a block.
-    InheritedBlock,
-    /// A leaf that is too large to allow it must make way for smaller ones.
-    TooLarge,
-    /// An earlier operation must be finished first.
-    Unsettled,
+    Missing(Missing<'s>),
+    /// It takes more than the lock held shared.
+    Later(Later),
 }
 
-/// Private memory that nobody touched yet.
+/// What a fault takes that is not done with the lock held shared.
+pub(super) enum Later {
+    /// A page of a region that has no frame yet must come.
+    Bring(View),
+    /// The guest must get a page of its own: it is written for the first time.
+    Copy,
+    /// The same, and the page must come out of the frozen block over it first.
+    CutOut,
+    /// A leaf that is too large to allow the access must make way for smaller ones.
+    Split,
+    /// An earlier operation must be finished first.
+    Settle,
+}
+
+/// Private memory that was not touched yet.
 #[derive(Clone, Copy)]
-pub(super) struct Missing {
+pub(super) struct Missing<'s> {
+    /// Where its leaf is to stand.
+    position: Position<'s>,
     /// The largest leaf that may stand there.
-    pub level: Level,
+    level: Level,
     /// What it is to allow.
-    pub flags: MappingFlags,
+    flags: MappingFlags,
 }
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Answers a fault that the guest took on `cpu`, any number of times, at any address.
     ///
-    /// Frames are allocated and zeroed before the lock is taken; what another CPU did first is not done again. A leaf
-    /// that is too large to allow what its area does ([`Format::allowed`]) is split, which excludes all others. After
-    /// a permission fault on a CPU that may remember the denial, that memory is wiped on this CPU (H3): call it on the
-    /// CPU that took the fault, with this space's root active. `cpu` only spreads the load.
+    /// Where the allocator's frames are [zeroed](Contents::Zeroed), one is taken under the space's lock, held shared;
+    /// elsewhere it is allocated and zeroed before the lock is taken again. What another CPU did first is not done twice. A
+    /// leaf that is too large to allow what its area does ([`Format::allowed`]) is split, which excludes all others. After
+    /// a permission fault on a CPU that may remember the denial, that memory is wiped on this CPU (docs/hardware.md, H3):
+    /// call it on the CPU that took the fault, with this space's root active. `cpu` only spreads the load.
     ///
     /// # Errors
     /// [`Error::NoMemory`] when a frame or a table cannot be had; [`Error::Limit`] when the space may not have it;
@@ -66,89 +75,103 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         if fault.gpa.as_usize() >= self.context.limit() {
             return Ok(nothing_there(&fault));
         }
-        match self.answer(cpu, &fault) {
-            Err(error @ Error::Limit { what, .. }) => self.answer_at_limit(&fault, what, error),
+        self.answer(cpu, &fault)
+    }
+
+    /// Answers a fault of the guest's, or an access of the hypervisor's as if it were one, at an address that the tables
+    /// translate.
+    pub(super) fn answer(&self, cpu: CpuId, fault: &Fault) -> Result<Outcome, Error> {
+        match self.answer_once(cpu, fault) {
+            Err(error @ Error::Limit { what, .. }) => self.answer_at_limit(fault, what, error),
             answer => answer,
         }
     }
 
-    /// Answers a fault at an address that the tables translate.
-    fn answer(&self, cpu: CpuId, fault: &Fault) -> Result<Outcome, Error> {
-        match self.judge(cpu, fault)? {
-            Verdict::Answer(outcome) => Ok(outcome),
-            Verdict::Missing(missing) => self.populate(cpu, fault, missing),
-            Verdict::Unpopulated(view) => self.fetch(cpu, fault, &view),
-            Verdict::Inherited => match self.copy(cpu, fault)? {
+    fn answer_once(&self, cpu: CpuId, fault: &Fault) -> Result<Outcome, Error> {
+        let state = self.state.shared(cpu);
+        let later = match self.judge(&state, fault)? {
+            Verdict::Answer(outcome) => return Ok(outcome),
+            Verdict::Missing(missing) if self.context.frames.contents() == Contents::Zeroed => {
+                let (frames, level, leaf) = self.own_leaf(fault, missing.level, missing.flags)?;
+                return self.install(fault.gpa, missing.position, level, &leaf, frames).map(outcome_of);
+            }
+            Verdict::Missing(Missing { level, flags, .. }) => {
+                drop(state);
+                return self.populate(cpu, fault, level, flags);
+            }
+            Verdict::Later(later) => later,
+        };
+        drop(state);
+        self.answer_later(cpu, fault, later)
+    }
+
+    /// Does what a fault takes besides the lock held shared.
+    fn answer_later(&self, cpu: CpuId, fault: &Fault, later: Later) -> Result<Outcome, Error> {
+        match later {
+            Later::Bring(view) => self.fetch(cpu, fault, &view),
+            Later::Copy => match self.copy(cpu, fault)? {
                 Copied::Done => Ok(Outcome::Resolved),
                 Copied::Lost => Ok(Outcome::Retry),
                 Copied::Missing(view) => self.fetch(cpu, fault, &view),
             },
-            Verdict::InheritedBlock => self.cut_out(fault.gpa).map(|()| Outcome::Retry),
-            Verdict::TooLarge => self.split(fault),
-            Verdict::Unsettled => {
-                drop(self.exclusive()?);
-                Ok(Outcome::Retry)
-            }
+            Later::CutOut => self.cut_out(fault.gpa).map(|()| Outcome::Retry),
+            Later::Split => self.split(fault),
+            Later::Settle => self.exclusive().map(|_| Outcome::Retry),
         }
     }
 
-    /// Looks at area and entry, and does what needs no frame.
-    pub(super) fn judge(&self, cpu: CpuId, fault: &Fault) -> Result<Verdict, Error> {
-        self.judge_with(&self.state.shared(cpu), fault)
-    }
-
-    /// The same with the lock that is held.
-    pub(super) fn judge_with(&self, state: &State, fault: &Fault) -> Result<Verdict, Error> {
+    /// Looks at area and entry, and does what needs no frame, with the lock that is held.
+    pub(super) fn judge<'s>(&'s self, state: &'s State, fault: &Fault) -> Result<Verdict<'s>, Error> {
         state.check_rest()?;
         let Some(area) = state.areas.find(fault.gpa) else { return Ok(Verdict::Answer(nothing_there(fault))) };
         if let Some(refusal) = refusal(area, fault) {
             return Ok(Verdict::Answer(refusal));
         }
-        match (state.table.find(&self.context, fault.gpa), area.backend()) {
+        let position = state.table.seek(&self.context, fault.gpa);
+        let later = match (position.found(&self.context), area.backend()) {
             (Found::Leaf { leaf, level, .. }, Backend::CopyOnWrite(_))
                 if leaf.owner == Owner::Frozen && is_write(fault) =>
             {
-                Ok(if level == Level::PAGE { Verdict::Inherited } else { Verdict::InheritedBlock })
+                if level == Level::PAGE {
+                    Later::Copy
+                } else {
+                    Later::CutOut
+                }
             }
-            (Found::Leaf { level, .. }, _) if !self.fits(level, area.flags(), fault.access) => Ok(Verdict::TooLarge),
-            (Found::Leaf { leaf, .. }, _) => Ok(Verdict::Answer(self.present(state, fault, &leaf, area.flags()))),
-            (Found::Changing, _) => Ok(Verdict::Unsettled),
-            (Found::Busy, _) => Ok(Verdict::Answer(Outcome::Retry)),
-            (Found::Lent(_), _) => Ok(Verdict::Answer(Outcome::Lent)),
-            (Found::Absent(_), Backend::CopyOnWrite(view)) if is_unsupplied(view, fault) => {
-                Ok(Verdict::Unpopulated(view.clone()))
+            (Found::Leaf { level, .. }, _) if !self.fits(level, area.flags(), fault.access) => Later::Split,
+            (Found::Leaf { leaf, .. }, _) => {
+                return Ok(Verdict::Answer(self.present(position, fault, &leaf, area.flags())));
             }
-            (Found::Absent(_), Backend::CopyOnWrite(view)) if is_write(fault) || is_left_to(area, view) => {
-                Ok(Verdict::Inherited)
-            }
-            (Found::Absent(_), Backend::Shared(view) | Backend::CopyOnWrite(view)) => {
-                Ok(match self.map_page(state, area, fault.gpa)? {
-                    Some(installed) => Verdict::Answer(outcome_of(installed)),
-                    None => Verdict::Unpopulated(view.clone()),
-                })
-            }
+            (Found::Changing, _) => Later::Settle,
+            (Found::Busy, _) => return Ok(Verdict::Answer(Outcome::Retry)),
+            (Found::Lent(_), _) => return Ok(Verdict::Answer(Outcome::Lent)),
             (Found::Absent(level), Backend::Private(policy)) => {
                 let largest = self.largest(area.va_range(), fault.gpa, *policy, level);
                 let level = if self.fits(largest, area.flags(), fault.access) { largest } else { Level::PAGE };
-                Ok(Verdict::Missing(Missing { level, flags: area.flags() }))
+                return Ok(Verdict::Missing(Missing { position, level, flags: area.flags() }));
+            }
+            (Found::Absent(_), Backend::CopyOnWrite(view)) if is_unsupplied(view, fault) => Later::Bring(view.clone()),
+            (Found::Absent(_), Backend::CopyOnWrite(view)) if is_write(fault) || is_left_to(area, view) => Later::Copy,
+            (Found::Absent(_), Backend::Shared(view) | Backend::CopyOnWrite(view)) => {
+                match self.map_page(state, area, fault.gpa)? {
+                    Some(installed) => return Ok(Verdict::Answer(outcome_of(installed))),
+                    None => Later::Bring(view.clone()),
+                }
             }
             (Found::Absent(_), Backend::Linear(_) | Backend::Borrowed(_)) => {
-                Err(Error::NotMapped(Context::<P>::page_of(fault.gpa)))
+                return Err(Error::NotMapped(Context::<P>::page_of(fault.gpa)));
             }
-        }
+        };
+        Ok(Verdict::Later(later))
     }
 
     /// A fault on a leaf that is there: an older translation, a permission that was raised, or one to raise.
-    fn present(&self, state: &State, fault: &Fault, leaf: &Leaf, flags: MappingFlags) -> Outcome {
+    fn present(&self, position: Position<'_>, fault: &Fault, leaf: &Leaf, flags: MappingFlags) -> Outcome {
         let allowed = leaf.flags.contains(fault.access.flag());
         let outcome = if allowed && fault.cause != Cause::AccessFlag {
             Outcome::Retry
         } else {
-            outcome_of(state.table.seek(&self.context, fault.gpa).raise(
-                &self.context,
-                leaf.owner.limit(flags),
-                fault.access,
-            ))
+            outcome_of(position.raise(&self.context, leaf.owner.limit(flags), fault.access))
         };
         self.context.operations().publish();
         self.forget_denial(fault);
@@ -176,51 +199,48 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let Some(area) = areas.find(fault.gpa).filter(|area| area.flags().contains(fault.access.flag())) else {
             return Ok(Outcome::Retry);
         };
-        let flags = area.flags();
-        let flush = table.edit(&self.context, page, Edit::Protect(flags)).map_err(|exhausted| exhausted.at(page))?;
+        let edit = Edit::Protect(area.flags());
+        let flush = table.edit(&self.context, page, edit).map_err(|exhausted| exhausted.at(page))?;
         flush.finish().map_err(|cause| Error::Invalidation { range: page, cause })?;
         Ok(Outcome::Resolved)
     }
 
-    /// Brings memory to where it is missing.
-    fn populate(&self, cpu: CpuId, fault: &Fault, missing: Missing) -> Result<Outcome, Error> {
-        let (frames, level, leaf) = self.own_leaf(fault, missing)?;
+    /// Brings memory to where it was missing when the lock was held before.
+    fn populate(&self, cpu: CpuId, fault: &Fault, most: Level, flags: MappingFlags) -> Result<Outcome, Error> {
+        let (frames, level, leaf) = self.own_leaf(fault, most, flags)?;
         let state = self.state.shared(cpu);
         state.check_rest()?;
-        let still = state.areas.find(fault.gpa).filter(|area| {
-            area.flags() == missing.flags
+        let still = state.areas.find(fault.gpa).is_some_and(|area| {
+            area.flags() == flags
                 && matches!(area.backend(), Backend::Private(_))
                 && area.va_range().contains_range(Context::<P>::entry_range(level, fault.gpa))
         });
-        if still.is_none() {
+        if !still {
             return Ok(Outcome::Retry);
         }
-        self.install(&state, fault.gpa, level, &leaf, frames).map(outcome_of)
+        let position = state.table.seek(&self.context, fault.gpa);
+        self.install(fault.gpa, position, level, &leaf, frames).map(outcome_of)
     }
 
-    /// Puts a leaf of the space's own where nothing is, with the lock that is held.
+    /// Puts a leaf of the space's own where the entry was absent, with the lock that is held.
     ///
     /// It is charged only here, so that with the lock held exclusively no charge is on its way.
-    pub(super) fn install(
+    fn install(
         &self,
-        state: &State,
         gpa: GuestPhysAddr,
+        position: Position<'_>,
         level: Level,
         leaf: &Leaf,
         frames: Owned<'_, P::Frames>,
     ) -> Result<Installed, Error> {
-        let page = Context::<P>::page_of(gpa);
         let charge = match self.context.frames.account().charge(frames.pages()) {
             Ok(charge) => charge,
             // Others took the room that there was for a block: a page may still be had.
             Err(_) if level > Level::PAGE => return Ok(Installed::Lost),
-            Err(exhausted) => return Err(exhausted.at(page)),
+            Err(exhausted) => return Err(exhausted.at(Context::<P>::page_of(gpa))),
         };
-        let installed = state
-            .table
-            .seek(&self.context, gpa)
-            .install(&self.context, level, leaf, frames)
-            .map_err(|exhausted| exhausted.at(page))?;
+        let installed = position.install(&self.context, level, leaf, frames);
+        let installed = installed.map_err(|exhausted| exhausted.at(Context::<P>::page_of(gpa)))?;
         if installed == Installed::Done {
             charge.keep();
         }
@@ -228,20 +248,23 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Ok(installed)
     }
 
-    /// Frames for the missing memory: the largest leaf that the allocator has and the limit allows.
-    pub(super) fn own_leaf(
+    /// Frames for missing memory: the largest leaf, up to `most`, that the allocator has and the limit allows.
+    fn own_leaf(
         &self,
         fault: &Fault,
-        missing: Missing,
+        most: Level,
+        flags: MappingFlags,
     ) -> Result<(Owned<'_, P::Frames>, Level, Leaf), Error> {
-        for level in (0..=missing.level.0).rev().map(Level) {
-            if !self.context.allows(missing.policy(), level) || !self.has_room(level) {
+        // A level above pages comes from no other policy.
+        let policy = if most == Level::PAGE { LeafPolicy::Pages } else { LeafPolicy::Largest };
+        for level in (0..=most.0).rev().map(Level) {
+            if !self.context.allows(policy, level) || !self.has_room(level) {
                 continue;
             }
             let pages = Context::<P>::leaf_pages(level);
             if let Some(frames) = Owned::allocate(self.context.frames.plain(), pages) {
-                let (frames, leaf) = self.context.own_leaf(frames, missing.flags);
-                let used = if fault.access == Access::Write { Used::Dirty } else { Used::Accessed };
+                let (frames, leaf) = self.context.own_leaf(frames, flags);
+                let used = if is_write(fault) { Used::Dirty } else { Used::Accessed };
                 return Ok((frames, level, Leaf { used, ..leaf }));
             }
         }
@@ -250,23 +273,18 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Whether the limit allows a leaf of `level` just now: a block is not zeroed in vain. Pages are asked for later.
     fn has_room(&self, level: Level) -> bool {
-        let pages = Context::<P>::span(level) / memory_addr::PAGE_SIZE_4K;
-        level == Level::PAGE || self.context.frames.account().room() >= pages
+        level == Level::PAGE || self.context.frames.account().room() >= Context::<P>::leaf_pages(level)
     }
 
     /// The highest level of a leaf over `gpa` that the area, the policy and an absent entry of `most` allow.
-    pub(super) fn largest(&self, area: GuestPhysRange, gpa: GuestPhysAddr, policy: LeafPolicy, most: Level) -> Level {
+    fn largest(&self, area: GuestPhysRange, gpa: GuestPhysAddr, policy: LeafPolicy, most: Level) -> Level {
+        if policy == LeafPolicy::Pages {
+            return Level::PAGE;
+        }
         let fits = |&level: &Level| {
             self.context.allows(policy, level) && area.contains_range(Context::<P>::entry_range(level, gpa))
         };
         (1..=most.min(LARGEST_LAZY).0).rev().map(Level).find(fits).unwrap_or(Level::PAGE)
-    }
-}
-
-impl Missing {
-    /// The policy that led to the level: a level above pages comes from no other.
-    fn policy(self) -> LeafPolicy {
-        if self.level == Level::PAGE { LeafPolicy::Pages } else { LeafPolicy::Largest }
     }
 }
 

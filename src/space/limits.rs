@@ -8,7 +8,7 @@ use crate::{
     fault::{Fault, Outcome},
     lock::{LockFamily, SpaceLock},
     platform::Platform,
-    space::fault::Verdict,
+    space::fault::{Later, Verdict},
     table::Context,
 };
 
@@ -47,9 +47,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// lock nobody is on the way.
     pub(super) fn answer_at_limit(&self, fault: &Fault, what: Resource, error: Error) -> Result<Outcome, Error> {
         let state = self.state.exclusive();
-        match self.judge_with(&state, fault)? {
+        match self.judge(&state, fault)? {
             Verdict::Answer(outcome) => return Ok(outcome),
-            Verdict::Unpopulated(view) if self.has_room_for(&view).is_none() => return Err(error),
+            Verdict::Later(Later::Bring(view)) if self.has_room_for(&view).is_none() => return Err(error),
             _ => {}
         }
         let page = Context::<P>::span(Level::PAGE) / memory_addr::PAGE_SIZE_4K;

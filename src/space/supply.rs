@@ -4,7 +4,12 @@ use alloc::vec::Vec;
 
 use memory_addr::PAGE_SIZE_4K;
 
-use super::{GuestSpace, State, copy::Copied, fault::Verdict, shared::writes};
+use super::{
+    GuestSpace, State,
+    copy::Copied,
+    fault::{Later, Verdict},
+    shared::writes,
+};
 use crate::{
     MappingFlags,
     addr::{GuestPhysAddr, GuestPhysRange},
@@ -117,9 +122,13 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             Supplied::Failed(ticket) => return Ok(Outcome::SourceFailed(ticket)),
             Supplied::Ready => {}
         }
-        match self.judge(cpu, fault)? {
-            Verdict::Answer(outcome) => Ok(outcome),
-            Verdict::Inherited if matches!(self.copy(cpu, fault)?, Copied::Done) => Ok(Outcome::Resolved),
+        let later = match self.judge(&self.state.shared(cpu), fault)? {
+            Verdict::Answer(outcome) => return Ok(outcome),
+            Verdict::Missing(_) => return Ok(Outcome::Retry),
+            Verdict::Later(later) => later,
+        };
+        match later {
+            Later::Copy if matches!(self.copy(cpu, fault)?, Copied::Done) => Ok(Outcome::Resolved),
             // The map changed meanwhile.
             _ => Ok(Outcome::Retry),
         }

@@ -4,23 +4,22 @@ use core::{hint, ptr::NonNull};
 
 use spin::rwlock::RwLockReadGuard;
 
-use super::{GuestSpace, State, copy::Copied, supply::is_left_to};
+use super::{GuestSpace, State};
 use crate::{
     MappingFlags,
     addr::{GuestPhysAddr, GuestPhysRange, Level, PhysAddr},
     backend::Backend,
     error::Error,
-    fault::{Cause, Fault, Origin},
+    fault::{Cause, Fault, Origin, Outcome},
     format::{Access, Owner},
     frame::Frames,
     invalidate::{Content, Invalidate},
     loan::PageState,
     lock::{LockFamily, SpaceLock},
     platform::Platform,
-    region::{Book, View},
+    region::Book,
     set::MemoryArea,
-    source::Supplied,
-    table::{Context, Found, Installed},
+    table::{Context, Found},
 };
 
 /// Guest memory within one page, for as long as the space's lock is held.
@@ -35,30 +34,10 @@ pub(super) struct Window<'s> {
 /// its own.
 type Pin<'s> = RwLockReadGuard<'s, Book>;
 
-/// What is found where the hypervisor wants to look.
-enum Sight<'s> {
-    /// Memory.
-    Open(Window<'s>),
-    /// Nothing yet.
-    Not(Later),
-}
-
-/// What comes before another look.
-enum Later {
-    /// An earlier operation must be finished.
-    Unsettled,
-    /// Another CPU is about to finish something.
-    Busy,
-    /// The page that is to be written must come out of the frozen block over it.
-    Block,
-    /// A limit refuses it, unless another CPU has what it is about to give back.
-    Limit,
-    /// A page of a region that nobody touched yet must come.
-    Missing(View),
-}
-
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Runs `each` on the first page's part of `range`, with the space's lock held shared.
+    ///
+    /// Where no leaf suffices, the access is answered as a fault of the guest's would be, and looked at again.
     pub(super) fn with_window<R>(
         &self,
         range: GuestPhysRange,
@@ -66,27 +45,23 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         each: impl FnOnce(Window<'_>) -> R,
     ) -> Result<R, Error> {
         let cpu = super::anybody();
+        let fault = Fault { gpa: range.start, access, cause: Cause::Translation, origin: Origin::Instruction };
         loop {
-            let later = {
+            {
                 let state = self.state.shared(cpu);
-                match self.window(&state, range, access) {
-                    Ok(Sight::Open(window)) => return Ok(self.look(&state, range.start, access, window, each)),
-                    Ok(Sight::Not(later)) => later,
-                    Err(Error::Limit { .. }) => Later::Limit,
-                    Err(error) => return Err(error),
+                if let Some(window) = self.window(&state, range, access)? {
+                    return Ok(self.look(&state, range.start, access, window, each));
                 }
-            };
-            match later {
-                // Nobody is about to give anything back while the lock is held.
-                Later::Limit => drop(self.window(&self.state.exclusive(), range, access)?),
-                Later::Unsettled => drop(self.exclusive()?),
-                Later::Busy => hint::spin_loop(),
-                Later::Block => self.cut_out(range.start).map_err(|error| rest_of(error, range))?,
-                Later::Missing(view) => match self.bring(&view, range.start).map_err(|error| rest_of(error, range))? {
-                    Supplied::Ready => {}
-                    Supplied::NotYet(ticket) => return Err(Error::NotYet { range, ticket }),
-                    Supplied::Failed(ticket) => return Err(Error::SourceFailed { range, ticket }),
-                },
+            }
+            match self.answer(cpu, &fault).map_err(|error| rest_of(error, range))? {
+                Outcome::Resolved => {}
+                // Another CPU is about to finish something.
+                Outcome::Retry => hint::spin_loop(),
+                Outcome::NotMapped | Outcome::Inject => return Err(Error::NotMapped(range)),
+                Outcome::Denied { flags } => return Err(Error::Denied { range, flags }),
+                Outcome::Lent => return Err(Error::State { range, state: PageState::Lent }),
+                Outcome::NotYet(ticket) => return Err(Error::NotYet { range, ticket }),
+                Outcome::SourceFailed(ticket) => return Err(Error::SourceFailed { range, ticket }),
             }
         }
     }
@@ -117,8 +92,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         result
     }
 
-    /// The first page's part of `range`.
-    fn window<'s>(&self, state: &'s State, range: GuestPhysRange, access: Access) -> Result<Sight<'s>, Error> {
+    /// The first page's part of `range`, if a leaf is there that suffices for the access.
+    fn window<'s>(&self, state: &'s State, range: GuestPhysRange, access: Access) -> Result<Option<Window<'s>>, Error> {
         let area = state.areas.find(range.start).ok_or(Error::NotMapped(range))?;
         let flags = area.flags();
         if flags.contains(MappingFlags::DEVICE) {
@@ -127,52 +102,25 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         if !flags.contains(access.flag()) {
             return Err(Error::Denied { range, flags });
         }
-        loop {
-            let found = state.table.find(&self.context, range.start);
-            if access == Access::Write || matches!(found, Found::Absent(_)) {
-                state.check_rest()?;
+        let found = state.table.find(&self.context, range.start);
+        let Found::Leaf { leaf, span, .. } = found else { return Ok(None) };
+        let mut pin = None;
+        if let Backend::CopyOnWrite(view) = area.backend()
+            && leaf.owner == Owner::Frozen
+        {
+            if access == Access::Write {
+                return Ok(None);
             }
-            match (found, area.backend()) {
-                (Found::Leaf { leaf, level, span }, Backend::CopyOnWrite(view)) if leaf.owner == Owner::Frozen => {
-                    let at = leaf.at + (range.start - span.start);
-                    if access == Access::Read {
-                        let pin = view.region().reading();
-                        if state.table.find(&self.context, range.start) == found {
-                            return Ok(Sight::Open(self.open(range, access, area, at, Some(pin))));
-                        }
-                    } else if level == Level::PAGE {
-                        if let Copied::Missing(view) = self.copy_for(state, (area, view), (range, access))? {
-                            return Ok(Sight::Not(Later::Missing(view)));
-                        }
-                    } else {
-                        return Ok(Sight::Not(Later::Block));
-                    }
-                }
-                (Found::Leaf { leaf, span, .. }, _) => {
-                    let at = leaf.at + (range.start - span.start);
-                    return Ok(Sight::Open(self.open(range, access, area, at, None)));
-                }
-                (Found::Changing, _) => return Ok(Sight::Not(Later::Unsettled)),
-                (Found::Busy, _) => return Ok(Sight::Not(Later::Busy)),
-                (Found::Lent(_), _) => return Err(Error::State { range, state: PageState::Lent }),
-                (Found::Absent(level), Backend::Private(policy)) => {
-                    let level = self.largest(area.va_range(), range.start, *policy, level);
-                    let missing = super::fault::Missing { level, flags };
-                    self.populate_here(state, range, access, missing).map_err(|error| rest_of(error, range))?;
-                }
-                (Found::Absent(_), Backend::CopyOnWrite(view)) if access == Access::Write || is_left_to(area, view) => {
-                    if let Copied::Missing(view) = self.copy_for(state, (area, view), (range, access))? {
-                        return Ok(Sight::Not(Later::Missing(view)));
-                    }
-                }
-                (Found::Absent(_), Backend::Shared(view) | Backend::CopyOnWrite(view)) => {
-                    if self.map_page(state, area, range.start).map_err(|error| rest_of(error, range))?.is_none() {
-                        return Ok(Sight::Not(Later::Missing(view.clone())));
-                    }
-                }
-                (Found::Absent(_), Backend::Linear(_) | Backend::Borrowed(_)) => return Err(Error::NotMapped(range)),
+            pin = Some(view.region().reading());
+            // Another CPU may have copied the page before it was pinned.
+            if state.table.find(&self.context, range.start) != found {
+                return Ok(None);
             }
         }
+        if access == Access::Write {
+            state.check_rest()?;
+        }
+        Ok(Some(self.open(range, access, area, leaf.at + (range.start - span.start), pin)))
     }
 
     /// The window on what was found.
@@ -188,31 +136,6 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let pointer = self.context.frames.pointer(at);
         let len = range.end.min(page.end) - range.start;
         Window { pointer, len, content: content_of(area, access), _pin: pin }
-    }
-
-    /// Gives the guest its own page at the start of `range`, with the lock that is held.
-    fn copy_for(
-        &self,
-        state: &State,
-        behind: (&MemoryArea<Backend>, &View),
-        (range, access): (GuestPhysRange, Access),
-    ) -> Result<Copied, Error> {
-        let page = (range.start, access);
-        let copied = self.frame_for(range.start).and_then(|frame| self.copy_here(state, behind, page, frame));
-        copied.map_err(|error| rest_of(error, range))
-    }
-
-    /// Populates the leaf over the start of `range` with the lock that is held.
-    fn populate_here(
-        &self,
-        state: &State,
-        range: GuestPhysRange,
-        access: Access,
-        missing: super::fault::Missing,
-    ) -> Result<Installed, Error> {
-        let fault = Fault { gpa: range.start, access, cause: Cause::Translation, origin: Origin::Instruction };
-        let (frames, level, leaf) = self.own_leaf(&fault, missing)?;
-        self.install(state, range.start, level, &leaf, frames)
     }
 }
 

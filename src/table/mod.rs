@@ -31,7 +31,7 @@ pub(crate) use self::{
     edit::Progress as Changes,
     entry::{Installed, Noted},
     flush::Flush,
-    install::Found,
+    install::{Found, Position},
     query::Run,
     relocate::Moved,
     removed::RemovedMemory,

@@ -240,7 +240,7 @@ impl Cursor {
 #[inline]
 fn owns_none(entries: &[AtomicU64], owned: u64) -> bool {
     let Some(group) = entries.first_chunk::<GROUP>() else { return false };
-    group.iter().fold(0, |all, entry| all | entry.load(Ordering::Acquire)) & owned == 0
+    group.iter().fold(0, |all, entry| all | entry.load(Ordering::Relaxed)) & owned == 0
 }
 
 impl Frameset {

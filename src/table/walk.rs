@@ -138,47 +138,66 @@ impl<P: Platform> Context<P> {
     /// decided upon anew; elsewhere it is a plain store.
     pub(super) fn sweep(&self, chunk: &Chunk<'_>, decide: &mut dyn FnMut(u64) -> Sweep) {
         let Fields { address, hardware, .. } = self.format.fields(chunk.level);
-        let mut rest = chunk.entries.iter();
-        let Some(mut entry) = rest.next() else { return };
-        let mut raw = entry.load(Ordering::Acquire);
-        loop {
-            let kind = raw & !address;
-            let decision = decide(raw);
-            // All that follow and are of the same kind.
-            loop {
-                let changed = match decision {
-                    Sweep::Keep => Ok(()),
-                    Sweep::Flip(bits) if hardware == 0 => {
-                        entry.store(raw ^ bits, Ordering::Release);
-                        Ok(())
+        let mut rest = chunk.entries;
+        while let Some(entry) = rest.first() {
+            let raw = entry.load(Ordering::Acquire);
+            let run = Alike { entries: rest, kind: raw & !address, address };
+            let done = match decide(raw) {
+                Sweep::Keep => run.count(),
+                Sweep::Flip(bits) if hardware == 0 => run.flip(bits),
+                Sweep::Flip(bits) => run.exchange(bits, |_| ()),
+                Sweep::Synchronize(flags, bits) => run.exchange(bits, |raw| {
+                    if let Entry::Leaf(leaf) = self.format.decode(chunk.level, raw) {
+                        self.resynchronize(&leaf, Self::span(chunk.level), flags);
                     }
-                    Sweep::Flip(bits) => exchange(entry, raw, raw ^ bits),
-                    Sweep::Synchronize(flags, bits) => {
-                        if let Entry::Leaf(leaf) = self.format.decode(chunk.level, raw) {
-                            self.resynchronize(&leaf, Self::span(chunk.level), flags);
-                        }
-                        exchange(entry, raw, raw ^ bits)
-                    }
-                };
-                if let Err(now) = changed {
-                    raw = now;
-                    break;
-                }
-                match rest.next() {
-                    Some(next) => entry = next,
-                    None => return,
-                }
-                raw = entry.load(Ordering::Acquire);
-                if raw & !address != kind {
-                    break;
-                }
-            }
+                }),
+            };
+            rest = &rest[done..];
         }
     }
 }
 
-/// Replaces an entry if it is still `old`.
-#[inline]
-fn exchange(entry: &AtomicU64, old: u64, new: u64) -> Result<(), u64> {
-    entry.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).map(drop)
+/// Entries that begin with some that are alike: they differ in their address alone.
+struct Alike<'a> {
+    entries: &'a [AtomicU64],
+    /// What they have in common.
+    kind: u64,
+    /// Where their address is.
+    address: u64,
+}
+
+impl Alike<'_> {
+    /// How many there are.
+    #[inline]
+    fn count(&self) -> usize {
+        self.while_alike(|_, _| true)
+    }
+
+    /// Changes `bits` of all of them by plain stores: how many there were.
+    #[inline]
+    fn flip(&self, bits: u64) -> usize {
+        self.while_alike(|entry, raw| {
+            entry.store(raw ^ bits, Ordering::Release);
+            true
+        })
+    }
+
+    /// Changes `bits` of each by an exchange, after `before` was called with it: how many until one changed meanwhile.
+    #[inline]
+    fn exchange(&self, bits: u64, before: impl Fn(u64)) -> usize {
+        self.while_alike(|entry, raw| {
+            before(raw);
+            entry.compare_exchange(raw, raw ^ bits, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        })
+    }
+
+    /// Shows each to `each`, until one is of another kind or `each` answers no: how many there were until then.
+    #[inline]
+    fn while_alike(&self, each: impl Fn(&AtomicU64, u64) -> bool) -> usize {
+        let same = |entry: &&AtomicU64| {
+            let raw = entry.load(Ordering::Acquire);
+            raw & !self.address == self.kind && each(entry, raw)
+        };
+        self.entries.iter().take_while(same).count()
+    }
 }
