@@ -2,6 +2,7 @@
 
 pub mod aarch64;
 mod owner;
+mod pte;
 pub mod x86_64;
 
 /// The parts of the target that is compiled for.

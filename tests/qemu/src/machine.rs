@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "EL2's instructions")]
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use memory_addr::PAGE_SIZE_4K;
 use stage2::{
@@ -12,10 +12,11 @@ use stage2::{
     native,
 };
 use stage2_bare::{
+    Tags,
     board::{self, Board},
     cpus,
 };
-use stage2_scenarios::{Attempt, Device, Facts, FrameZero, Machine, Marks, Seat, Setting, Step, Stop, Tag, range};
+use stage2_scenarios::{Attempt, Device, Facts, FrameZero, Machine, Marks, Seat, Setting, Step, Stop, range};
 
 use crate::{guest, saboteur::Saboteur};
 
@@ -34,7 +35,7 @@ pub struct Qemu {
     capabilities: Capabilities,
     instructions: native::Instructions,
     cpus: usize,
-    next_tag: AtomicU16,
+    tags: Tags,
     /// `VTTBR_EL2` of each CPU, as last activated.
     active: [AtomicU64; cpus::MOST],
 }
@@ -46,10 +47,8 @@ const FOREIGN: usize = MEMORY_END - PAGE_SIZE_4K;
 /// Behind the program and its heap.
 const POOL_START: usize = 0x4800_0000;
 
-/// The first tag that scenarios cannot ask for.
-const FIRST_FRESH: u16 = 8;
 /// All tags have eight bits.
-const TAGS: u16 = 256;
+const TAGS: u32 = 256;
 
 /// `ESR_EL2.EC` of `HVC`.
 const HVC: u8 = 0x16;
@@ -67,7 +66,7 @@ impl Qemu {
             // SAFETY: this program runs at EL2, and its tables come from its pool.
             instructions: unsafe { native::Instructions::new() },
             cpus: cpus::start(guest::prepare),
-            next_tag: AtomicU16::new(0),
+            tags: Tags::new(TAGS),
             active: [const { AtomicU64::new(0) }; cpus::MOST],
         }
     }
@@ -86,18 +85,9 @@ impl Qemu {
         }
     }
 
-    fn tag(&self, tag: Tag) -> Vmid {
-        match tag {
-            Tag::This(number) => Vmid(number),
-            Tag::Fresh => {
-                let number = self.next_tag.fetch_add(1, Ordering::Relaxed) % (TAGS - FIRST_FRESH);
-                Vmid(number + FIRST_FRESH)
-            }
-        }
-    }
-
     fn format(&self, setting: Setting) -> Result<Stage2, Stop> {
-        let format = Stage2::new(&self.capabilities, setting.bits, self.tag(setting.tag))
+        let vmid = Vmid(self.tags.number(setting.tag) as u16);
+        let format = Stage2::new(&self.capabilities, setting.bits, vmid)
             .map_err(|error| Stop::failed(format_args!("{error}")))?;
         let tracking = match setting.marks {
             Marks::Software => Tracking::Software,

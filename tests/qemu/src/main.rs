@@ -12,15 +12,10 @@ mod guest;
 mod machine;
 mod saboteur;
 
-use hypervisor::{console, memory, power, vcpu};
 use machine::Qemu;
 
 /// The first CPU, once it is in Rust.
 #[unsafe(no_mangle)]
 extern "C" fn boot_main() -> ! {
-    memory::init_heap();
-    console::init_log();
-    vcpu::prepare();
-    stage2_bare::run(&Qemu::start(), checks::ALL);
-    power::off()
+    stage2_bare::main(Qemu::start, checks::ALL)
 }

@@ -10,19 +10,12 @@ extern crate alloc;
 mod checks;
 mod guest;
 mod machine;
-mod real_mode;
-mod shooter;
-mod tables;
 
-use hypervisor::{console, memory, power, vcpu};
 use machine::Svm;
+use stage2_bare::pc::Pc;
 
 /// The first CPU, once it is in Rust.
 #[unsafe(no_mangle)]
 extern "C" fn boot_main() -> ! {
-    memory::init_heap();
-    console::init_log();
-    vcpu::prepare();
-    stage2_bare::run(&Svm::start(), checks::ALL);
-    power::off()
+    stage2_bare::main(|| Pc::start(Svm::detect()), checks::ALL)
 }

@@ -1,11 +1,18 @@
-//! A guest as a PC's CPU starts: in real mode, on memory that comes as it is touched. The same for each vendor's CPUs.
+//! A guest as a PC's CPU starts: in real mode, on memory that comes as it is touched.
 #![allow(unsafe_code, reason = "a guest's program")]
 
-use stage2::{Cause, CpuId, LeafPolicy, Mapping, MappingFlags, Origin, Outcome, Populate};
-use stage2_scenarios::{Attempt, Guest, Machine, Stop, Verdict, gpa, range};
+use hypervisor::vcpu::Mode;
+use memory_addr::PAGE_SIZE_4K as PAGE;
+use stage2::{
+    Cause, CpuId, Error, GuestSpace, LeafPolicy, Mapping, MappingFlags, Origin, Outcome, Platform, Populate, VcpuId,
+};
+use stage2_scenarios::{Attempt, Guest, Seat, Stop, Verdict, View, gpa, range};
+
+use super::RW;
+use crate::pc::{Pc, Vcpu, Vendor, vcpu::enter};
 
 /// The program's segment.
-pub const CODE: u16 = 0x1000;
+const CODE: u16 = 0x1000;
 /// What it fills and sums, from its segment 0x2000 on: 64 KiB.
 const DATA: usize = 0x2_0000;
 const SIZE: usize = 0x1_0000;
@@ -16,12 +23,12 @@ const AGAIN: u16 = 0x10;
 /// How often it may fault.
 const MOST_FAULTS: usize = 64;
 
-const PAGE: usize = 0x1000;
-const RW: MappingFlags = MappingFlags::READ.union(MappingFlags::WRITE);
+/// A number that no virtual CPU of the scenarios has.
+const NUMBER: usize = 8;
 
 /// Where a run begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
+enum From {
     /// At an offset in [`CODE`], with the registers as they come.
     Start(u16),
     /// Where the last one ended.
@@ -30,30 +37,29 @@ pub enum From {
 
 /// What a run on CPU 0 ended with.
 #[derive(Clone, Debug)]
-pub struct End {
+struct End {
     /// What the exit says.
-    pub attempt: Attempt,
+    attempt: Attempt,
     /// RBX: the offset that the guest had come to.
-    pub rbx: u64,
+    rbx: u64,
     /// Where it stands.
-    pub rip: u64,
+    rip: u64,
 }
 
-/// The guest fills and sums lazy memory, sums it again after half of it moved, and is denied what it lost.
+/// The guest fills and sums lazy memory, sums it again after half of it moved, and is denied what it lost. On Intel's CPUs
+/// only those with "unrestricted guest" have it.
 ///
 /// # Errors
 /// It does not hold.
-pub fn runs_on_lazy_memory<M: Machine>(
-    machine: &M,
-    mut run: impl FnMut(&Guest<'_, M>, From) -> Result<End, stage2::Error>,
-) -> Verdict {
-    let guest = Guest::new(machine)?;
+pub fn a_guest_in_real_mode_runs_on_lazy_memory<V: Vendor>(pc: &Pc<V>) -> Verdict {
+    let vcpu = &mut V::Vcpu::new(NUMBER, mode(0));
+    let guest = Guest::new(pc)?;
     let lazy = Mapping::Private { populate: Populate::Lazy, leaf: LeafPolicy::Pages };
     guest.map(range(usize::from(CODE) << 4, PAGE), lazy.clone(), RW | MappingFlags::EXECUTE)?;
     guest.map(range(DATA, SIZE), lazy, RW)?;
     guest.write(gpa(usize::from(CODE) << 4), program())?;
     let owned = guest.stats().owned_frames;
-    sums(to_the_end(&guest, &mut run, From::Start(0))?)?;
+    sums(to_the_end(&guest, vcpu, From::Start(0))?)?;
     let populated = guest.stats().owned_frames - owned;
     if populated != SIZE / PAGE {
         return Err(Stop::failed(format_args!("{populated} pages were populated")));
@@ -61,9 +67,9 @@ pub fn runs_on_lazy_memory<M: Machine>(
     for page in (0..SIZE / PAGE).step_by(2) {
         guest.relocate(range(DATA + page * PAGE, PAGE))?;
     }
-    sums(to_the_end(&guest, &mut run, From::Start(AGAIN))?)?;
+    sums(to_the_end(&guest, vcpu, From::Start(AGAIN))?)?;
     guest.unmap(range(DATA + 3 * PAGE, PAGE))?;
-    let (outcome, end) = to_the_end(&guest, &mut run, From::Start(AGAIN))?;
+    let (outcome, end) = to_the_end(&guest, vcpu, From::Start(AGAIN))?;
     // It stands before the access that failed.
     if outcome != Outcome::NotMapped || end.rbx & 0xffff != 3 * PAGE as u64 || end.rip < u64::from(AGAIN) {
         return Err(Stop::failed(format_args!("the lost page: {outcome:?}, {end:x?}")));
@@ -79,14 +85,10 @@ fn sums((outcome, end): (Outcome, End)) -> Verdict {
 }
 
 /// Runs it to its end, or to a fault that is not resolved: the last outcome, and the last end.
-fn to_the_end<M: Machine>(
-    guest: &Guest<'_, M>,
-    run: &mut impl FnMut(&Guest<'_, M>, From) -> Result<End, stage2::Error>,
-    mut from: From,
-) -> Result<(Outcome, End), Stop> {
+fn to_the_end<V: Vendor>(guest: &Guest<'_, Pc<V>>, vcpu: &mut V::Vcpu, mut from: From) -> Result<(Outcome, End), Stop> {
     let mut outcome = Outcome::Resolved;
     for _ in 0..MOST_FAULTS {
-        let end = run(guest, core::mem::replace(&mut from, From::Here))?;
+        let end = run(guest, vcpu, core::mem::replace(&mut from, From::Here))?;
         match &end.attempt {
             Attempt::Done(_) => return Ok((outcome, end)),
             Attempt::Fault(fault) if (fault.cause, fault.origin) == (Cause::Translation, Origin::Instruction) => {
@@ -99,6 +101,22 @@ fn to_the_end<M: Machine>(
         }
     }
     Err(Stop::failed(format_args!("it faults for ever")))
+}
+
+/// One run.
+fn run<P: Platform>(guest: &GuestSpace<P>, vcpu: &mut impl Vcpu, from: From) -> Result<End, Error> {
+    vcpu.load();
+    if let From::Start(ip) = from {
+        vcpu.start(mode(ip));
+    }
+    let seat = Seat { cpu: CpuId(0), vcpu: VcpuId(NUMBER), view: View::Physical };
+    let attempt = enter(guest, seat, vcpu)?;
+    Ok(End { attempt, rbx: vcpu.registers().rbx, rip: vcpu.rip() })
+}
+
+/// At an offset in [`CODE`].
+const fn mode(ip: u16) -> Mode {
+    Mode::Real { segment: CODE, ip }
 }
 
 /// Where [`real_mode_program`](crate::real_mode_program) put it.

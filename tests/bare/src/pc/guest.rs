@@ -1,5 +1,5 @@
-//! The guest of a PC's suites, in 64-bit code: one access a run, behind tables that map addresses to themselves, or
-//! behind tables in its own memory. What is here is the same for each vendor's CPUs.
+//! The guest, in 64-bit code: one access a run, behind tables that map addresses to themselves, or behind tables in its
+//! own memory.
 #![allow(unsafe_code, reason = "a guest's program and its tables")]
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -15,9 +15,13 @@ use crate::cpus;
 pub enum Errand {
     /// A scenario's step.
     Step(Step),
-    /// Loads the word at the address again and again, until it is the value.
+    /// Loads the word at the address again and again, until it is the value. After the first time it says so: it stores
+    /// the value [`WAITS`] bytes further.
     WaitFor(usize, u64),
 }
+
+/// How far from the word that the guest waits for it says that it does.
+pub const WAITS: usize = 8;
 
 /// Where a routine begins in the program's page.
 const READ: u64 = 0;
@@ -215,6 +219,8 @@ macro_rules! guest_program {
             mov  cr3, rax
             call_host
             .org guest_program + 0xa0
+            mov  rax, [rcx]
+            mov  [rcx + 8], rdx
         1:  mov  rax, [rcx]
             cmp  rax, rdx
             jne  1b

@@ -1,26 +1,31 @@
 //! The tables that the CPU walks, as they lie in memory: read, and spoiled, past the crate.
 
 use memory_addr::PAGE_SIZE_4K;
-use stage2::{GuestSpace, PhysAddr};
-use stage2_bare::board::{peek, poke};
+use stage2::{GuestSpace, PhysAddr, Platform, Root};
 
-use crate::machine::Parts;
+use crate::board::{peek, poke};
 
-/// Bits of an entry (Intel SDM Vol. 3C, 29.3.2).
-pub const WRITE: u64 = 1 << 1;
-/// It can be executed.
-pub const EXECUTE: u64 = 1 << 2;
-/// A leaf above the last level.
-pub const LARGE: u64 = 1 << 7;
-/// The CPU noted an access.
-pub const ACCESSED: u64 = 1 << 8;
-/// The CPU noted a write.
-pub const DIRTY: u64 = 1 << 9;
-/// The lowest three bits: what may be done at all.
-pub const ANY: u64 = 0b111;
-/// A readable and writable leaf of write-back memory.
-pub const MEMORY: u64 = 0b011 | 6 << 3;
-/// The address.
+/// What a vendor's entries look like, by its manual.
+pub trait Tables: Platform {
+    /// Bits of which an entry that says something has at least one.
+    const PRESENT: u64;
+    /// It can be written.
+    const WRITE: u64;
+    /// A leaf above the last level.
+    const LARGE: u64;
+    /// The CPU noted an access.
+    const ACCESSED: u64;
+    /// The CPU noted a write.
+    const DIRTY: u64;
+
+    /// Whether an entry can be executed.
+    fn is_executable(bits: u64) -> bool;
+
+    /// What points to the root table, with whatever else is in the same word.
+    fn root(root: Root<Self>) -> u64;
+}
+
+/// The address in an entry.
 const ADDRESS: u64 = 0xf_ffff_ffff_f000;
 
 /// An entry, and where it lies.
@@ -33,14 +38,14 @@ pub struct Entry {
 
 impl Entry {
     /// The entry of a level in the path to a guest-physical address: 3 is the root's.
-    pub fn of(space: &GuestSpace<Parts>, gpa: usize, level: u32) -> Self {
-        let mut table = space.root().eptp & ADDRESS;
+    pub fn of<P: Tables>(space: &GuestSpace<P>, gpa: usize, level: u32) -> Self {
+        let mut table = P::root(space.root()) & ADDRESS;
         let mut here = 3;
         loop {
             let index = gpa >> (12 + 9 * here) & 0x1ff;
             let at = PhysAddr::from_usize(table as usize + index * 8);
             let bits = peek(at);
-            if here == level || bits & ANY == 0 || bits & LARGE != 0 {
+            if here == level || bits & P::PRESENT == 0 || bits & P::LARGE != 0 {
                 return Self { at, bits };
             }
             table = bits & ADDRESS;
@@ -49,17 +54,21 @@ impl Entry {
     }
 
     /// The leaf at a guest-physical address.
-    pub fn leaf(space: &GuestSpace<Parts>, gpa: usize) -> Self {
+    pub fn leaf<P: Tables>(space: &GuestSpace<P>, gpa: usize) -> Self {
         Self::of(space, gpa, 0)
     }
 
     /// Writes other bits in its place.
+    ///
+    /// # Panics
+    /// It lies in no table.
     pub fn replace(self, bits: u64) {
         assert!(self.at.as_usize() >= PAGE_SIZE_4K, "no table is there");
         poke(self.at, bits);
     }
 
     /// Whether it has all of these bits.
+    #[must_use]
     pub fn has(self, bits: u64) -> bool {
         self.bits & bits == bits
     }

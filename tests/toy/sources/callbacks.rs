@@ -1,0 +1,133 @@
+//! When a source is called, and under which locks.
+
+use super::*;
+
+/// They may call the space that missed the page, and change the map there: no lock is held.
+#[test]
+fn are_called_without_any_lock() {
+    let board = Board::new();
+    let (space, script, pager) = sourced(&board, 2);
+    let space = Arc::new(space);
+    let (inside, pager_inside) = (Arc::downgrade(&space), pager.clone());
+    let calls = Arc::new(AtomicU64::new(0));
+    let counted = calls.clone();
+    let meanwhile = move |moment: Moment| {
+        let Some(space) = inside.upgrade() else { return };
+        space.map(range(BLOCK, PAGE), LAZY, RW).unwrap();
+        space.store(gpa(BLOCK), 1_u8).unwrap();
+        space.unmap(range(BLOCK, PAGE)).unwrap();
+        if let Moment::Asked(ticket) = moment {
+            assert_eq!(pager_inside.state(ticket), Waiting::NotYet);
+        }
+        counted.fetch_add(1, Ordering::Relaxed);
+    };
+    assert!(script.meanwhile.set(Box::new(meanwhile)).is_ok());
+    script.answers(Supply::Ready);
+    assert_eq!(fault(&space, 0, Access::Write), Outcome::Resolved);
+    script.answers(Supply::Later);
+    let ticket = waits(&space, PAGE, Access::Read);
+    pager.complete(ticket, Ok(&page(5 * PAGE))).unwrap();
+    waits(&space, 2 * PAGE, Access::Read);
+    space.unmap(range(2 * PAGE, PAGE)).unwrap();
+    assert_eq!(calls.load(Ordering::Relaxed), 6);
+}
+
+/// Who looks and then sleeps would sleep for ever, were it the other way round.
+#[test]
+fn come_when_the_ticket_is_over() {
+    let board = Board::new();
+    let (space, script, pager) = sourced(&board, 2);
+    let inside = pager.clone();
+    let meanwhile = move |moment: Moment| {
+        if let Moment::Settled(ticket) = moment {
+            assert_eq!(inside.state(ticket), Waiting::Over);
+        }
+    };
+    assert!(script.meanwhile.set(Box::new(meanwhile)).is_ok());
+    for answer in [Ok(&page(0)[..]), Err(SourceFailed)] {
+        let ticket = waits(&space, if answer.is_ok() { 0 } else { PAGE }, Access::Write);
+        pager.complete(ticket, answer).unwrap();
+    }
+    waits(&space, 2 * PAGE, Access::Read);
+    space.unmap(range(0, 8 * PAGE)).unwrap();
+    let how = script.settled().into_iter().map(|(_, how)| how).collect::<Vec<_>>();
+    assert_eq!(how, [Settled::Ready, Settled::Failed, Settled::Cancelled]);
+}
+
+/// The last mapping of a region goes with an invalidation that failed at first.
+#[test]
+fn are_called_without_a_lock_by_whoever_finishes_for_another() {
+    let board = Board::with(Reach::ThisCpu, Pieces::Any);
+    let (space, (script, pager)) = (Arc::new(board.space()), pager(2));
+    let region = space.region_from(2 * PAGE, &pager, 0).unwrap();
+    space.map(range(0, 2 * PAGE), Mapping::Shared { region: region.clone(), offset: 0 }, RW).unwrap();
+    let ticket = waits(&space, 0, Access::Read);
+    script.answers(Supply::Ready);
+    assert_eq!(fault(&space, PAGE, Access::Read), Outcome::Resolved);
+    space.enter(CpuId(3), VcpuId(3)).unwrap();
+    board.deafen(Some(CpuId(3)));
+    assert!(matches!(space.unmap(range(0, 2 * PAGE)), Err(Error::Invalidation { .. })));
+    space.leave(CpuId(3)).unwrap();
+    board.deafen(None);
+    drop(region);
+    assert_eq!((pager.state(ticket), script.settled()), (Waiting::NotYet, vec![(1, Settled::Ready)]));
+    let inside = Arc::downgrade(&space);
+    let meanwhile = move |_| inside.upgrade().unwrap().map(range(PAGE, PAGE), LAZY, RW).unwrap();
+    assert!(script.meanwhile.set(Box::new(meanwhile)).is_ok());
+    space.map(range(0, PAGE), LAZY, RW).unwrap();
+    assert_eq!((script.settled(), space.stats().areas), (vec![(0, Settled::Cancelled)], 2));
+}
+
+fn during_the_ask(then: Supply, act: impl Fn(&GuestSpace<Machine>, &Pager, Ticket) + Send + Sync + 'static) -> Story {
+    let board = Board::new();
+    let (space, script, pager) = sourced(&board, 2);
+    let space = Arc::new(space);
+    let (inside, pager_inside) = (Arc::downgrade(&space), pager.clone());
+    let meanwhile = move |moment: Moment| {
+        if let (Moment::Asked(ticket), Some(space)) = (moment, inside.upgrade()) {
+            act(&space, &pager_inside, ticket);
+        }
+    };
+    assert!(script.meanwhile.set(Box::new(meanwhile)).is_ok());
+    script.answers(then);
+    let outcome = fault(&space, 0, Access::Write);
+    let value = space.load::<u64>(gpa(0)).ok();
+    let story = Story { outcome, value, settled: script.settled() };
+    let stats = space.stats();
+    assert_eq!(board.allocated(), stats.table_frames + stats.owned_frames, "a frame is kept for nobody");
+    drop(space);
+    assert_eq!(board.allocated(), 0, "a frame is lost");
+    story
+}
+
+#[derive(Debug, PartialEq)]
+struct Story {
+    outcome: Outcome,
+    value: Option<u64>,
+    settled: Vec<(usize, Settled)>,
+}
+
+/// A source on another CPU may be faster than the call that told it.
+#[test]
+fn may_be_overtaken_by_the_answer() {
+    for then in [Supply::Later, Supply::Ready, Supply::Failed] {
+        let story = during_the_ask(then, |_, pager, ticket| {
+            let mut bytes = page(0);
+            bytes[0] = 9;
+            assert_eq!(pager.complete(ticket, Ok(&bytes)), Ok(()));
+        });
+        let value = Some(u64::from_le_bytes(page(0)[..8].try_into().unwrap()) & !0xff | 9);
+        // The first answer counts.
+        let expected = Story { outcome: Outcome::Resolved, value, settled: vec![(4, Settled::Ready)] };
+        assert_eq!(story, expected, "{then:?}");
+    }
+}
+
+#[test]
+fn may_be_overtaken_by_the_end_of_the_wait() {
+    for then in [Supply::Later, Supply::Ready, Supply::Failed] {
+        let story = during_the_ask(then, |space, _, _| space.unmap(range(0, PAGE)).unwrap());
+        let settled = vec![(4, Settled::Cancelled)];
+        assert_eq!(story, Story { outcome: Outcome::NotMapped, value: None, settled }, "{then:?}");
+    }
+}
