@@ -4,12 +4,16 @@
 
 #[path = "toy/board.rs"]
 mod board;
+#[path = "toy/eventful.rs"]
+mod eventful;
 #[path = "toy/format.rs"]
 mod format;
 #[path = "toy/limits.rs"]
 mod limits;
 #[path = "toy/loans.rs"]
 mod loans;
+#[path = "toy/races.rs"]
+mod races;
 #[path = "toy/regions.rs"]
 mod regions;
 #[path = "toy/rest.rs"]
