@@ -4,17 +4,21 @@ use std::{
     cell::{Cell, RefCell},
     ops::{Deref, DerefMut},
     rc::Rc,
+    thread::LocalKey,
 };
 
 use stage2::{CpuId, LockFamily, SpaceLock, Spin, Striped};
 
 type Action = Box<dyn FnOnce()>;
+type Moment = LocalKey<RefCell<Option<Action>>>;
 
 thread_local! {
     /// What happens before this thread takes a space's lock shared the next time.
-    static BEFORE: RefCell<Option<Action>> = const { RefCell::new(None) };
+    static BEFORE_SHARED: RefCell<Option<Action>> = const { RefCell::new(None) };
+    /// What happens before this thread takes one exclusively the next time.
+    static BEFORE_EXCLUSIVE: RefCell<Option<Action>> = const { RefCell::new(None) };
     /// What happens after the next time that this thread held a space's lock shared.
-    static AFTER: RefCell<Option<Action>> = const { RefCell::new(None) };
+    static AFTER_SHARED: RefCell<Option<Action>> = const { RefCell::new(None) };
 }
 
 /// Something that was arranged.
@@ -35,15 +39,20 @@ impl Event {
 
 /// Has something happen before this thread takes a space's lock shared the next time.
 pub fn before_shared(action: impl FnOnce() + 'static) -> Event {
-    arrange(&BEFORE, action)
+    arrange(&BEFORE_SHARED, action)
+}
+
+/// Has something happen before this thread takes a space's lock exclusively the next time.
+pub fn before_exclusive(action: impl FnOnce() + 'static) -> Event {
+    arrange(&BEFORE_EXCLUSIVE, action)
 }
 
 /// Has something happen after the next time that this thread held a space's lock shared.
 pub fn after_shared(action: impl FnOnce() + 'static) -> Event {
-    arrange(&AFTER, action)
+    arrange(&AFTER_SHARED, action)
 }
 
-fn arrange(moment: &'static std::thread::LocalKey<RefCell<Option<Action>>>, action: impl FnOnce() + 'static) -> Event {
+fn arrange(moment: &'static Moment, action: impl FnOnce() + 'static) -> Event {
     let happened = Rc::new(Cell::new(false));
     let event = Event(happened.clone());
     moment.set(Some(Box::new(move || {
@@ -53,7 +62,7 @@ fn arrange(moment: &'static std::thread::LocalKey<RefCell<Option<Action>>>, acti
     event
 }
 
-fn happen(moment: &'static std::thread::LocalKey<RefCell<Option<Action>>>) {
+fn happen(moment: &'static Moment) {
     if let Some(action) = moment.take() {
         action();
     }
@@ -78,11 +87,12 @@ impl<T: Send + Sync> SpaceLock<T> for Lock<T> {
     }
 
     fn shared(&self, cpu: CpuId) -> Self::Shared<'_> {
-        happen(&BEFORE);
+        happen(&BEFORE_SHARED);
         Guard(Some(self.0.shared(cpu)))
     }
 
     fn exclusive(&self) -> Self::Exclusive<'_> {
+        happen(&BEFORE_EXCLUSIVE);
         self.0.exclusive()
     }
 
@@ -108,6 +118,6 @@ impl<G: DerefMut> DerefMut for Guard<G> {
 impl<G> Drop for Guard<G> {
     fn drop(&mut self) {
         self.0.take();
-        happen(&AFTER);
+        happen(&AFTER_SHARED);
     }
 }
