@@ -377,7 +377,7 @@ mod convert {
         // How many rounds it was.
         let work = &|cpu: usize| {
             let mut round = 0_u64;
-            while round == 0 || round % 8 != 0 || !done.load(Ordering::Acquire) {
+            while round == 0 || !round.is_multiple_of(8) || !done.load(Ordering::Acquire) {
                 let page = round as usize % 8 * PAGE;
                 let _ = fault(&space, page, Access::Write);
                 space.write_obj(gpa(page + 64 * cpu), round).unwrap();
