@@ -8,6 +8,8 @@ mod board;
 mod caches;
 #[path = "toy/drop_of_a_space.rs"]
 mod drop_of_a_space;
+#[path = "toy/eventful.rs"]
+mod eventful;
 #[path = "toy/faults.rs"]
 mod faults;
 #[path = "toy/format.rs"]
@@ -24,6 +26,8 @@ mod map;
 mod out_of_memory;
 #[path = "toy/protect.rs"]
 mod protect;
+#[path = "toy/races.rs"]
+mod races;
 #[path = "toy/regions.rs"]
 mod regions;
 #[path = "toy/relocate.rs"]
@@ -67,6 +71,9 @@ const LAZY: Mapping = Mapping::Private { populate: Populate::Lazy, leaf: LeafPol
 const LAZY_BLOCKS: Mapping = Mapping::Private { populate: Populate::Lazy, leaf: LeafPolicy::Largest };
 const BLOCKS: Mapping = Mapping::Private { populate: Populate::Now, leaf: LeafPolicy::Largest };
 const PAGES: Mapping = Mapping::Private { populate: Populate::Now, leaf: LeafPolicy::Pages };
+
+/// Longer than an answer takes on the busiest host: only what never comes is waited for so long.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
 
 fn gpa(address: usize) -> GuestPhysAddr {
     GuestPhysAddr::from_usize(address)

@@ -23,8 +23,8 @@ pub(crate) trait Region: Send + Sync {
     /// At its end: frees frames until `budget`, in frames of 4 KiB, is used up.
     fn free_some(&mut self, budget: &mut usize);
 
-    /// The frame of a page: a zeroed one if it had none.
-    fn populate(&self, page: usize) -> Result<PhysAddr, Exhausted>;
+    /// Allocates a frame for a page: zeroed, and in step with the caches.
+    fn allocate(&self) -> Option<PhysAddr>;
 
     /// Gives a page a frame that `write` fills, which starts as zeros, if `admit` allows it in the end, under the region's
     /// lock. Nothing if either of them does not want it.
@@ -65,7 +65,55 @@ impl Pool {
     }
 }
 
+/// A frame that a region is to get. Dropped before the region has it, it goes back to the allocator.
+pub(crate) struct Fresh<'r> {
+    region: &'r (dyn Region + 'static),
+    /// `None` once the region has it.
+    at: Option<PhysAddr>,
+}
+
+impl Fresh<'_> {
+    /// Gives it to a page that has none, if `admit` allows that under the region's lock: the page's frame then, this one or
+    /// the one it had.
+    pub(crate) fn put(&mut self, page: usize, admit: impl FnOnce() -> bool) -> Result<Option<PhysAddr>, Exhausted> {
+        let mut book = self.region.writing();
+        if let Some(at) = book.frame(page) {
+            return Ok(Some(at));
+        }
+        if !admit() {
+            return Ok(None);
+        }
+        book.reserve(page).ok_or(Exhausted::Memory)?;
+        let Some(at) = self.at.take() else { return Ok(None) };
+        book.put(page, at);
+        Ok(Some(at))
+    }
+}
+
+impl Drop for Fresh<'_> {
+    fn drop(&mut self) {
+        if let Some(at) = self.at {
+            // SAFETY: the region allocated it, and no page has got it: no CPU but this one knows it.
+            unsafe { self.region.free(at) }
+        }
+    }
+}
+
 impl dyn Region {
+    /// A frame for a page, which is allocated without any lock: others populate meanwhile, this page too.
+    pub(crate) fn fresh(&self) -> Result<Fresh<'_>, Exhausted> {
+        self.allocate().map(|at| Fresh { region: self, at: Some(at) }).ok_or(Exhausted::Memory)
+    }
+
+    /// The frame of a page, a zeroed one if it had none, for a caller with a handle: while there is one, no mapping takes
+    /// pages out of the region.
+    pub(super) fn populate(&self, page: usize) -> Result<PhysAddr, Exhausted> {
+        if let Some(at) = self.reading().frame(page) {
+            return Ok(at);
+        }
+        self.fresh()?.put(page, || true)?.ok_or(Exhausted::Memory)
+    }
+
     /// The book, to read: what it says stays while the guard is held, and so do the frames that it names.
     pub(crate) fn reading(&self) -> RwLockReadGuard<'_, Book> {
         self.book().read()
@@ -145,22 +193,10 @@ impl<P: Platform> Region for Memory<P> {
         }
     }
 
-    fn populate(&self, page: usize) -> Result<PhysAddr, Exhausted> {
-        if let Some(at) = self.book.read().frame(page) {
-            return Ok(at);
-        }
-        // Without the lock: others populate meanwhile, this page too, and who comes second frees what it brought.
-        let fresh = Owned::allocate(&self.frames, 1).ok_or(Exhausted::Memory)?.zeroed();
+    fn allocate(&self) -> Option<PhysAddr> {
+        let fresh = Owned::allocate(&self.frames, 1)?.zeroed();
         self.operations.synchronize(self.frames.pointer(fresh.at()), PAGE_SIZE_4K, Content::Data);
-        let mut book = self.book.upgradeable_read().upgrade();
-        if let Some(at) = book.frame(page) {
-            drop(book);
-            return Ok(at);
-        }
-        book.reserve(page).ok_or(Exhausted::Memory)?;
-        let at = fresh.into_raw();
-        book.put(page, at);
-        Ok(at)
+        Some(fresh.into_raw())
     }
 
     fn receive(
@@ -191,7 +227,7 @@ impl<P: Platform> Region for Memory<P> {
 
     unsafe fn free(&self, at: PhysAddr) {
         self.retire(at);
-        // SAFETY: the caller's promise; the frame was a page that `populate` allocated, or a piece of what a space did,
+        // SAFETY: the caller's promise; the frame was one that `allocate` gave, or a piece of what a space did,
         // which has blocks only where any piece may be freed.
         unsafe { self.frames.free(at, 1) }
     }

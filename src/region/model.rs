@@ -85,8 +85,8 @@ impl Region for OnePage {
 
     fn free_some(&mut self, _: &mut usize) {}
 
-    fn populate(&self, _: usize) -> Result<PhysAddr, Exhausted> {
-        Err(Exhausted::Memory)
+    fn allocate(&self) -> Option<PhysAddr> {
+        None
     }
 
     fn receive(

@@ -101,7 +101,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         if let Err(error) = self.split_at_ends(table, range) {
             return Err(shared::keep(leases, error));
         }
-        // Nothing fails from here on.
+        // Nothing fails from here on. The regions have the frames that were found, and no other: pages come only with the
+        // space's lock held.
         for (area, part) in plan.pieces() {
             if let Backend::Shared(view) = area.backend() {
                 view.region().take(view.page(part.start), part.size());

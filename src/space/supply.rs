@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     MappingFlags,
+    account::Exhausted,
     addr::{GuestPhysAddr, GuestPhysRange},
     backend::{Backend, Mapping},
     cpus::CpuId,
@@ -138,11 +139,23 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     pub(super) fn bring(&self, view: &View, gpa: GuestPhysAddr) -> Result<Supplied, Error> {
         let brought = match behind(view.region(), view.page(gpa)) {
             Behind::Frame => Ok(Supplied::Ready),
-            Behind::Nothing => view.region().populate(view.page(gpa)).map(|_| Supplied::Ready),
+            Behind::Nothing => self.populate_region(view, gpa).map(|()| Supplied::Ready),
             Behind::Source(..) if self.has_room_for(view).is_none() => Err(self.context.frames.account().refusal()),
             Behind::Source(region, page) => supply(&region, page, || self.still_missing(view, gpa)),
         };
         brought.map_err(|exhausted| exhausted.at(Context::<P>::page_of(gpa)))
+    }
+
+    /// Gives the page of a region at `gpa` a frame, if it is still missing there when the frame has been allocated.
+    ///
+    /// That is decided under the space's lock. While another CPU holds it exclusively and looks through the region's
+    /// pages, as [`make_private`](Self::make_private) does, no page comes; and none comes that this mapping does not show
+    /// any more, for the region would keep its frame and no guest reach it.
+    fn populate_region(&self, view: &View, gpa: GuestPhysAddr) -> Result<(), Exhausted> {
+        // Before the guard: what is not needed is freed after the lock's release.
+        let mut fresh = view.region().fresh()?;
+        let state = self.state.shared(super::anybody());
+        fresh.put(view.page(gpa), || self.is_missing(&state, view, gpa)).map(|_| ())
     }
 
     /// Has all of a range brought that its regions' sources have not brought yet.
@@ -174,9 +187,16 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// tables by then, or its entry busy.
     fn still_missing(&self, view: &View, gpa: GuestPhysAddr) -> Option<()> {
         let state = self.state.shared(super::anybody());
-        let area = state.areas.find(gpa)?;
-        let (Backend::Shared(now) | Backend::CopyOnWrite(now)) = area.backend() else { return None };
-        let missing = now == view && matches!(behind(view.region(), view.page(gpa)), Behind::Source(..));
-        (missing && matches!(state.table.find(&self.context, gpa), Found::Absent(_))).then_some(())
+        let missing = matches!(behind(view.region(), view.page(gpa)), Behind::Source(..));
+        (missing && self.is_missing(&state, view, gpa)).then_some(())
+    }
+
+    /// Whether the view is still what stands behind `gpa`, and no entry has a page of it there.
+    ///
+    /// A CPU that takes the page out of the region makes its entry busy first.
+    fn is_missing(&self, state: &State, view: &View, gpa: GuestPhysAddr) -> bool {
+        let area = state.areas.find(gpa).map(MemoryArea::backend);
+        matches!(area, Some(Backend::Shared(now) | Backend::CopyOnWrite(now)) if now == view)
+            && matches!(state.table.find(&self.context, gpa), Found::Absent(_))
     }
 }

@@ -299,6 +299,10 @@ impl Machine for Model {
         })
     }
 
+    fn relax(&self) {
+        thread::yield_now();
+    }
+
     fn park(&self) {
         for (cpu, active) in self.active.iter().enumerate() {
             self.hardware.stop(cpu);

@@ -45,6 +45,8 @@ use stage2_scenarios::{gpa, range};
 use self::board::{Board, Parts, Running, fault, race, until_done};
 
 const RAM: usize = 0x4000_0000;
+/// Longer than anything takes on the busiest host: only what never comes is waited for so long.
+const PATIENCE: Duration = Duration::from_secs(120);
 const BLOCK: usize = 2 << 20;
 const READ: MappingFlags = MappingFlags::READ;
 const RW: MappingFlags = READ.union(MappingFlags::WRITE);

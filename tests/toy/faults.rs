@@ -93,7 +93,7 @@ fn do_not_wait_for_each_other() {
     space
         .walk(range(0, PAGE), |_| {
             started.take().expect("one leaf")();
-            came = answer.recv_timeout(std::time::Duration::from_secs(10)).ok();
+            came = answer.recv_timeout(PATIENCE).ok();
         })
         .unwrap();
     assert_eq!(came, Some(Outcome::Resolved));

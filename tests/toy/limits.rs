@@ -1,14 +1,18 @@
 //! What a limit refuses, and what only looks like it.
 
 use std::{
-    sync::Mutex,
+    sync::{Mutex, mpsc},
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
 use stage2::{Config, Limits, Resource};
 
-use super::*;
+use super::{
+    eventful::{self, Eventful},
+    *,
+};
+
+type Space = GuestSpace<Machine, Eventful>;
 
 fn write(at: usize) -> Fault {
     Fault { gpa: gpa(at), access: Access::Write, cause: Cause::Translation, origin: Origin::Instruction }
@@ -24,18 +28,22 @@ fn a_space_without_leave_for_a_root_is_none() {
 }
 
 /// What comes of `second`, which another CPU does while the first has the frame of the last page that the guest may have on
-/// the account, and is still making the tables for it.
-fn meanwhile<T: Send + 'static>(second: impl FnOnce(&GuestSpace<Machine>) -> T + Send + 'static) -> T {
+/// the account, and is still making the tables for it: until the second waits for the lock, or has its answer.
+fn meanwhile<T: Send + 'static>(second: impl FnOnce(&Space) -> T + Send + 'static) -> T {
     let board = Board::new();
-    let space = Arc::new(board.space());
+    let space = Arc::new(Space::new(board.config()).unwrap());
     space.map(range(0, PAGE), LAZY, RW).unwrap();
     space.set_limits(Limits { frames: Some(1), table_frames: None });
     let other: Arc<Mutex<Option<JoinHandle<_>>>> = Arc::default();
     let second = {
         let (space, other) = (Arc::clone(&space), Arc::clone(&other));
         move || {
-            *other.lock().unwrap() = Some(thread::spawn(move || second(&space)));
-            thread::sleep(Duration::from_millis(100));
+            let (waits, it_waits) = mpsc::channel();
+            *other.lock().unwrap() = Some(thread::spawn(move || {
+                eventful::before_exclusive(move || waits.send(()).unwrap());
+                second(&space)
+            }));
+            it_waits.recv().expect("the second was answered without the lock");
         }
     };
     // The first allocation is the frame's, and the next a table's.

@@ -1,5 +1,7 @@
 //! Memory that changes its owner for good, on a board whose CPUs may be deaf.
 
+use std::sync::atomic::AtomicBool;
+
 use stage2::{AreaKind, Handover, Limits, PageState, RegionError, Resource};
 
 use super::*;
@@ -365,40 +367,41 @@ mod convert {
         assert_eq!(space.to_string(), before);
     }
 
-    /// Guests fault, and the hypervisor reads, while memory goes back and forth.
+    /// Guests fault, and the hypervisor reads, while memory goes back and forth. Each CPU goes on until the last conversion.
     #[test]
     fn conversion_under_faults_loses_nothing() {
         let board = Board::new();
         let space = board.space();
         space.map(range(0, 8 * PAGE), LAZY, RW).unwrap();
-        let rounds = if cfg!(miri) { 10_u64 } else { 1000 };
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..2_usize)
-                .map(|cpu| {
-                    let space = &space;
-                    scope.spawn(move || {
-                        for round in 0..rounds {
-                            let page = round as usize % 8 * PAGE;
-                            let _ = fault(space, page, Access::Write);
-                            space.write_obj(gpa(page + 64 * cpu), round).unwrap();
-                            assert_eq!(value(space, page + 64 * cpu), Ok(round));
-                        }
-                    })
-                })
-                .collect();
-            while workers.iter().any(|worker| !worker.is_finished()) {
-                drop(space.make_shared(range(2 * PAGE, 4 * PAGE)).unwrap());
-                // A fault that is populating the region may still have it.
-                while space.make_private(range(2 * PAGE, 4 * PAGE), Handover::Keep).is_err() {
-                    std::thread::yield_now();
-                }
+        let done = AtomicBool::new(false);
+        // How many rounds it was.
+        let work = &|cpu: usize| {
+            let mut round = 0_u64;
+            while round == 0 || !round.is_multiple_of(8) || !done.load(Ordering::Acquire) {
+                let page = round as usize % 8 * PAGE;
+                let _ = fault(&space, page, Access::Write);
+                space.write_obj(gpa(page + 64 * cpu), round).unwrap();
+                assert_eq!(value(&space, page + 64 * cpu), Ok(round));
+                round += 1;
             }
+            round
+        };
+        let rounds = std::thread::scope(|scope| {
+            let workers = [0, 1].map(|cpu| scope.spawn(move || work(cpu)));
+            for _ in 0..if cfg!(miri) { 10 } else { 1000 } {
+                drop(space.make_shared(range(2 * PAGE, 4 * PAGE)).unwrap());
+                space.make_private(range(2 * PAGE, 4 * PAGE), Handover::Keep).unwrap();
+            }
+            done.store(true, Ordering::Release);
+            workers.map(|worker| worker.join().unwrap())
         });
-        for page in 0..8 {
-            let last = rounds - 8 + page;
-            assert_eq!(value(&space, (last % 8) as usize * PAGE), Ok(last));
+        for (cpu, rounds) in rounds.into_iter().enumerate() {
+            for page in 0..8 {
+                assert_eq!(value(&space, page * PAGE + 64 * cpu), Ok(rounds - 8 + page as u64));
+            }
         }
+        assert_eq!(space.usage().frames, 8);
         space.unmap(range(0, 8 * PAGE)).unwrap();
-        assert_eq!(board.allocated(), space.stats().table_frames);
+        assert_eq!((board.allocated(), space.usage().frames), (space.stats().table_frames, 0));
     }
 }

@@ -11,8 +11,6 @@ use stage2::{Pager, Settled, Source, SourceError, SourceFailed, Supply, Ticket, 
 use super::{regions::another, *};
 
 const COUNT: usize = 64;
-/// Longer than any page takes.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A source that answers some pages at once, and leaves the others to a thread of its own.
 struct Library {

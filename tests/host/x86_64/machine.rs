@@ -382,6 +382,10 @@ impl Machine for Model {
         })
     }
 
+    fn relax(&self) {
+        thread::yield_now();
+    }
+
     fn park(&self) {
         (0..CPUS).for_each(|cpu| self.hardware.stop(cpu));
     }

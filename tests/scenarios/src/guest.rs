@@ -259,13 +259,17 @@ impl<M: Machine> Run<'_, '_, M> {
             let fault = match self.attempt(step) {
                 Attempt::Done(value) => return Ok(Came::Value(value)),
                 Attempt::Fault(fault) => fault,
-                Attempt::Again => continue,
+                Attempt::Again => {
+                    machine.relax();
+                    continue;
+                }
                 Attempt::GuestException => return Ok(Came::GuestException),
                 Attempt::Unexpected(story) => return Err(Stop::failed(format_args!("{step:x?}: {story}"))),
             };
             let answer = machine.on(self.seat.cpu, || self.guest.space.fault(self.seat.cpu, fault));
             match answer? {
-                Outcome::Resolved | Outcome::Retry => {}
+                Outcome::Resolved => {}
+                Outcome::Retry => machine.relax(),
                 Outcome::NotMapped => return Ok(Came::NotMapped),
                 Outcome::Denied { flags } => return Ok(Came::Denied(flags)),
                 Outcome::Lent => return Ok(Came::Lent),

@@ -35,6 +35,12 @@ pub trait Machine: Sync + Sized + 'static {
         most
     }
 
+    /// Lets the other CPU go on before this one tries again. Where CPUs are threads, the other one may have none of the
+    /// host's CPUs while it is at work on an entry that this one waits for.
+    fn relax(&self) {
+        core::hint::spin_loop();
+    }
+
     /// A space in which nothing is mapped but what is [`reserved`], or even that not.
     ///
     /// # Errors

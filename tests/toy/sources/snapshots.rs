@@ -17,7 +17,7 @@ fn have_the_source_behind_them() {
     let fork = board.space();
     fork.restore(&snapshot).unwrap();
     assert_eq!(waits(&fork, PAGE, Access::Write), pending);
-    assert_eq!(script.asked(), []);
+    assert!(script.asked().is_empty());
     pager.complete(pending, Ok(&page(5 * PAGE))).unwrap();
     for space in [&space, &fork] {
         assert_eq!((space.load(gpa(0)), space.load(gpa(PAGE))), (Ok(1_u64), Ok(content(5 * PAGE))));

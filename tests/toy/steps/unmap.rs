@@ -129,7 +129,7 @@ fn frees_without_the_lock() {
         let seen = heard.clone();
         board.on_free(move || {
             std::thread::spawn(move || sender.send(other.map(range(0, PAGE), LAZY, RW)));
-            let answer = answer.recv_timeout(std::time::Duration::from_secs(10));
+            let answer = answer.recv_timeout(PATIENCE);
             seen.store(u64::from(answer == Ok(Ok(()))), Ordering::Relaxed);
         });
         way(&space);

@@ -1,0 +1,123 @@
+//! A space's lock around which something happens elsewhere, when a thread has arranged it.
+
+use std::{
+    cell::{Cell, RefCell},
+    ops::{Deref, DerefMut},
+    rc::Rc,
+    thread::LocalKey,
+};
+
+use stage2::{CpuId, LockFamily, SpaceLock, Spin, Striped};
+
+type Action = Box<dyn FnOnce()>;
+type Moment = LocalKey<RefCell<Option<Action>>>;
+
+thread_local! {
+    /// What happens before this thread takes a space's lock shared the next time.
+    static BEFORE_SHARED: RefCell<Option<Action>> = const { RefCell::new(None) };
+    /// What happens before this thread takes one exclusively the next time.
+    static BEFORE_EXCLUSIVE: RefCell<Option<Action>> = const { RefCell::new(None) };
+    /// What happens after the next time that this thread held a space's lock shared.
+    static AFTER_SHARED: RefCell<Option<Action>> = const { RefCell::new(None) };
+}
+
+/// Something that was arranged.
+pub struct Event(Rc<Cell<bool>>);
+
+/// The locks.
+pub struct Eventful;
+
+pub struct Lock<T>(Striped<T, 1>);
+
+pub struct Guard<G>(Option<G>);
+
+impl Event {
+    pub fn has_happened(&self) -> bool {
+        self.0.get()
+    }
+}
+
+/// Has something happen before this thread takes a space's lock shared the next time.
+pub fn before_shared(action: impl FnOnce() + 'static) -> Event {
+    arrange(&BEFORE_SHARED, action)
+}
+
+/// Has something happen before this thread takes a space's lock exclusively the next time.
+pub fn before_exclusive(action: impl FnOnce() + 'static) -> Event {
+    arrange(&BEFORE_EXCLUSIVE, action)
+}
+
+/// Has something happen after the next time that this thread held a space's lock shared.
+pub fn after_shared(action: impl FnOnce() + 'static) -> Event {
+    arrange(&AFTER_SHARED, action)
+}
+
+fn arrange(moment: &'static Moment, action: impl FnOnce() + 'static) -> Event {
+    let happened = Rc::new(Cell::new(false));
+    let event = Event(happened.clone());
+    moment.set(Some(Box::new(move || {
+        happened.set(true);
+        action();
+    })));
+    event
+}
+
+fn happen(moment: &'static Moment) {
+    if let Some(action) = moment.take() {
+        action();
+    }
+}
+
+impl LockFamily for Eventful {
+    type Lock<T: Send + Sync> = Lock<T>;
+}
+
+impl<T: Send + Sync> SpaceLock<T> for Lock<T> {
+    type Shared<'a>
+        = Guard<<Striped<T, 1> as SpaceLock<T>>::Shared<'a>>
+    where
+        T: 'a;
+    type Exclusive<'a>
+        = <Striped<T, 1> as SpaceLock<T>>::Exclusive<'a>
+    where
+        T: 'a;
+
+    fn new(value: T) -> Self {
+        Self(<<Spin<1> as LockFamily>::Lock<T>>::new(value))
+    }
+
+    fn shared(&self, cpu: CpuId) -> Self::Shared<'_> {
+        happen(&BEFORE_SHARED);
+        Guard(Some(self.0.shared(cpu)))
+    }
+
+    fn exclusive(&self) -> Self::Exclusive<'_> {
+        happen(&BEFORE_EXCLUSIVE);
+        self.0.exclusive()
+    }
+
+    fn get_mut(&mut self) -> &mut T {
+        self.0.get_mut()
+    }
+}
+
+impl<G: Deref> Deref for Guard<G> {
+    type Target = G::Target;
+
+    fn deref(&self) -> &G::Target {
+        self.0.as_ref().unwrap()
+    }
+}
+
+impl<G: DerefMut> DerefMut for Guard<G> {
+    fn deref_mut(&mut self) -> &mut G::Target {
+        self.0.as_mut().unwrap()
+    }
+}
+
+impl<G> Drop for Guard<G> {
+    fn drop(&mut self) {
+        self.0.take();
+        happen(&AFTER_SHARED);
+    }
+}
