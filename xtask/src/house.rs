@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// A file says one thing: so many lines, its tests not counted.
-const LONGEST_FILE: usize = 300;
+const LONGEST_FILE: usize = 450;
 /// Folders whose Rust files are looked at, where they exist.
 const FOLDERS: [&str; 7] = ["src", "arch", "tests", "benches", "examples", "fuzz", "xtask/src"];
 /// Written in two parts, so that this file may be looked at too.
