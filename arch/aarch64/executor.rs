@@ -33,6 +33,8 @@ macro_rules! execute {
 }
 
 /// The CPU that runs this, at EL2.
+///
+/// On `aarch64` targets only.
 #[derive(Clone, Copy, Debug)]
 pub struct Instructions(());
 
@@ -84,6 +86,8 @@ impl Instructions {
 
 impl Capabilities {
     /// What this CPU can do. A hypervisor with several takes the [`minimum`](Self::minimum) over all.
+    ///
+    /// On `aarch64` targets only.
     #[must_use]
     pub fn detect() -> Self {
         Self::from_registers(IdRegisters {

@@ -4,6 +4,9 @@ use core::ptr::NonNull;
 
 use memory_addr::PhysAddr;
 use page_table_multiarch::MappingFlags;
+// Where only the documentation is built, the crate may be missing: bodies alone use it.
+#[cfg(target_arch = "x86_64")]
+use x86::cpuid::native_cpuid::cpuid_count;
 
 use super::{
     ept::{self, Ept},
@@ -37,10 +40,11 @@ impl Extension {
     }
 
     /// This CPU's.
-    #[cfg(target_arch = "x86_64")]
+    ///
+    /// On `x86_64` targets only.
+    #[cfg(any(target_arch = "x86_64", doc))]
     #[must_use]
     pub fn detect() -> Option<Self> {
-        use x86::cpuid::native_cpuid::cpuid_count;
         let extended = cpuid_count(0x8000_0000, 0).eax >= 0x8000_0001;
         Self::from_registers(cpuid_count(1, 0).ecx, if extended { cpuid_count(0x8000_0001, 0).ecx } else { 0 })
     }
