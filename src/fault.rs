@@ -55,7 +55,7 @@ pub enum Outcome {
     /// The memory is lent to another space: it will go through when that has returned it.
     Lent,
     /// The guest put its own tables where there is no memory: it gets an external abort on a walk, never an
-    /// emulated device (H11).
+    /// emulated device ([H11](crate::hardware#h11)).
     Inject,
     /// The page comes from a source that has not brought it yet: the virtual CPU waits until the ticket is over, and then
     /// the same fault is answered anew. How a wake-up cannot be lost says [`Pager`](crate::Pager).

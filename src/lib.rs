@@ -12,6 +12,10 @@ extern crate std;
 #[path = "../arch/mod.rs"]
 mod arch;
 
+#[cfg(doc)]
+#[doc = include_str!("../docs/hardware.md")]
+pub mod hardware {}
+
 mod account;
 mod addr;
 mod backend;

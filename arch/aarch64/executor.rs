@@ -50,7 +50,7 @@ impl Instructions {
         Self(())
     }
 
-    /// Asks the CPU for the address of a fault whose registers do not give it (H10).
+    /// Asks the CPU for the address of a fault whose registers do not give it ([H10](crate::hardware#h10)).
     ///
     /// To be called on the CPU that took the fault, before another guest is activated there. Nothing: the guest's
     /// tables changed meanwhile; enter the guest again.

@@ -49,7 +49,7 @@ impl<E: Executor, H: Interrupt> Tlb<E, H> {
 }
 
 /// Forgets whatever a CPU cached before this hypervisor had it, of guests and of former hypervisors: once on each CPU,
-/// after VMXON. Translations survive VMXOFF (H16).
+/// after VMXON. Translations survive VMXOFF ([H16](crate::hardware#h16)).
 ///
 /// # Errors
 /// [`VmFail`]: the CPU refused, and no guest may run there.
