@@ -5,6 +5,20 @@ use page_table_multiarch::MappingFlags;
 use crate::{Access, GuestPhysAddr, Ticket};
 
 /// A fault that the second stage of translation raised, as the architecture's decoder makes it from the registers.
+///
+/// # Example
+/// ```
+/// use stage2::{Access, Cause, CpuId, Fault, Origin, Outcome};
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # let space = host::guest(1)?;
+///
+/// // As `aarch64::decode`, `ept::decode` and `npt::decode` make it.
+/// let gpa = 0x0a00_0010.into();
+/// let fault = Fault { gpa, access: Access::Read, cause: Cause::Translation, origin: Origin::Instruction };
+/// // Nothing is mapped there: a device to emulate.
+/// assert_eq!(space.fault(CpuId(0), fault)?, Outcome::NotMapped);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// The address, with its low bits.

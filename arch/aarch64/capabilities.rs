@@ -72,6 +72,19 @@ pub struct IdRegisters {
 /// What one CPU can do or, by [`minimum`](Capabilities::minimum), what each of several can.
 ///
 /// A space runs on any of the hypervisor's CPUs: make its format and its [`Tlb`](super::Tlb) from the minimum over all.
+///
+/// # Example
+/// ```
+/// use stage2::aarch64::{Capabilities, Features, IdRegisters};
+///
+/// // On hardware, each CPU: `Capabilities::detect()`.
+/// let small = Capabilities::from_registers(IdRegisters { mmfr0: 0x0000_1122, ..IdRegisters::default() });
+/// let large = IdRegisters { mmfr0: 0x0010_1125, mmfr1: 0x1021_2122, mmfr2: 0x1011, ..IdRegisters::default() };
+/// let large = Capabilities::from_registers(large);
+/// let all = small.minimum(large);
+/// assert_eq!((all.physical_bits, all.vmid_bits), (40, 8));
+/// assert!(large.features.contains(Features::DIRTY_STATE) && !all.features.contains(Features::DIRTY_STATE));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// The width of a physical address in bits.

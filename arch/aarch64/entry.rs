@@ -19,6 +19,19 @@ use crate::{Access, Change, Denials, Entry, Format, Geometry, Inexpressible, Lea
 /// - `DEVICE` is Device-nGnRE, `DEVICE | UNCACHED` Device-nGnRnE, `UNCACHED` Normal non-cacheable, neither Normal
 ///   write-back. A device is never executable.
 /// - `USER` is refused: stage 2 does not ask who in the guest accesses.
+///
+/// # Example
+/// ```
+/// use stage2::{Format, MappingFlags, aarch64::{Capabilities, ConfigError, IdRegisters, Stage2, Tracking, Vmid}};
+///
+/// let neoverse_n1 = IdRegisters { mmfr0: 0x0010_1125, mmfr1: 0x1021_2122, mmfr2: 0x1011, ..IdRegisters::default() };
+/// let capabilities = Capabilities::from_registers(neoverse_n1);
+/// let format = Stage2::new(&capabilities, 40, Vmid(1))?.with_tracking(Tracking::DirtyState)?;
+/// assert_eq!(format.geometry().input_bits(), 40);
+/// assert!(format.check(MappingFlags::EXECUTE | MappingFlags::DEVICE).is_err());
+/// assert!(matches!(Stage2::new(&capabilities, 52, Vmid(1)), Err(ConfigError::InputBits { .. })));
+/// # Ok::<(), ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stage2 {
     pub(super) capabilities: Capabilities,

@@ -7,6 +7,17 @@ use super::Errata;
 use crate::{Access, Cause, Fault, GuestPhysAddr, Origin};
 
 /// What an exception to EL2 leaves in the registers.
+///
+/// # Example
+/// ```
+/// use stage2::{Access, Cause, aarch64::{Decoded, Syndrome, decode}};
+///
+/// // A data abort from the guest: a write, translation fault at level 3.
+/// let syndrome = Syndrome { esr: 0x9200_0047, far: 0xffff_0000_0000_1008, hpfar: 0x0040_0010 };
+/// let Decoded::Fault(fault) = decode(syndrome) else { panic!("not a fault of stage 2") };
+/// assert_eq!((fault.access, fault.cause), (Access::Write, Cause::Translation));
+/// assert_eq!(fault.gpa.as_usize(), 0x4000_1008);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Syndrome {
     /// `ESR_EL2`.

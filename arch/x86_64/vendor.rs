@@ -51,6 +51,22 @@ impl Extension {
 }
 
 /// A format of either vendor's.
+///
+/// # Example
+/// ```
+/// use stage2::{Format, x86_64::{Extension, Nested, ept, npt}};
+///
+/// # let skylake = ept::Registers { ept_vpid_cap: 0xf01_0673_4141, arch_capabilities: 0x40, physical_bits: 46 };
+/// # let intel = ept::Capabilities::from_registers(skylake);
+/// # let amd = npt::Capabilities::from_registers(npt::Registers::default());
+/// // On hardware: `Extension::detect()`. The CPU's VMX bit is set here.
+/// let format = match Extension::from_registers(1 << 5, 0).expect("a second stage") {
+///     Extension::Vmx => Nested::Ept(ept::Ept::new(&intel, ept::Depth::Four)?),
+///     Extension::Svm => Nested::Npt(npt::Npt::new(&amd, npt::Asid(1))?),
+/// };
+/// assert_eq!(format.geometry().input_bits(), 48);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nested {
     /// Intel's.
@@ -156,6 +172,27 @@ impl Format for Nested {
 /// The invalidations of either vendor's tables: [`ept::Tlb`] or [`npt::Tlb`], the one that belongs to the format.
 ///
 /// One that does not belong to it does nothing, and no CPU enters the space: [`flush`](Invalidate::flush) fails.
+///
+/// # Example
+/// ```
+/// use stage2::x86_64::{NestedTlb, ept, npt};
+/// use stage2::{CpuId, Invalidate, Reach, Unreachable};
+///
+/// # struct Idle;
+/// # impl ept::Executor for Idle {
+/// #     fn execute(&self, _: ept::Op) -> Result<(), ept::VmFail> { Ok(()) }
+/// # }
+/// # impl npt::Executor for Idle {
+/// #     fn execute(&self, _: npt::Op) {}
+/// # }
+/// type Hook = fn(&mut dyn Iterator<Item = CpuId>) -> Result<(), Unreachable>;
+/// // `Idle` stands for either vendor's `Instructions`.
+/// type Tlbs = NestedTlb<ept::Tlb<Idle, Hook>, npt::Tlb<Idle, Hook>>;
+///
+/// let send_nmi: Hook = |_cpus| Ok(());
+/// let tlb = Tlbs::Npt(npt::Tlb::new(Idle, send_nmi));
+/// assert_eq!(tlb.reach(), Reach::ThisCpu);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub enum NestedTlb<E, N> {
     /// Intel's.

@@ -73,6 +73,18 @@ pub struct Registers {
 /// What one CPU can do or, by [`minimum`](Capabilities::minimum), what each of several can.
 ///
 /// A space runs on any of the hypervisor's CPUs: make its format and its [`Tlb`](super::Tlb) from the minimum over all.
+///
+/// # Example
+/// ```
+/// use stage2::x86_64::ept::{Capabilities, Features, Invept, Registers};
+///
+/// // On hardware, each CPU: `Capabilities::detect()`.
+/// let skylake = Registers { ept_vpid_cap: 0xf01_0673_4141, arch_capabilities: 0x40, physical_bits: 46 };
+/// let skylake = Capabilities::from_registers(skylake);
+/// assert_eq!(skylake.invept(), Some(Invept::Single));
+/// let without = skylake.minimum(skylake.without(Features::LEAF_1G));
+/// assert!(!without.features.contains(Features::LEAF_1G));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// The width of a physical address in bits (MAXPHYADDR).

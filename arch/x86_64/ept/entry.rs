@@ -59,6 +59,19 @@ const WRITE_BACK: u64 = 6 << 3;
 /// - Large leaves that are execute-never ([`LargeLeaves`]) are split at the first fetch; `EXECUTE` alone, of which
 ///   nothing would be left in one, is then refused.
 /// - `USER` is refused: EPT does not ask who in the guest accesses.
+///
+/// # Example
+/// ```
+/// use stage2::{Format, Level, x86_64::ept::{Capabilities, ConfigError, Depth, Ept, Registers, Tracking}};
+///
+/// let skylake = Registers { ept_vpid_cap: 0xf01_0673_4141, arch_capabilities: 0x40, physical_bits: 46 };
+/// let capabilities = Capabilities::from_registers(skylake);
+/// let format = Ept::new(&capabilities, Depth::Four)?.with_tracking(Tracking::Hardware)?.with_input_bits(40)?;
+/// assert_eq!(format.geometry().input_bits(), 40);
+/// assert!(format.maps(Level(2)), "leaves of 1 GiB");
+/// assert_eq!(Ept::new(&capabilities, Depth::Five), Err(ConfigError::NoDepth(Depth::Five)));
+/// # Ok::<(), ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ept {
     pub(super) capabilities: Capabilities,

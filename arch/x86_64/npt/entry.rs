@@ -56,6 +56,26 @@ const LOAN: u64 = 1 << 56;
 /// - The guest's PAT takes part (15.25.8): it can make memory uncacheable, and a device write-combining (a frame
 ///   buffer). What it may not change cannot be expressed: `DEVICE | UNCACHED` is refused.
 /// - `USER` is refused: NPT does not ask who in the guest accesses.
+///
+/// # Example
+/// ```
+/// use stage2::{Format, MappingFlags, x86_64::npt::{Asid, Capabilities, ConfigError, Npt, Registers}};
+///
+/// let milan = Registers {
+///     extended_ecx: 0x75c2_37ff,
+///     extended_edx: 0x2fd3_fbff,
+///     address_sizes: 0x3030,
+///     asids: 0x8000,
+///     svm_edx: 0x101b_bcff,
+/// };
+/// let capabilities = Capabilities::from_registers(milan);
+/// let format = Npt::new(&capabilities, Asid(1))?;
+/// assert!(format.check(MappingFlags::UNCACHED | MappingFlags::READ).is_err(), "the PAT at reset has no such type");
+/// // The hypervisor's own PAT, with write-combining in its second place.
+/// let format = format.with_pat(0x0007_0406_0007_0106)?;
+/// assert!(format.check(MappingFlags::UNCACHED | MappingFlags::READ).is_ok());
+/// # Ok::<(), ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Npt {
     pub(super) capabilities: Capabilities,
