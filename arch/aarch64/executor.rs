@@ -52,7 +52,7 @@ impl Instructions {
 
     /// Asks the CPU for the address of a fault whose registers do not give it ([H10](crate::hardware#h10)).
     ///
-    /// To be called on the CPU that took the fault, before another guest is activated there. Nothing: the guest's
+    /// To be called on the CPU that took the fault, before another guest is activated there. `None`: the guest's
     /// tables changed meanwhile; enter the guest again.
     #[must_use]
     pub fn resolve(&self, unresolved: Unresolved) -> Option<Fault> {

@@ -74,7 +74,7 @@ pub struct Unresolved {
 impl Unresolved {
     /// The fault, from what `AT S1E1R` of [`far`](Self::far) left in `PAR_EL1`.
     ///
-    /// Nothing where that failed: the guest's tables changed meanwhile. Enter the guest again; it faults again, or not.
+    /// `None` where that failed: the guest's tables changed meanwhile. Enter the guest again; it faults again, or not.
     #[must_use]
     pub fn translated(self, par: u64) -> Option<Fault> {
         let failed = par & PAR_FAILED != 0;
@@ -186,7 +186,7 @@ impl Syndrome {
 
     /// What a load or store was to move, where the CPU says so: for the emulation of a device.
     ///
-    /// Nothing for pairs, vectors, atomics, write-back forms and walks: those have to be read from the instruction.
+    /// `None` for pairs, vectors, atomics, write-back forms and walks: those have to be read from the instruction.
     #[must_use]
     pub fn transfer(self) -> Option<Transfer> {
         let simple = self.class() == DATA_ABORT && self.has(TRANSFER_VALID);

@@ -24,8 +24,8 @@ const SCTLR_MMU: u64 = 1 << 0;
 
 /// Invalidates the translations of stage-2 tables on `AArch64`: everywhere, by the hardware's broadcast.
 ///
-/// Called with interrupts on or off; they are masked from the look at `VTTBR_EL2` to the last barrier, so that nobody
-/// changes the VMID in between.
+/// Called with interrupts on or off; they are masked from the look at `VTTBR_EL2` to the last barrier, so that no
+/// handler changes the VMID in between.
 ///
 /// # Example
 /// ```

@@ -27,7 +27,7 @@ pub enum Extension {
 }
 
 impl Extension {
-    /// By ECX of CPUID's functions 1 and `0x8000_0001` (0 where there is no such function); nothing on a CPU without.
+    /// By ECX of CPUID's functions 1 and `0x8000_0001` (0 where there is no such function); `None` on a CPU without.
     #[must_use]
     pub const fn from_registers(basic_ecx: u32, extended_ecx: u32) -> Option<Self> {
         if extended_ecx & 1 << 2 != 0 {
@@ -202,7 +202,7 @@ pub enum NestedTlb<E, N> {
 }
 
 impl<E: Invalidate<ept::Root>, N: Invalidate<npt::Root>> NestedTlb<E, N> {
-    /// Asks the one that the root belongs to; nothing where it is the other's.
+    /// Asks the one that the root belongs to; `None` where the root is the other vendor's.
     fn ask<R>(
         &self,
         root: Root,

@@ -44,7 +44,7 @@ bitflags! {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Errata: u64 {
         /// Without `RDCL_NO`: the CPU loads speculatively through the address of an entry that is not present (L1TF).
-        /// Entries that keep an address while they are not present hold it inverted, whatever the CPU; entries of nothing
+        /// Entries that keep an address while they are not present hold it inverted, whatever the CPU; absent ones
         /// name the host's frame 0, where nothing secret may be ([H19](crate::hardware#h19)).
         const SPECULATIVE_LOAD = 1 << 0;
         /// Without `IF_PSCHANGE_MC_NO`: a guest that executes from a large page, and changes its size, makes the CPU
@@ -126,7 +126,7 @@ impl Capabilities {
         Self { features: self.features - features, ..self }
     }
 
-    /// The narrowest INVEPT that there is; nothing on a CPU that can forget nothing.
+    /// The narrowest INVEPT that there is; `None` on a CPU that has none.
     #[must_use]
     pub fn invept(&self) -> Option<Invept> {
         let has = |kind| self.features.contains(Features::INVEPT | kind);

@@ -23,7 +23,7 @@ pub enum Depth {
     Five,
 }
 
-/// Who notes which leaves were used.
+/// Whether the CPU or the hypervisor notes which leaves were used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tracking {
     /// The hypervisor.

@@ -36,7 +36,7 @@ const SUPPRESS_EXCEPTION: u64 = 1 << 63;
 
 /// The frame is the space's own; with [`REGION`], a frozen region's; with [`LOAN`], on loan to another space.
 const OWNED: u64 = 1 << 52;
-/// In an entry that is not present: somebody is changing a leaf.
+/// In an entry that is not present: a CPU is changing a leaf.
 const BUSY: u64 = 1 << 53;
 /// The frame is a region's.
 const REGION: u64 = 1 << 54;
@@ -58,7 +58,7 @@ const WRITE_BACK: u64 = 6 << 3;
 ///   `DEVICE | UNCACHED` is uncacheable in any case. A device is never executable.
 /// - Large leaves that are execute-never ([`LargeLeaves`]) are split at the first fetch; `EXECUTE` alone, of which
 ///   nothing would be left in one, is then refused.
-/// - `USER` is refused: EPT does not ask who in the guest accesses.
+/// - `USER` is refused: EPT does not tell a guest's user accesses from its supervisor's.
 ///
 /// # Example
 /// ```
@@ -228,7 +228,7 @@ enum Kind {
 }
 
 impl Ept {
-    /// By the level and bit 7; nothing for what the hardware calls a misconfiguration.
+    /// By the level and bit 7; `None` for what the hardware calls a misconfiguration.
     fn kind(&self, level: Level, entry: u64) -> Option<Kind> {
         let leaf = level == Level::PAGE || entry & LARGE != 0;
         if leaf { self.maps(level).then_some(Kind::Leaf) } else { Some(Kind::Table) }

@@ -12,7 +12,7 @@ use crate::{Content, CpuId, GuestPhysAddr, Invalidate, Reach, Scope, Unreachable
 /// Invalidates the translations of EPT tables: on this CPU by INVEPT, on others by interrupting them.
 ///
 /// Combined translations of a guest's linear addresses go with the guest-physical ones. Each virtual CPU has a VPID of
-/// its own, or none: then there is nothing to be done where two of one space take turns on a CPU.
+/// its own, or none: either way two of one space that take turns on a CPU need no invalidation.
 ///
 /// # Example
 /// ```

@@ -38,7 +38,7 @@ const NO_EXECUTE: u64 = 1 << 63;
 
 /// The frame is the space's own; with [`REGION`], a frozen region's; with [`LOAN`], on loan to another space.
 const OWNED: u64 = 1 << 52;
-/// In an entry that is not present: somebody is changing a leaf.
+/// In an entry that is not present: a CPU is changing a leaf.
 const BUSY: u64 = 1 << 53;
 /// In an entry that is not present: it was, and is otherwise as it was. No CPU with NPT loads speculatively through the
 /// address of an entry that is not present (L1TF is Intel's, H19).
@@ -55,7 +55,7 @@ const LOAN: u64 = 1 << 56;
 ///   where the hypervisor's PAT has no such type ([`with_pat`](Npt::with_pat)). `DEVICE` is uncacheable.
 /// - The guest's PAT takes part (15.25.8): it can make memory uncacheable, and a device write-combining (a frame
 ///   buffer). What it may not change cannot be expressed: `DEVICE | UNCACHED` is refused.
-/// - `USER` is refused: NPT does not ask who in the guest accesses.
+/// - `USER` is refused: NPT takes all that a guest does for user accesses.
 ///
 /// # Example
 /// ```
@@ -209,7 +209,7 @@ enum Kind {
 }
 
 impl Npt {
-    /// By the level and bit 7; nothing for what has a reserved bit set.
+    /// By the level and bit 7; `None` for what has a reserved bit set.
     fn kind(&self, level: Level, entry: u64) -> Option<Kind> {
         let leaf = level == Level::PAGE || entry & LARGE != 0;
         if leaf { self.maps(level).then_some(Kind::Leaf) } else { Some(Kind::Table) }

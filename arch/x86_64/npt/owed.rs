@@ -66,7 +66,7 @@ impl Owed {
             same if same == u64::from(asid.0) => None,
             _ => Some(ALL),
         };
-        // Nothing to change is no failure.
+        // An error only says that the value stays as it is.
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
     }
 
