@@ -1,27 +1,19 @@
 //! The architectures: one folder each, the same file names in each.
+//!
+//! `cfg(target_arch)` stands at the instructions and at `native`. Beside it stands `doc`: the documentation that is
+//! built on any host has the parts of every target. It looks at signatures alone and compiles no body.
 
 pub mod aarch64;
 mod owner;
 mod pte;
 pub mod x86_64;
 
-/// The parts of the target that is compiled for.
 #[cfg(target_arch = "aarch64")]
-pub mod native {
-    pub use super::aarch64::{Capabilities, Instructions, Stage2 as Format};
-
-    /// The invalidations, by the CPU's own instructions.
-    pub type Invalidate = super::aarch64::Tlb<Instructions>;
-}
-
-/// The parts of the target that is compiled for.
+#[doc(inline)]
+pub use aarch64::native;
 #[cfg(target_arch = "x86_64")]
-pub mod native {
-    pub use super::x86_64::ept::{Capabilities, Ept as Format, Instructions};
-
-    /// The invalidations, by the CPU's own instructions and the hypervisor's way `H` to interrupt other CPUs.
-    pub type Invalidate<H> = super::x86_64::ept::Tlb<Instructions, H>;
-}
+#[doc(inline)]
+pub use x86_64::native;
 
 #[cfg(test)]
 mod facts;

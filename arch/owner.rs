@@ -2,7 +2,7 @@
 
 use crate::{Entry, Leaf, Marked, Owner};
 
-/// `own` alone is the space's own, `region` alone a region's, both a frozen region's, none somebody else's; with `loan`,
+/// `own` alone is the space's own, `region` alone a region's, both a frozen region's, none foreign memory; with `loan`,
 /// `own` is on loan to another space, and without `own` it is another space's.
 #[inline]
 pub(crate) const fn encode(owner: Owner, own: u64, region: u64, loan: u64) -> u64 {
@@ -22,7 +22,7 @@ pub(crate) const fn decode(entry: u64, own: u64, region: u64, loan: u64) -> Owne
     match (entry & own != 0, entry & region != 0) {
         (true, false) if entry & loan != 0 => Owner::OnLoan,
         (true, false) => Owner::Space,
-        // With `region` nobody wrote it: whatever it is, nobody frees it.
+        // `region` beside `loan` is never written; read as borrowed, such a frame is never freed.
         _ if entry & loan != 0 => Owner::Borrowed,
         (false, false) => Owner::Foreign,
         (false, true) => Owner::Shared,

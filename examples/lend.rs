@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let loan = owner.share(range(RAM, 0x1000), &other, WINDOW.into(), RW)?;
     other.store((WINDOW + 0x10).into(), 42_u32)?;
     println!("Shared: the owner reads {}.", owner.load::<u32>((RAM + 0x10).into())?);
-    println!("It cannot give it to anybody else: {}.", owner.unmap(range(RAM, 0x1000)).unwrap_err());
+    println!("It cannot unmap it meanwhile: {}.", owner.unmap(range(RAM, 0x1000)).unwrap_err());
     println!("Nor can the other: {}.", other.share(range(WINDOW, 0x1000), &owner, RAM.into(), RW).unwrap_err());
     owner.reclaim(&loan, &other, Handover::Keep)?;
 

@@ -1,4 +1,4 @@
-//! A running guest is frozen, and two more start from it: a page costs memory when somebody writes it.
+//! A running guest is frozen, and two more start from it: a page costs memory when one of them writes it.
 //!
 //! ```sh
 //! cargo run --example snapshot

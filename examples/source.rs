@@ -1,4 +1,5 @@
-//! A guest runs here while its memory is still on another machine: what it touches comes over, and who touched it waits.
+//! A guest runs here while its memory is still on another machine: what it touches comes over, and
+//! the virtual CPU that touched it waits.
 //!
 //! ```sh
 //! cargo run --example source
@@ -15,7 +16,7 @@ use std::{
 use host::{RW, guest, range};
 use stage2::{Access, Cause, CpuId, Fault, Origin, Outcome, Pager, Settled, Source, Supply, Ticket, Waiting};
 
-/// The other machine, and those who wait for it.
+/// The other machine, and the virtual CPUs that wait for it.
 struct Other {
     wanted: mpsc::Sender<Ticket>,
     scheduler: Mutex<()>,
@@ -36,7 +37,7 @@ impl Source for Other {
 impl Other {
     /// Looks and sleeps under the lock that `settled` takes: no wake-up comes between.
     fn sleep(&self, pager: &Pager, ticket: Ticket) {
-        let scheduler = self.scheduler.lock().expect("nobody panics under it");
+        let scheduler = self.scheduler.lock().expect("no panic under it");
         let _awake = self.over.wait_while(scheduler, |()| pager.state(ticket) == Waiting::NotYet);
     }
 }
@@ -60,7 +61,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     thread::scope(|scope| {
         let cpus = [0, 1].map(|cpu| scope.spawn(move || run(cpu)));
-        // The network: it answers until nobody runs any more.
+        // The network: it answers until no virtual CPU runs any more.
         while cpus.iter().any(|cpu| !cpu.is_finished()) {
             for ticket in wants.try_iter() {
                 let page = [1 + (ticket.offset() / 0x1000) as u8; 0x1000];

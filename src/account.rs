@@ -31,6 +31,22 @@ impl core::fmt::Display for Resource {
 /// How much a space may have, in frames of 4 KiB; without a limit, as much as the allocator has.
 ///
 /// Memory of regions is theirs, and bounded by their size: it is not in these.
+///
+/// # Example
+/// ```
+/// use stage2::{Error, LeafPolicy, Limits, Mapping, Populate};
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # use host::{RW, guest, range};
+///
+/// let space = guest(1)?;
+/// space.set_limits(Limits { frames: Some(2), table_frames: None });
+/// let lazy = Mapping::Private { populate: Populate::Lazy, leaf: LeafPolicy::Pages };
+/// space.map(range(0x8000_0000, 0x4000), lazy, RW)?;
+/// space.write(0x8000_0000.into(), &[1; 0x2000])?;
+/// assert!(matches!(space.write(0x8000_2000.into(), &[1]), Err(Error::Limit { .. })));
+/// assert_eq!(space.usage().frames, 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Frames of its own: private memory, and copies of what it inherited.

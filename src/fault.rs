@@ -5,6 +5,20 @@ use page_table_multiarch::MappingFlags;
 use crate::{Access, GuestPhysAddr, Ticket};
 
 /// A fault that the second stage of translation raised, as the architecture's decoder makes it from the registers.
+///
+/// # Example
+/// ```
+/// use stage2::{Access, Cause, CpuId, Fault, Origin, Outcome};
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # let space = host::guest(1)?;
+///
+/// // As `aarch64::decode`, `ept::decode` and `npt::decode` make it.
+/// let gpa = 0x0a00_0010.into();
+/// let fault = Fault { gpa, access: Access::Read, cause: Cause::Translation, origin: Origin::Instruction };
+/// // Nothing is mapped there: a device to emulate.
+/// assert_eq!(space.fault(CpuId(0), fault)?, Outcome::NotMapped);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// The address, with its low bits.
@@ -55,7 +69,7 @@ pub enum Outcome {
     /// The memory is lent to another space: it will go through when that has returned it.
     Lent,
     /// The guest put its own tables where there is no memory: it gets an external abort on a walk, never an
-    /// emulated device (H11).
+    /// emulated device ([H11](crate::hardware#h11)).
     Inject,
     /// The page comes from a source that has not brought it yet: the virtual CPU waits until the ticket is over, and then
     /// the same fault is answered anew. How a wake-up cannot be lost says [`Pager`](crate::Pager).

@@ -52,7 +52,8 @@ pub trait Format: Clone + Debug + Send + Sync + 'static {
     /// [`Inexpressible`] with the flags that cannot be had, or not in this company.
     fn check(&self, flags: MappingFlags) -> Result<(), Inexpressible>;
 
-    /// What a leaf of `level` allows where `flags` are asked for: less, where a large leaf may not have it all (H18).
+    /// What a leaf of `level` allows where `flags` are asked for: less, where a large leaf may not have it all
+    /// ([H18](crate::hardware#h18)).
     ///
     /// [`leaf`](Format::leaf) and [`with_flags`](Format::with_flags) give just that. A guest that is denied what its
     /// area allows then gets a smaller leaf. A page always allows what was asked for.
@@ -107,16 +108,17 @@ pub trait Format: Clone + Debug + Send + Sync + 'static {
 
     /// The leaf `entry` with other flags; everything else stays, what the hardware noted included.
     ///
-    /// Write-protecting takes *every* way to write (on Arm also DBM, H12) and keeps the dirtiness in the entry.
+    /// Write-protecting takes *every* way to write (on Arm also DBM, [H12](crate::hardware#h12)) and keeps the
+    /// dirtiness in the entry.
     fn with_flags(&self, level: Level, entry: u64, flags: MappingFlags) -> u64;
 
     /// The leaf `entry` with its accessed mark set, and its dirty mark where the hypervisor wrote.
     fn touched(&self, level: Level, entry: u64, access: Access) -> u64;
 
-    /// How a live leaf `old` may become the leaf `new` (H7, H15).
+    /// How a live leaf `old` may become the leaf `new` ([H7](crate::hardware#h7), [H15](crate::hardware#h15)).
     fn change(&self, level: Level, old: u64, new: u64) -> Change;
 
-    /// Whether a CPU may go on denying after the entry allows (H3).
+    /// Whether a CPU may go on denying after the entry allows ([H3](crate::hardware#h3)).
     fn denials(&self) -> Denials;
 }
 
@@ -142,11 +144,11 @@ pub enum Entry {
     Table(PhysAddr),
     /// Memory.
     Leaf(Leaf),
-    /// Taken away, and waiting for the invalidation: what stood here, for the reaper (H22).
+    /// Taken away, and waiting for the invalidation: what stood here, for the reaper ([H22](crate::hardware#h22)).
     Marked(Marked),
     /// The space's own memory that it lent to another: out of reach until it comes back.
     Lent(Leaf),
-    /// A leaf that somebody is changing and will finish (H26).
+    /// A leaf that somebody is changing and will finish ([H26](crate::hardware#h26)).
     Busy,
 }
 

@@ -19,6 +19,37 @@ use page_table_multiarch::PagingHandler;
 ///   holds for memory that is mapped linearly without [`DEVICE`](crate::MappingFlags::DEVICE), for as long as it is
 ///   mapped: that is how [`GuestSpace::read`](crate::GuestSpace::read) reaches it.
 /// - All clones are the same allocator.
+///
+/// # Example
+/// ```
+/// use std::{alloc, ptr::NonNull};
+/// use stage2::{Frames, PhysAddr};
+///
+/// /// The heap of a program, where a physical address is a pointer.
+/// #[derive(Clone)]
+/// struct Heap;
+///
+/// // SAFETY: the heap gives memory to one owner at a time, and a physical address is its pointer.
+/// unsafe impl Frames for Heap {
+///     fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr> {
+///         let layout = alloc::Layout::from_size_align(count * 4096, align).ok()?;
+///         // SAFETY: the layout is not empty.
+///         let memory = NonNull::new(unsafe { alloc::alloc(layout) })?;
+///         Some(PhysAddr::from_usize(memory.as_ptr().expose_provenance()))
+///     }
+///
+///     unsafe fn free(&self, at: PhysAddr, count: usize) {
+///         // What the crate asks for is aligned to its size.
+///         let layout = alloc::Layout::from_size_align(count * 4096, (count * 4096).next_power_of_two());
+///         // SAFETY: the caller gives back, whole, what `allocate` gave.
+///         unsafe { alloc::dealloc(self.pointer(at).as_ptr(), layout.expect("as it was allocated")) }
+///     }
+///
+///     fn pointer(&self, at: PhysAddr) -> NonNull<u8> {
+///         NonNull::new(std::ptr::with_exposed_provenance_mut(at.as_usize())).expect("the heap is not at 0")
+///     }
+/// }
+/// ```
 pub unsafe trait Frames: Clone + Send + Sync + 'static {
     /// `count` contiguous pages of 4 KiB, the first at a multiple of `align` bytes (a power of two, at least 4096).
     fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr>;
@@ -73,6 +104,41 @@ pub enum Pieces {
 /// Adapts a [`PagingHandler`] of `page_table_multiarch`.
 ///
 /// That trait frees only what was allocated in one piece. Where the handler can do better, `PIECEWISE` says so.
+///
+/// # Example
+/// ```
+/// use std::alloc;
+/// use memory_addr::VirtAddr;
+/// use page_table_multiarch::PagingHandler;
+/// use stage2::{Frames, Handler, PhysAddr};
+///
+/// struct Kernel;
+///
+/// impl PagingHandler for Kernel {
+///     fn alloc_frames(count: usize, align: usize) -> Option<PhysAddr> {
+///         let layout = alloc::Layout::from_size_align(count * 4096, align).ok()?;
+///         // SAFETY: the layout is not empty.
+///         let memory = unsafe { alloc::alloc(layout) };
+///         (!memory.is_null()).then(|| PhysAddr::from_usize(memory.expose_provenance()))
+///     }
+///
+///     fn dealloc_frames(at: PhysAddr, count: usize) {
+///         let layout = alloc::Layout::from_size_align(count * 4096, (count * 4096).next_power_of_two()).unwrap();
+///         // SAFETY: it was allocated above.
+///         unsafe { alloc::dealloc(std::ptr::with_exposed_provenance_mut(at.as_usize()), layout) }
+///     }
+///
+///     fn phys_to_virt(at: PhysAddr) -> VirtAddr {
+///         VirtAddr::from_usize(at.as_usize())
+///     }
+/// }
+///
+/// // SAFETY: the heap's memory is exclusive, and a physical address is its pointer.
+/// let frames = unsafe { Handler::<Kernel>::new() };
+/// let frame = frames.allocate(1, 4096).expect("a page");
+/// // SAFETY: it was allocated just now, and is not used.
+/// unsafe { frames.free(frame, 1) };
+/// ```
 pub struct Handler<H, const PIECEWISE: bool = false>(PhantomData<fn() -> H>);
 
 impl<H: PagingHandler> Handler<H, false> {

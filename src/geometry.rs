@@ -8,6 +8,18 @@ use crate::{GuestPhysAddr, GuestPhysRange, Level};
 ///
 /// A root that is wider than other tables (Arm's concatenated tables, the ×4 root of RISC-V) just has more index
 /// bits. Every table of the other levels has 2^`index_bits` entries of eight bytes.
+///
+/// # Example
+/// ```
+/// use stage2::{Geometry, Level};
+///
+/// // A 40-bit space of 4 KiB pages: two tables of 512 entries side by side are the root.
+/// let geometry = Geometry { page_shift: 12, index_bits: 9, root_level: Level(2), root_index_bits: 10 };
+/// assert_eq!(geometry.input_bits(), 40);
+/// assert_eq!(geometry.span(Level(1)), 2 << 20);
+/// assert_eq!(geometry.index(Level(2), (0xff_c000_0000).into()), 1023);
+/// assert_eq!(geometry.table_pages(Level(2)), 2);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     /// log2 of a page's size in bytes.

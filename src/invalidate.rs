@@ -14,7 +14,8 @@ pub trait Invalidate<R>: Send + Sync + 'static {
     /// Whether an invalidation on one CPU reaches all.
     fn reach(&self) -> Reach;
 
-    /// Entries that this CPU wrote so far are visible to every walker when it returns, and to this CPU (H5).
+    /// Entries that this CPU wrote so far are visible to every walker when it returns, and to this CPU
+    /// ([H5](crate::hardware#h5)).
     fn publish(&self);
 
     /// Forgets what was cached of `scope`: everywhere with [`Reach::Everywhere`], else on this CPU.
@@ -38,10 +39,10 @@ pub trait Invalidate<R>: Send + Sync + 'static {
         Ok(())
     }
 
-    /// On this CPU only, forgets an entry that denied an access at `gpa` (H3).
+    /// On this CPU only, forgets an entry that denied an access at `gpa` ([H3](crate::hardware#h3)).
     fn invalidate_denial(&self, root: R, gpa: GuestPhysAddr);
 
-    /// On this CPU only, separates two virtual CPUs of one space that run here in turn (H6).
+    /// On this CPU only, separates two virtual CPUs of one space that run here in turn ([H6](crate::hardware#h6)).
     fn switch_vcpu(&self, root: R);
 
     /// With [`Reach::ThisCpu`]: has every CPU of `cpus` run `GuestSpace::flush(cpu)` soon, and leave the guest for it.
@@ -51,7 +52,7 @@ pub trait Invalidate<R>: Send + Sync + 'static {
     fn interrupt(&self, cpus: &mut dyn Iterator<Item = CpuId>) -> Result<(), Unreachable>;
 
     /// Makes `len` bytes that the hypervisor wrote, or is about to read, the same for the guest's uncached accesses,
-    /// and with [`Content::Code`] for its instruction fetches (H14).
+    /// and with [`Content::Code`] for its instruction fetches ([H14](crate::hardware#h14)).
     fn synchronize(&self, bytes: NonNull<u8>, len: usize, content: Content);
 
     /// Loads the root into this CPU's registers.

@@ -1,4 +1,12 @@
 #![no_std]
+// Where the README's links lead in the documentation. The first definition of a link is the one that counts.
+#![doc = "[hardware]: crate::hardware"]
+#![doc = "[architectures]: crate::architectures"]
+#![doc = "[pitfalls]: crate::pitfalls"]
+#![doc = "[performance]: crate::performance"]
+#![doc = "[architecture]: crate#the-picture"]
+#![doc = "[contributing]: crate#stage2"]
+#![doc = ""]
 #![doc = include_str!("../README.md")]
 
 #[cfg(not(target_pointer_width = "64"))]
@@ -11,6 +19,24 @@ extern crate std;
 
 #[path = "../arch/mod.rs"]
 mod arch;
+
+#[cfg(doc)]
+#[doc = include_str!("../docs/hardware.md")]
+pub mod hardware {}
+
+#[cfg(doc)]
+#[doc = include_str!("../docs/architectures.md")]
+pub mod architectures {}
+
+#[cfg(doc)]
+#[doc = "[hardware]: crate::hardware"]
+#[doc = ""]
+#[doc = include_str!("../docs/pitfalls.md")]
+pub mod pitfalls {}
+
+#[cfg(doc)]
+#[doc = include_str!("../docs/performance.md")]
+pub mod performance {}
 
 mod account;
 mod addr;

@@ -46,6 +46,16 @@ pub trait SpaceLock<T>: Send + Sync {
 /// Spinning locks with `STRIPES` cache lines, one of which each shared holder writes.
 ///
 /// More stripes let more CPUs fault without meeting; every exclusive access takes each of them.
+///
+/// # Example
+/// ```
+/// use stage2::{GuestSpace, Spin};
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # use host::Host;
+///
+/// /// For a machine of two CPUs: each has a cache line of its own, and a change takes two.
+/// type Small = GuestSpace<Host, Spin<2>>;
+/// ```
 pub struct Spin<const STRIPES: usize>;
 
 impl<const STRIPES: usize> LockFamily for Spin<STRIPES> {

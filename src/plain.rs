@@ -16,6 +16,34 @@ use core::{
 /// # Safety
 /// - Every bit pattern of the type's size is valid.
 /// - It has no padding, no pointer, and no interior mutability.
+///
+/// # Example
+/// ```
+/// use stage2::Plain;
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # use host::{RW, guest, range};
+///
+/// /// A descriptor of a virtqueue.
+/// #[derive(Clone, Copy, Debug, PartialEq)]
+/// #[repr(C)]
+/// struct Descriptor {
+///     address: u64,
+///     length: u32,
+///     flags: u16,
+///     next: u16,
+/// }
+///
+/// // SAFETY: integers that lie side by side: any bytes are one, and there is no padding.
+/// unsafe impl Plain for Descriptor {}
+///
+/// let space = guest(1)?;
+/// # let lazy = stage2::Mapping::Private { populate: stage2::Populate::Lazy, leaf: stage2::LeafPolicy::Pages };
+/// # space.map(range(0x8000_0000, 0x1000), lazy, RW)?;
+/// let descriptor = Descriptor { address: 0x8000_0000, length: 64, flags: 0, next: 0 };
+/// space.write_obj(0x8000_0000.into(), descriptor)?;
+/// assert_eq!(space.read_obj::<Descriptor>(0x8000_0000.into())?, descriptor);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub unsafe trait Plain: Copy + 'static {}
 
 macro_rules! plain {

@@ -34,7 +34,7 @@ pub(super) const OWNED: u64 = 1 << 55;
 pub(super) const DIRTY: u64 = 1 << 56;
 /// The frame is on loan: with [`OWNED`] from this space, without to it.
 pub(super) const LOAN: u64 = 1 << 57;
-/// Alone in an invalid entry: somebody is changing a leaf.
+/// Alone in an invalid entry: a CPU is changing a leaf.
 pub(super) const BUSY: u64 = LOAN;
 /// The frame is a region's.
 pub(super) const REGION: u64 = 1 << 58;
@@ -51,7 +51,7 @@ pub(super) const WRITE_BACK: u64 = 0b1111 << 2;
 /// three are the same in both.
 pub(super) const FORCED_WRITE_BACK: u64 = 0b0110 << 2;
 
-// No two fields overlap, and the executability bits of `allowances` are nobody's.
+// No two fields overlap, and the executability bits of `allowances` are in none.
 const _: () = {
     #[rustfmt::skip]
     let fields = [

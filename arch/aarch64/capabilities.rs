@@ -9,7 +9,7 @@ use bitflags::bitflags;
 bitflags! {
     /// What a CPU may lack.
     ///
-    /// `FEAT_BBM` is not here: break-before-make is kept as on CPUs of level 0 (H7).
+    /// `FEAT_BBM` is not here: break-before-make is kept as on CPUs of level 0 ([H7](crate::hardware#h7)).
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Features: u32 {
         /// The 4 KiB granule at stage 2. Without it there is no [`Stage2`](super::Stage2).
@@ -39,10 +39,12 @@ bitflags! {
     pub struct Errata: u32 {
         /// Cortex-A57 1319537, Cortex-A72 1319367, Cortex-A55 1530923, Cortex-A76 1165522: a translation that EL2
         /// speculates for EL1 mixes the `VTTBR_EL2` of one guest with the stage-1 registers of another, and is cached
-        /// (H2). [`Tlb`](super::Tlb) keeps it from invalidations; who changes guests sets `TCR_EL1.EPD0` and `EPD1`
-        /// before [`activate`](crate::Invalidate::activate) and loads the next guest's `TCR_EL1` last.
+        /// ([H2](crate::hardware#h2)). [`Tlb`](super::Tlb) keeps it from invalidations. A hypervisor that changes
+        /// guests sets `TCR_EL1.EPD0` and `EPD1` before [`activate`](crate::Invalidate::activate) and loads the next
+        /// guest's `TCR_EL1` last.
         const SPECULATIVE_TRANSLATION = 1 << 0;
-        /// Cortex-A57 834220: a stage-2 fault is reported where stage 1 faults, with a wrong address (H10).
+        /// Cortex-A57 834220: a stage-2 fault is reported where stage 1 faults, with a wrong address
+        /// ([H10](crate::hardware#h10)).
         const WRONG_FAULT_ADDRESS = 1 << 1;
         /// Cortex-A76 1286807, Cortex-A55 2441007, Cortex-A510 2441009: behind a broadcast invalidation and its barrier
         /// another CPU may still finish an access by the old translation. A second of each waits for it.
@@ -70,6 +72,19 @@ pub struct IdRegisters {
 /// What one CPU can do or, by [`minimum`](Capabilities::minimum), what each of several can.
 ///
 /// A space runs on any of the hypervisor's CPUs: make its format and its [`Tlb`](super::Tlb) from the minimum over all.
+///
+/// # Example
+/// ```
+/// use stage2::aarch64::{Capabilities, Features, IdRegisters};
+///
+/// // On hardware, each CPU: `Capabilities::detect()`.
+/// let small = Capabilities::from_registers(IdRegisters { mmfr0: 0x0000_1122, ..IdRegisters::default() });
+/// let large = IdRegisters { mmfr0: 0x0010_1125, mmfr1: 0x1021_2122, mmfr2: 0x1011, ..IdRegisters::default() };
+/// let large = Capabilities::from_registers(large);
+/// let all = small.minimum(large);
+/// assert_eq!((all.physical_bits, all.vmid_bits), (40, 8));
+/// assert!(large.features.contains(Features::DIRTY_STATE) && !all.features.contains(Features::DIRTY_STATE));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// The width of a physical address in bits.

@@ -33,7 +33,7 @@ pub const HCR_FWB: u64 = 1 << 46;
 /// The bits of `HCR_EL2` that [`Root::hcr`] speaks for.
 pub const HCR_BITS: u64 = HCR_VM | HCR_FWB;
 
-/// Who notes which leaves were used.
+/// Whether the CPU or the hypervisor notes which leaves were used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tracking {
     /// The hypervisor.

@@ -21,7 +21,20 @@ use crate::{
 /// - `READ`, `WRITE`, `EXECUTE` are had in every combination but none: stage 2 gives each by itself.
 /// - `DEVICE` is Device-nGnRE, `DEVICE | UNCACHED` Device-nGnRnE, `UNCACHED` Normal non-cacheable, neither Normal
 ///   write-back. A device is never executable.
-/// - `USER` is refused: stage 2 does not ask who in the guest accesses.
+/// - `USER` is refused: stage 2 does not tell EL1's accesses from EL0's.
+///
+/// # Example
+/// ```
+/// use stage2::{Format, MappingFlags, aarch64::{Capabilities, ConfigError, IdRegisters, Stage2, Tracking, Vmid}};
+///
+/// let neoverse_n1 = IdRegisters { mmfr0: 0x0010_1125, mmfr1: 0x1021_2122, mmfr2: 0x1011, ..IdRegisters::default() };
+/// let capabilities = Capabilities::from_registers(neoverse_n1);
+/// let format = Stage2::new(&capabilities, 40, Vmid(1))?.with_tracking(Tracking::DirtyState)?;
+/// assert_eq!(format.geometry().input_bits(), 40);
+/// assert!(format.check(MappingFlags::EXECUTE | MappingFlags::DEVICE).is_err());
+/// assert!(matches!(Stage2::new(&capabilities, 52, Vmid(1)), Err(ConfigError::InputBits { .. })));
+/// # Ok::<(), ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stage2 {
     pub(super) capabilities: Capabilities,
@@ -78,7 +91,7 @@ impl Format for Stage2 {
     #[inline]
     fn leaf(&self, level: Level, leaf: &Leaf) -> u64 {
         let kind = if level == Level::PAGE { TABLE_OR_PAGE } else { 0 };
-        // A CPU that does not set the access flag would fault, and to nobody's use.
+        // Without it a CPU that does not set the access flag would fault, and the fault would tell nothing.
         let fresh = leaf.used == Used::Not && self.tracking >= Tracking::AccessFlag;
         let accessed = if fresh { 0 } else { ACCESSED };
         let written = leaf.used == Used::Dirty;
@@ -116,7 +129,7 @@ impl Format for Stage2 {
         } else if self.is_leaf(level, entry) {
             Entry::Leaf(self.decode_leaf(entry))
         } else {
-            // Reserved: the hardware faults on it as on nothing.
+            // Reserved: the hardware faults on it as on an absent entry.
             Entry::Absent
         }
     }
@@ -279,7 +292,7 @@ impl Stage2 {
         entry & DIRTY != 0 || (self.hardware_dirty(entry) && entry & WRITE != 0)
     }
 
-    /// Who may execute: bit 0 for EL1, bit 1 for EL0.
+    /// Which exception levels may execute: bit 0 for EL1, bit 1 for EL0.
     #[inline]
     fn executable(&self, entry: u64) -> u64 {
         let by_level = self.capabilities.features.contains(Features::EXECUTE_NEVER_BY_LEVEL);

@@ -33,6 +33,8 @@ macro_rules! execute {
 }
 
 /// The CPU that runs this, at EL2.
+///
+/// On `aarch64` targets only.
 #[derive(Clone, Copy, Debug)]
 pub struct Instructions(());
 
@@ -48,9 +50,9 @@ impl Instructions {
         Self(())
     }
 
-    /// Asks the CPU for the address of a fault whose registers do not give it (H10).
+    /// Asks the CPU for the address of a fault whose registers do not give it ([H10](crate::hardware#h10)).
     ///
-    /// To be called on the CPU that took the fault, before another guest is activated there. Nothing: the guest's
+    /// To be called on the CPU that took the fault, before another guest is activated there. `None`: the guest's
     /// tables changed meanwhile; enter the guest again.
     #[must_use]
     pub fn resolve(&self, unresolved: Unresolved) -> Option<Fault> {
@@ -84,6 +86,8 @@ impl Instructions {
 
 impl Capabilities {
     /// What this CPU can do. A hypervisor with several takes the [`minimum`](Self::minimum) over all.
+    ///
+    /// On `aarch64` targets only.
     #[must_use]
     pub fn detect() -> Self {
         Self::from_registers(IdRegisters {

@@ -7,6 +7,17 @@ use super::Errata;
 use crate::{Access, Cause, Fault, GuestPhysAddr, Origin};
 
 /// What an exception to EL2 leaves in the registers.
+///
+/// # Example
+/// ```
+/// use stage2::{Access, Cause, aarch64::{Decoded, Syndrome, decode}};
+///
+/// // A data abort from the guest: a write, translation fault at level 3.
+/// let syndrome = Syndrome { esr: 0x9200_0047, far: 0xffff_0000_0000_1008, hpfar: 0x0040_0010 };
+/// let Decoded::Fault(fault) = decode(syndrome) else { panic!("not a fault of stage 2") };
+/// assert_eq!((fault.access, fault.cause), (Access::Write, Cause::Translation));
+/// assert_eq!(fault.gpa.as_usize(), 0x4000_1008);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Syndrome {
     /// `ESR_EL2`.
@@ -63,7 +74,7 @@ pub struct Unresolved {
 impl Unresolved {
     /// The fault, from what `AT S1E1R` of [`far`](Self::far) left in `PAR_EL1`.
     ///
-    /// Nothing where that failed: the guest's tables changed meanwhile. Enter the guest again; it faults again, or not.
+    /// `None` where that failed: the guest's tables changed meanwhile. Enter the guest again; it faults again, or not.
     #[must_use]
     pub fn translated(self, par: u64) -> Option<Fault> {
         let failed = par & PAR_FAILED != 0;
@@ -175,7 +186,7 @@ impl Syndrome {
 
     /// What a load or store was to move, where the CPU says so: for the emulation of a device.
     ///
-    /// Nothing for pairs, vectors, atomics, write-back forms and walks: those have to be read from the instruction.
+    /// `None` for pairs, vectors, atomics, write-back forms and walks: those have to be read from the instruction.
     #[must_use]
     pub fn transfer(self) -> Option<Transfer> {
         let simple = self.class() == DATA_ABORT && self.has(TRANSFER_VALID);

@@ -70,7 +70,7 @@ pub enum Domain {
     NonShareable,
     /// All CPUs of the inner shareable domain.
     InnerShareable,
-    /// Everybody, memory included: what uncached accesses see.
+    /// All CPUs and devices, and memory itself: what uncached accesses see.
     System,
 }
 

@@ -30,7 +30,7 @@ pub(super) const fn page(gpa: GuestPhysAddr) -> u64 {
     gpa.as_usize() as u64 >> PAGE_SHIFT
 }
 
-/// The operations that cover a scope, or nothing where they would be more than `most`.
+/// The operations that cover a scope; `None` where they would be more than `most`.
 ///
 /// The scope's range is not empty.
 pub(super) fn operations(scope: Scope, features: Features, most: usize) -> Option<Operations> {

@@ -24,8 +24,20 @@ const SCTLR_MMU: u64 = 1 << 0;
 
 /// Invalidates the translations of stage-2 tables on `AArch64`: everywhere, by the hardware's broadcast.
 ///
-/// Called with interrupts on or off; they are masked from the look at `VTTBR_EL2` to the last barrier, so that nobody
-/// changes the VMID in between.
+/// Called with interrupts on or off; they are masked from the look at `VTTBR_EL2` to the last barrier, so that no
+/// handler changes the VMID in between.
+///
+/// # Example
+/// ```
+/// use stage2::{Invalidate, Reach, aarch64::{Capabilities, IdRegisters, Tlb}};
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # use host::Idle;
+///
+/// // On hardware: `Capabilities::detect()`, and `Instructions` in the place of `Idle`, which carries nothing out.
+/// let capabilities = Capabilities::from_registers(IdRegisters { mmfr0: 0x5, ..IdRegisters::default() });
+/// let tlb = Tlb::new(capabilities, Idle);
+/// assert_eq!(tlb.reach(), Reach::Everywhere);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Tlb<E> {
     capabilities: Capabilities,

@@ -4,6 +4,9 @@ use core::ptr::NonNull;
 
 use memory_addr::PhysAddr;
 use page_table_multiarch::MappingFlags;
+// Where only the documentation is built, the crate may be missing: bodies alone use it.
+#[cfg(target_arch = "x86_64")]
+use x86::cpuid::native_cpuid::cpuid_count;
 
 use super::{
     ept::{self, Ept},
@@ -24,7 +27,7 @@ pub enum Extension {
 }
 
 impl Extension {
-    /// By ECX of CPUID's functions 1 and `0x8000_0001` (0 where there is no such function); nothing on a CPU without.
+    /// By ECX of CPUID's functions 1 and `0x8000_0001` (0 where there is no such function); `None` on a CPU without.
     #[must_use]
     pub const fn from_registers(basic_ecx: u32, extended_ecx: u32) -> Option<Self> {
         if extended_ecx & 1 << 2 != 0 {
@@ -37,16 +40,33 @@ impl Extension {
     }
 
     /// This CPU's.
-    #[cfg(target_arch = "x86_64")]
+    ///
+    /// On `x86_64` targets only.
+    #[cfg(any(target_arch = "x86_64", doc))]
     #[must_use]
     pub fn detect() -> Option<Self> {
-        use x86::cpuid::native_cpuid::cpuid_count;
         let extended = cpuid_count(0x8000_0000, 0).eax >= 0x8000_0001;
         Self::from_registers(cpuid_count(1, 0).ecx, if extended { cpuid_count(0x8000_0001, 0).ecx } else { 0 })
     }
 }
 
 /// A format of either vendor's.
+///
+/// # Example
+/// ```
+/// use stage2::{Format, x86_64::{Extension, Nested, ept, npt}};
+///
+/// # let skylake = ept::Registers { ept_vpid_cap: 0xf01_0673_4141, arch_capabilities: 0x40, physical_bits: 46 };
+/// # let intel = ept::Capabilities::from_registers(skylake);
+/// # let amd = npt::Capabilities::from_registers(npt::Registers::default());
+/// // On hardware: `Extension::detect()`. The CPU's VMX bit is set here.
+/// let format = match Extension::from_registers(1 << 5, 0).expect("a second stage") {
+///     Extension::Vmx => Nested::Ept(ept::Ept::new(&intel, ept::Depth::Four)?),
+///     Extension::Svm => Nested::Npt(npt::Npt::new(&amd, npt::Asid(1))?),
+/// };
+/// assert_eq!(format.geometry().input_bits(), 48);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nested {
     /// Intel's.
@@ -166,6 +186,27 @@ const _: () = assert!(Ept::PAGE_SHIFT == Npt::PAGE_SHIFT && Ept::INDEX_BITS == N
 /// The invalidations of either vendor's tables: [`ept::Tlb`] or [`npt::Tlb`], the one that belongs to the format.
 ///
 /// One that does not belong to it does nothing, and no CPU enters the space: [`flush`](Invalidate::flush) fails.
+///
+/// # Example
+/// ```
+/// use stage2::x86_64::{NestedTlb, ept, npt};
+/// use stage2::{CpuId, Invalidate, Reach, Unreachable};
+///
+/// # struct Idle;
+/// # impl ept::Executor for Idle {
+/// #     fn execute(&self, _: ept::Op) -> Result<(), ept::VmFail> { Ok(()) }
+/// # }
+/// # impl npt::Executor for Idle {
+/// #     fn execute(&self, _: npt::Op) {}
+/// # }
+/// type Hook = fn(&mut dyn Iterator<Item = CpuId>) -> Result<(), Unreachable>;
+/// // `Idle` stands for either vendor's `Instructions`.
+/// type Tlbs = NestedTlb<ept::Tlb<Idle, Hook>, npt::Tlb<Idle, Hook>>;
+///
+/// let send_nmi: Hook = |_cpus| Ok(());
+/// let tlb = Tlbs::Npt(npt::Tlb::new(Idle, send_nmi));
+/// assert_eq!(tlb.reach(), Reach::ThisCpu);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub enum NestedTlb<E, N> {
     /// Intel's.
@@ -175,7 +216,7 @@ pub enum NestedTlb<E, N> {
 }
 
 impl<E: Invalidate<ept::Root>, N: Invalidate<npt::Root>> NestedTlb<E, N> {
-    /// Asks the one that the root belongs to; nothing where it is the other's.
+    /// Asks the one that the root belongs to; `None` where the root is the other vendor's.
     fn ask<R>(
         &self,
         root: Root,

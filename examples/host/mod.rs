@@ -1,5 +1,5 @@
-//! What the examples run on: the host's heap for physical memory, and a CPU on which no guest runs.
-#![allow(unsafe_code, reason = "an allocator of host frames")]
+// What the examples run on, those of the documentation too: the host's heap for physical memory, and a CPU on which no
+// guest runs. The documentation includes the text of this file, so that nothing stands at its head.
 
 use std::{
     alloc::{Layout, alloc, dealloc},
@@ -19,6 +19,7 @@ pub const RW: MappingFlags = MappingFlags::READ.union(MappingFlags::WRITE);
 #[derive(Clone)]
 pub struct Heap;
 
+#[allow(unsafe_code, reason = "an allocator of host frames")]
 // SAFETY: the heap gives memory to one owner at a time, and a physical address is its pointer.
 unsafe impl Frames for Heap {
     fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr> {

@@ -5,6 +5,22 @@ use memory_addr::PhysAddr;
 use crate::{GuestPhysAddr, Loan, SharedRegion, region::View};
 
 /// What to map.
+///
+/// # Example
+/// ```
+/// use stage2::{LeafPolicy, Mapping, MappingFlags, PhysAddr, Populate};
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # use host::{RW, guest, range};
+///
+/// let space = guest(1)?;
+/// let uart = Mapping::Linear { to: PhysAddr::from_usize(0x0900_0000) };
+/// space.map(range(0x0900_0000, 0x1000), uart, RW | MappingFlags::DEVICE)?;
+/// let ram = Mapping::Private { populate: Populate::Lazy, leaf: LeafPolicy::Largest };
+/// space.map(range(0x8000_0000, 1 << 30), ram, RW | MappingFlags::EXECUTE)?;
+/// let ring = Mapping::Shared { region: space.region(0x4000)?, offset: 0 };
+/// space.map(range(0x4000_0000, 0x4000), ring, RW)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mapping {
     /// Foreign memory, in one piece: a device's registers, RAM that is passed through. The space never frees it.

@@ -21,6 +21,24 @@ use crate::{GuestPhysRange, MappingFlags, Platform, counted::Counted};
 ///
 /// A handle, of which there may be many. A lost one is no lost memory: [`loans`](crate::GuestSpace::loans) gives
 /// another. When the lender is no more, the memory is free when the borrower's last mapping and the last handle are gone.
+///
+/// # Example
+/// ```
+/// use stage2::{Handover, LeafPolicy, Mapping, Populate};
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # use host::{RW, guest, range};
+///
+/// let (owner, other) = (guest(1)?, guest(2)?);
+/// let private = Mapping::Private { populate: Populate::Lazy, leaf: LeafPolicy::Pages };
+/// owner.map(range(0x8000_0000, 0x4000), private, RW)?;
+///
+/// let loan = owner.lend(range(0x8000_0000, 0x1000), &other, 0x4000_0000.into(), RW)?;
+/// other.store(0x4000_0000.into(), 7_u32)?;
+/// assert!(owner.load::<u32>(0x8000_0000.into()).is_err(), "the owner is without it");
+/// owner.reclaim(&loan, &other, Handover::Keep)?;
+/// assert_eq!(owner.load::<u32>(0x8000_0000.into())?, 7);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Loan(Counted<dyn Lending>);
 

@@ -37,9 +37,41 @@ use crate::{Pager, Platform, Ticket, counted::Counted};
 ///
 /// # Locks
 /// A region's lock comes behind the locks of the spaces that map it, and before the allocator's.
+///
+/// # Example
+/// ```
+/// use stage2::Mapping;
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # use host::{RW, guest, range};
+///
+/// let (one, two) = (guest(1)?, guest(2)?);
+/// let ring = one.region(0x4000)?;
+/// one.map(range(0x8000_0000, 0x4000), Mapping::Shared { region: ring.clone(), offset: 0 }, RW)?;
+/// two.map(range(0x4000_0000, 0x4000), Mapping::Shared { region: ring.clone(), offset: 0 }, RW)?;
+/// one.store(0x8000_0010.into(), 42_u32)?;
+/// assert_eq!(two.load::<u32>(0x4000_0010.into())?, 42);
+/// assert_eq!(ring.frames(), 1, "one page was touched");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct SharedRegion(Counted<dyn Region>);
 
 /// A handle that writes into a region. While there is one, the region cannot be frozen.
+///
+/// # Example
+/// ```
+/// use stage2::RegionError;
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # use host::guest;
+///
+/// let image = guest(1)?.region(0x2000)?;
+/// let writer = image.writer()?;
+/// writer.write(0, b"the kernel")?;
+/// assert!(image.freeze().is_err(), "it is still being written");
+/// drop(writer);
+/// image.freeze()?;
+/// assert_eq!(image.read_obj::<[u8; 10]>(0)?, *b"the kernel");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct RegionWriter(SharedRegion);
 
 /// Why something cannot be done with a region.

@@ -12,6 +12,23 @@ use crate::{GuestPhysAddr, GuestPhysRange, MappingFlags};
 ///
 /// While it is there every page is shared, and a guest's first write copies; without it, the last guest that shares a
 /// page takes it.
+///
+/// # Example
+/// ```
+/// use stage2::{LeafPolicy, Mapping, Populate};
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # use host::{RW, guest, range};
+///
+/// let (parent, child) = (guest(1)?, guest(2)?);
+/// parent.map(range(0x8000_0000, 0x4000), Mapping::Private { populate: Populate::Lazy, leaf: LeafPolicy::Pages }, RW)?;
+/// parent.write(0x8000_0000.into(), b"before")?;
+/// let snapshot = parent.snapshot()?;
+/// child.restore(&snapshot)?;
+///
+/// parent.write(0x8000_0000.into(), b"AFTER ")?;
+/// assert_eq!(child.read_obj::<[u8; 6]>(0x8000_0000.into())?, *b"before");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Snapshot {
     region: SharedRegion,

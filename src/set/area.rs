@@ -7,6 +7,24 @@ use memory_addr::AddrRange;
 use super::{Backing, MappingError, MappingResult};
 
 /// A range of addresses with one set of flags and one backend.
+///
+/// # Example
+/// ```
+/// use memory_addr::{VirtAddr, va, va_range};
+/// use stage2::{Backing, MappingError, MemoryArea};
+///
+/// # #[derive(Clone, Debug)]
+/// # struct Mine;
+/// # impl Backing for Mine {
+/// #     type Addr = VirtAddr;
+/// #     type Flags = u8;
+/// # }
+/// let area = MemoryArea::new(va!(0x1000), 0x2000, 1, Mine);
+/// assert_eq!(area.va_range(), va_range!(0x1000..0x3000));
+/// // A size that comes from a guest or a file may overflow.
+/// let beyond = MemoryArea::try_new(va!(0x1000), usize::MAX, 1, Mine);
+/// assert!(matches!(beyond, Err(MappingError::InvalidParam)));
+/// ```
 pub struct MemoryArea<B: Backing> {
     va_range: AddrRange<B::Addr>,
     flags: B::Flags,

@@ -15,6 +15,28 @@ use super::{AreaError, Backing, MemoryArea, Plan, areas::Areas, gap::Wanted};
 /// Lookups cost two binary searches and never allocate; an edit costs that and the areas that it touches. Nothing
 /// aborts when memory runs out: an edit reserves what it needs before it changes anything. An empty range, an inverted
 /// one too, overlaps nothing.
+///
+/// # Example
+/// ```
+/// use memory_addr::{VirtAddr, va, va_range};
+/// use stage2::{Backing, MemoryArea, MemorySet};
+///
+/// /// What stands behind an area: here only its name.
+/// #[derive(Clone, Copy)]
+/// struct Named(&'static str);
+///
+/// impl Backing for Named {
+///     type Addr = VirtAddr;
+///     type Flags = u8;
+/// }
+///
+/// let mut set = MemorySet::new();
+/// set.insert(MemoryArea::new(va!(0x1000), 0x4000, 1, Named("code")))?;
+/// set.insert(MemoryArea::new(va!(0x8000), 0x1000, 3, Named("stack")))?;
+/// assert_eq!(set.find(va!(0x4fff)).map(|area| area.backend().0), Some("code"));
+/// assert_eq!(set.find_free_area(va!(0), 0x2000, va_range!(0..0x10000), 0x1000), Some(va!(0x5000)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct MemorySet<B: Backing> {
     pub(super) areas: Areas<B>,
 }

@@ -11,6 +11,29 @@ use super::{AreaError, Backing, MemoryArea, areas::Areas};
 /// Look at the [`pieces`](Self::pieces), do what can fail, then finish with [`carve`](Self::carve),
 /// [`replace`](Self::replace) or [`replace_with`](Self::replace_with), none of which allocates or fails. Dropping the
 /// plan leaves the set as it was.
+///
+/// # Example
+/// ```
+/// use memory_addr::{VirtAddr, va, va_range};
+/// use stage2::{Backing, MemoryArea, MemorySet};
+///
+/// # #[derive(Clone)]
+/// # struct Mine;
+/// # impl Backing for Mine {
+/// #     type Addr = VirtAddr;
+/// #     type Flags = u8;
+/// # }
+/// let mut set = MemorySet::new();
+/// set.insert(MemoryArea::new(va!(0x1000), 0x4000, 1, Mine))?;
+///
+/// let plan = set.plan(va_range!(0x2000..0x3000))?;
+/// // Now do with the page table what can fail, part by part.
+/// assert_eq!(plan.pieces().map(|(_, part)| part).collect::<Vec<_>>(), [va_range!(0x2000..0x3000)]);
+/// // What follows cannot.
+/// let gone = plan.carve();
+/// assert_eq!((gone.len(), set.len()), (1, 2));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "a plan changes nothing until it is carried out"]
 pub struct Plan<'a, B: Backing> {
     areas: &'a mut Areas<B>,

@@ -14,6 +14,36 @@ pub use self::pager::{Pager, SourceError, Waiting};
 
 /// Where pages come from. All its methods are called without any lock of this crate's, on whichever CPU missed the page
 /// or ended the wait: they may call spaces, regions and pagers.
+///
+/// # Example
+/// ```
+/// use std::{num::NonZeroUsize, sync::Arc};
+/// use stage2::{Pager, Settled, Source, Supply, Ticket};
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # use host::{RW, guest, range};
+///
+/// /// An image in the hypervisor's own memory.
+/// struct Image(Vec<u8>);
+///
+/// impl Source for Image {
+///     fn ask(&self, ticket: Ticket, page: &mut [u8]) -> Supply {
+///         let rest = self.0.get(ticket.offset()..).unwrap_or(&[]);
+///         let len = rest.len().min(page.len());
+///         page[..len].copy_from_slice(&rest[..len]);
+///         Supply::Ready
+///     }
+///
+///     // It answers at once, so that no virtual CPU waits.
+///     fn settled(&self, _: Ticket, _: Settled) {}
+/// }
+///
+/// let pager = Pager::new(Arc::new(Image(b"a kernel".to_vec())), NonZeroUsize::MIN)?;
+/// let space = guest(1)?;
+/// space.map_from(range(0x8000_0000, 0x4000), &pager, 0, RW)?;
+/// assert_eq!(space.read_obj::<[u8; 8]>(0x8000_0000.into())?, *b"a kernel");
+/// assert_eq!(space.stats().owned_frames, 1, "the other pages were not asked for");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Source: Send + Sync {
     /// A page is missed: the 4 KiB from [`ticket.offset()`](Ticket::offset) on.
     ///

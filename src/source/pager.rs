@@ -27,6 +27,42 @@ use crate::{account::Exhausted, counted::Counted, region::Region};
 /// A page that the source cannot have is [`Outcome::SourceFailed`](crate::Outcome::SourceFailed) for everybody who waited
 /// and everybody who comes, until somebody calls [`retry`](Self::retry) or what it was for is gone. It takes up the room of a
 /// pending page meanwhile; when that is needed the oldest failure is forgotten, and its page is asked for again.
+///
+/// # Example
+/// ```
+/// use std::{num::NonZeroUsize, sync::Arc};
+/// use stage2::{Access, Cause, CpuId, Fault, Origin, Outcome, Pager, Settled, Source, Supply, Ticket, Waiting};
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # use host::{RW, guest, range};
+///
+/// /// Another machine, which answers later.
+/// struct Remote;
+///
+/// impl Source for Remote {
+///     fn ask(&self, _: Ticket, _: &mut [u8]) -> Supply {
+///         Supply::Later
+///     }
+///
+///     fn settled(&self, _: Ticket, _: Settled) {
+///         // Here a hypervisor wakes the virtual CPUs that wait for the ticket.
+///     }
+/// }
+///
+/// let pager = Pager::new(Arc::new(Remote), NonZeroUsize::new(8).unwrap())?;
+/// let space = guest(1)?;
+/// space.map_from(range(0x8000_0000, 0x4000), &pager, 0, RW)?;
+///
+/// let gpa = 0x8000_1000.into();
+/// let fault = Fault { gpa, access: Access::Read, cause: Cause::Translation, origin: Origin::Instruction };
+/// let Outcome::NotYet(ticket) = space.fault(CpuId(0), fault)? else { panic!("it was not asked for yet") };
+/// assert_eq!((ticket.offset(), pager.state(ticket)), (0x1000, Waiting::NotYet));
+///
+/// // The page arrives.
+/// pager.complete(ticket, Ok(&[7; 4096]))?;
+/// assert_eq!(pager.state(ticket), Waiting::Over);
+/// assert_eq!(space.load::<u8>(gpa)?, 7);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Pager(Counted<Inner>);
 

@@ -85,7 +85,8 @@ impl<P: Platform, L: LockFamily> Drop for Dismantling<P, L> {
 impl<P: Platform, L: LockFamily> Drop for GuestSpace<P, L> {
     /// Frees everything, after every CPU has been made to forget it.
     ///
-    /// While a CPU is in the guest, or cannot be told, nothing can be freed: it is leaked, and the log says so (H24);
+    /// While a CPU is in the guest, or cannot be told, nothing can be freed: it is leaked, and the log says so
+    /// ([H24](crate::hardware#h24));
     /// [`dismantle`](Self::dismantle) gives the space back instead, and frees in steps. What that says of CPUs outside
     /// holds here too.
     fn drop(&mut self) {

@@ -62,8 +62,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Where the allocator's frames are [zeroed](Contents::Zeroed), one is taken under the space's lock, held shared;
     /// elsewhere it is allocated and zeroed before the lock is taken again. What another CPU did first is not done twice. A
     /// leaf that is too large to allow what its area does ([`Format::allowed`]) is split, which excludes all others. After
-    /// a permission fault on a CPU that may remember the denial, that memory is wiped on this CPU (docs/hardware.md, H3):
-    /// call it on the CPU that took the fault, with this space's root active. `cpu` only spreads the load.
+    /// a permission fault on a CPU that may remember the denial, that memory is wiped on this CPU
+    /// ([H3](crate::hardware#h3)): call it on the CPU that took the fault, with this space's root active. `cpu` only
+    /// spreads the load.
     ///
     /// # Errors
     /// [`Error::NoMemory`] when a frame or a table cannot be had; [`Error::Limit`] when the space may not have it;

@@ -52,6 +52,28 @@ use crate::{
 };
 
 /// What a space is made of.
+///
+/// # Example
+/// ```
+/// use stage2::{
+///     Config, GuestSpace, Limits,
+///     aarch64::{Capabilities, IdRegisters, Stage2, Tlb, Vmid},
+/// };
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # use host::{Heap, Host, Idle};
+///
+/// // On hardware: the minimum of what all CPUs detect.
+/// let capabilities = Capabilities::from_registers(IdRegisters { mmfr0: 0x5, ..IdRegisters::default() });
+/// let space = GuestSpace::<Host>::new(Config {
+///     format: Stage2::new(&capabilities, 40, Vmid(1))?,
+///     frames: Heap,
+///     invalidate: Tlb::new(capabilities, Idle),
+///     cpus: 4,
+///     limits: Limits { frames: Some(1 << 18), table_frames: Some(1024) },
+/// })?;
+/// assert_eq!(space.stats().areas, 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Config<P: Platform> {
     /// The tables' format, with the IPA width and the identifier in it.
@@ -76,6 +98,27 @@ pub struct Config<P: Platform> {
 /// nothing may be called on a CPU that is in the guest but [`flush`](Self::flush). The order is then the space's lock (two
 /// spaces' by their addresses), a region's, a [pager](crate::Pager)'s or the allocator's. [`Frames`] and [`Invalidate`] are
 /// called with the space's lock held and must not call back; a [`Source`](crate::Source) is called without any.
+///
+/// # Example
+/// ```
+/// use stage2::{Access, Cause, CpuId, Fault, LeafPolicy, Mapping, Origin, Outcome, Populate};
+/// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+/// # use host::{RW, guest, range};
+///
+/// let space = guest(1)?; // `GuestSpace::new` with a `Config`
+/// let ram = range(0x8000_0000, 16 << 20);
+/// space.map(ram, Mapping::Private { populate: Populate::Lazy, leaf: LeafPolicy::Pages }, RW)?;
+///
+/// // The guest touches a page, and the hypervisor the next one.
+/// let fault = Fault { gpa: ram.start, access: Access::Write, cause: Cause::Translation, origin: Origin::Instruction };
+/// assert_eq!(space.fault(CpuId(0), fault)?, Outcome::Resolved);
+/// space.write((0x8000_1000).into(), b"hello")?;
+/// assert_eq!(space.stats().owned_frames, 2);
+///
+/// // When this returns, no CPU reaches the memory, and the frames are the allocator's again.
+/// space.unmap(ram)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct GuestSpace<P: Platform, L: LockFamily = Spin<16>> {
     context: Context<P>,
     state: L::Lock<State>,

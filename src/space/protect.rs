@@ -45,7 +45,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// # Errors
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
     /// - [`Error::Flags`] for flags that the format cannot express, or a device as private memory;
-    /// - [`Error::NotMemory`] for a linear area that is a device and would become memory (H18);
+    /// - [`Error::NotMemory`] for a linear area that is a device and would become memory ([H18](crate::hardware#h18));
     /// - [`Error::Region`] for a frozen region that would be written;
     /// - [`Error::NotMapped`] with the first hole;
     /// - [`Error::State`] for memory that is on loan to another space, [`Error::Denied`] for more than a loan allows;

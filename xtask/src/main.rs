@@ -5,6 +5,7 @@ mod apt;
 mod board;
 mod bochs;
 mod demo;
+mod docs;
 mod faults;
 mod guest;
 mod house;

@@ -1,5 +1,6 @@
 //! The steps of `cargo xtask test`. Each can run alone, sets up what it needs itself, and has its time limits.
 
+use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::board::Arch;
 use crate::demo::{self, Kind, Leaf};
 use crate::process::{self, End, Heard, Job, quietly};
 use crate::workspace::{AARCH64, RISCV64, X86_64, build_bare_metal, cargo, release_program, root};
-use crate::{bochs, house, pc, qemu, setup, verdict};
+use crate::{bochs, docs, house, pc, qemu, setup, verdict, workspace};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const BUILDING: Duration = Duration::from_secs(600);
@@ -112,10 +113,28 @@ fn tests_passed(output: &str) -> usize {
     closing.filter_map(|words| words.split_once(" passed")?.0.parse::<usize>().ok()).sum()
 }
 
+/// For the host, and for targets of either architecture: each shows the parts of all.
 pub fn doc() -> Result<Outcome> {
-    let mut doc = cargo(["doc", "--quiet", "--no-deps"]);
-    doc.env("RUSTDOCFLAGS", "--deny warnings");
-    quietly("doc", doc, BUILDING)?;
+    setup::rust_targets(&[AARCH64, X86_64])?;
+    let mut complaints = Vec::new();
+    for target in [None, Some(AARCH64), Some(X86_64)] {
+        let folder = target.map_or_else(workspace::target, |name| workspace::target().join(name)).join("doc/stage2");
+        // A page that was there before would stand in for one that is missing.
+        if folder.is_dir() {
+            fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+        }
+        let mut doc = cargo(["doc", "--quiet", "--no-deps"]);
+        if let Some(name) = target {
+            doc.args(["--package", "stage2", "--target", name]);
+        }
+        doc.env("RUSTDOCFLAGS", "--deny warnings");
+        quietly("doc", doc, BUILDING)?;
+        let host_or = target.unwrap_or("the host");
+        complaints.extend(docs::check(&folder)?.into_iter().map(|complaint| format!("for {host_or}: {complaint}")));
+    }
+    if !complaints.is_empty() {
+        bail!("{}", complaints.join("\n"));
+    }
     Ok(passed())
 }
 

@@ -44,11 +44,12 @@ bitflags! {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Errata: u64 {
         /// Without `RDCL_NO`: the CPU loads speculatively through the address of an entry that is not present (L1TF).
-        /// Entries that keep an address while they are not present hold it inverted, whatever the CPU; entries of nothing
-        /// name the host's frame 0, where nothing secret may be (H19).
+        /// Entries that keep an address while they are not present hold it inverted, whatever the CPU; absent ones
+        /// name the host's frame 0, where nothing secret may be ([H19](crate::hardware#h19)).
         const SPECULATIVE_LOAD = 1 << 0;
         /// Without `IF_PSCHANGE_MC_NO`: a guest that executes from a large page, and changes its size, makes the CPU
-        /// check the machine (XSA-304, CVE-2018-12207). See [`LargeLeaves`](super::LargeLeaves) (H18).
+        /// check the machine (XSA-304, CVE-2018-12207). See [`LargeLeaves`](super::LargeLeaves)
+        /// ([H18](crate::hardware#h18)).
         const MACHINE_CHECK = 1 << 1;
     }
 }
@@ -72,6 +73,18 @@ pub struct Registers {
 /// What one CPU can do or, by [`minimum`](Capabilities::minimum), what each of several can.
 ///
 /// A space runs on any of the hypervisor's CPUs: make its format and its [`Tlb`](super::Tlb) from the minimum over all.
+///
+/// # Example
+/// ```
+/// use stage2::x86_64::ept::{Capabilities, Features, Invept, Registers};
+///
+/// // On hardware, each CPU: `Capabilities::detect()`.
+/// let skylake = Registers { ept_vpid_cap: 0xf01_0673_4141, arch_capabilities: 0x40, physical_bits: 46 };
+/// let skylake = Capabilities::from_registers(skylake);
+/// assert_eq!(skylake.invept(), Some(Invept::Single));
+/// let without = skylake.minimum(skylake.without(Features::LEAF_1G));
+/// assert!(!without.features.contains(Features::LEAF_1G));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// The width of a physical address in bits (MAXPHYADDR).
@@ -113,7 +126,7 @@ impl Capabilities {
         Self { features: self.features - features, ..self }
     }
 
-    /// The narrowest INVEPT that there is; nothing on a CPU that can forget nothing.
+    /// The narrowest INVEPT that there is; `None` on a CPU that has none.
     #[must_use]
     pub fn invept(&self) -> Option<Invept> {
         let has = |kind| self.features.contains(Features::INVEPT | kind);

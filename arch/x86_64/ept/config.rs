@@ -23,12 +23,12 @@ pub enum Depth {
     Five,
 }
 
-/// Who notes which leaves were used.
+/// Whether the CPU or the hypervisor notes which leaves were used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tracking {
     /// The hypervisor.
     Software,
-    /// The CPU sets accessed and dirty; the guest's own table walks count as writes (H17).
+    /// The CPU sets accessed and dirty; the guest's own table walks count as writes ([H17](crate::hardware#h17)).
     Hardware,
 }
 
@@ -41,7 +41,7 @@ pub enum Exceptions {
     Suppressed,
 }
 
-/// Whether large leaves can be executed (H18).
+/// Whether large leaves can be executed ([H18](crate::hardware#h18)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LargeLeaves {
     /// As the mapping's flags say.

@@ -38,7 +38,7 @@ const SUPPRESS_EXCEPTION: u64 = 1 << 63;
 
 /// The frame is the space's own; with [`REGION`], a frozen region's; with [`LOAN`], on loan to another space.
 const OWNED: u64 = 1 << 52;
-/// In an entry that is not present: somebody is changing a leaf.
+/// In an entry that is not present: a CPU is changing a leaf.
 const BUSY: u64 = 1 << 53;
 /// The frame is a region's.
 const REGION: u64 = 1 << 54;
@@ -60,7 +60,20 @@ const WRITE_BACK: u64 = 6 << 3;
 ///   `DEVICE | UNCACHED` is uncacheable in any case. A device is never executable.
 /// - Large leaves that are execute-never ([`LargeLeaves`]) are split at the first fetch; `EXECUTE` alone, of which
 ///   nothing would be left in one, is then refused.
-/// - `USER` is refused: EPT does not ask who in the guest accesses.
+/// - `USER` is refused: EPT does not tell a guest's user accesses from its supervisor's.
+///
+/// # Example
+/// ```
+/// use stage2::{Format, Level, x86_64::ept::{Capabilities, ConfigError, Depth, Ept, Registers, Tracking}};
+///
+/// let skylake = Registers { ept_vpid_cap: 0xf01_0673_4141, arch_capabilities: 0x40, physical_bits: 46 };
+/// let capabilities = Capabilities::from_registers(skylake);
+/// let format = Ept::new(&capabilities, Depth::Four)?.with_tracking(Tracking::Hardware)?.with_input_bits(40)?;
+/// assert_eq!(format.geometry().input_bits(), 40);
+/// assert!(format.maps(Level(2)), "leaves of 1 GiB");
+/// assert_eq!(Ept::new(&capabilities, Depth::Five), Err(ConfigError::NoDepth(Depth::Five)));
+/// # Ok::<(), ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ept {
     pub(super) capabilities: Capabilities,
@@ -245,7 +258,7 @@ enum Kind {
 }
 
 impl Ept {
-    /// By the level and bit 7; nothing for what the hardware calls a misconfiguration.
+    /// By the level and bit 7; `None` for what the hardware calls a misconfiguration.
     #[inline]
     fn kind(&self, level: Level, entry: u64) -> Option<Kind> {
         let leaf = level == Level::PAGE || entry & LARGE != 0;

@@ -3,6 +3,8 @@
 
 use core::arch::asm;
 
+// Where only the documentation is built, the target's own crates may be missing: bodies alone use them.
+#[cfg(target_arch = "x86_64")]
 use x86::{
     cpuid::native_cpuid::cpuid_count,
     msr::{IA32_VMX_EPT_VPID_CAP, IA32_VMX_PROCBASED_CTLS, IA32_VMX_PROCBASED_CTLS2, rdmsr},
@@ -16,6 +18,8 @@ const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
 const EPT_POINTER: u64 = 0x201a;
 
 /// The CPU that runs this, in VMX root operation.
+///
+/// On `x86_64` targets only.
 #[derive(Clone, Copy, Debug)]
 pub struct Instructions(());
 
@@ -38,6 +42,8 @@ impl Capabilities {
     /// What this CPU can do. A hypervisor with several takes the [`minimum`](Self::minimum) over all.
     ///
     /// At privilege level 0 only: elsewhere the CPU faults.
+    ///
+    /// On `x86_64` targets only.
     #[must_use]
     pub fn detect() -> Self {
         Self::from_registers(Registers {

@@ -6,6 +6,16 @@
 use crate::{Access, Cause, Fault, GuestPhysAddr, Origin};
 
 /// What a VM exit leaves in the VMCS.
+///
+/// # Example
+/// ```
+/// use stage2::{Access, Cause, x86_64::ept::{Decoded, Exit, decode}};
+///
+/// // An EPT violation: a write to what no entry maps, by the guest's own instruction.
+/// let exit = Exit { reason: 48, qualification: 1 << 1 | 1 << 7 | 1 << 8, gpa: 0x4000_1008, linear: 0x1008 };
+/// let Decoded::Fault(fault) = decode(exit) else { panic!("not a violation") };
+/// assert_eq!((fault.access, fault.cause), (Access::Write, Cause::Translation));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit {
     /// "Exit reason" (VMCS field 0x4402).

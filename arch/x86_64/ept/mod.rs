@@ -1,8 +1,8 @@
 //! Intel's extended page tables (EPT).
 //!
 //! [`Capabilities`] say what the CPUs can do; [`Ept`] is the format of one space, and [`Tlb`] its invalidations;
-//! [`decode`] reads a guest's violation. All of it is pure and built on every host, but for `Instructions`, which
-//! carries the operations out on the target.
+//! [`decode`] reads a guest's violation. All of it is pure and built on every host, but for [`Instructions`],
+//! which carries the operations out, and [`Capabilities::detect`]: those are there on `x86_64` targets only.
 //!
 //! # How a hypervisor wires it
 //! - **At start**, on each CPU after VMXON: [`forget_everything`], since translations outlive VMXOFF; and
@@ -50,14 +50,14 @@ mod op;
 mod pte;
 mod tlb;
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", doc))]
 mod executor;
 
 pub use super::interrupt::Interrupt;
 pub use capabilities::{Capabilities, Errata, Features, Registers};
 pub use config::{ConfigError, Depth, Exceptions, LargeLeaves, Root, Tracking};
 pub use entry::Ept;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", doc))]
 pub use executor::Instructions;
 pub use fault::{Decoded, Exit, decode};
 pub use op::{Executor, Invept, Op, VmFail};

@@ -12,7 +12,28 @@ use crate::{Content, CpuId, GuestPhysAddr, Invalidate, Reach, Scope, Unreachable
 /// Invalidates the translations of EPT tables: on this CPU by INVEPT, on others by interrupting them.
 ///
 /// Combined translations of a guest's linear addresses go with the guest-physical ones. Each virtual CPU has a VPID of
-/// its own, or none: then there is nothing to be done where two of one space take turns on a CPU.
+/// its own, or none: either way two of one space that take turns on a CPU need no invalidation.
+///
+/// # Example
+/// ```
+/// use stage2::{CpuId, Invalidate, Reach, Unreachable, x86_64::ept::{Capabilities, Executor, Op, Registers, Tlb, VmFail}};
+///
+/// /// On hardware: `Instructions`.
+/// struct Idle;
+/// impl Executor for Idle {
+///     fn execute(&self, _: Op) -> Result<(), VmFail> {
+///         Ok(())
+///     }
+/// }
+///
+/// let skylake = Registers { ept_vpid_cap: 0xf01_0673_4141, arch_capabilities: 0x40, physical_bits: 46 };
+/// let send_nmi = |cpus: &mut dyn Iterator<Item = CpuId>| -> Result<(), Unreachable> {
+///     for _cpu in cpus { /* the local APIC's ICR */ }
+///     Ok(())
+/// };
+/// let tlb = Tlb::new(Capabilities::from_registers(skylake), Idle, send_nmi);
+/// assert_eq!(tlb.reach(), Reach::ThisCpu);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Tlb<E, H> {
     capabilities: Capabilities,
@@ -49,7 +70,7 @@ impl<E: Executor, H: Interrupt> Tlb<E, H> {
 }
 
 /// Forgets whatever a CPU cached before this hypervisor had it, of guests and of former hypervisors: once on each CPU,
-/// after VMXON. Translations survive VMXOFF (H16).
+/// after VMXON. Translations survive VMXOFF ([H16](crate::hardware#h16)).
 ///
 /// # Errors
 /// [`VmFail`]: the CPU refused, and no guest may run there.

@@ -40,6 +40,23 @@ pub struct Registers {
 /// What one CPU can do or, by [`minimum`](Capabilities::minimum), what each of several can.
 ///
 /// A space runs on any of the hypervisor's CPUs: make its format from the minimum over all.
+///
+/// # Example
+/// ```
+/// use stage2::x86_64::npt::{Capabilities, Features, Registers};
+///
+/// // On hardware, each CPU: `Capabilities::detect()`.
+/// let milan = Registers {
+///     extended_ecx: 0x75c2_37ff,
+///     extended_edx: 0x2fd3_fbff,
+///     address_sizes: 0x3030,
+///     asids: 0x8000,
+///     svm_edx: 0x101b_bcff,
+/// };
+/// let milan = Capabilities::from_registers(milan);
+/// assert_eq!((milan.physical_bits, milan.asids), (48, 0x8000));
+/// assert!(milan.features.contains(Features::FLUSH_BY_ASID));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// The width of a host-physical address in bits. Where memory is encrypted (SME), fewer are left: take them off.

@@ -35,7 +35,7 @@ pub enum MemoryType {
     WriteBack = 6,
 }
 
-/// The PAT of a CPU that nobody changed (table 7-10): WB, WT, UC-, UC, twice. It has no write-combining.
+/// The PAT of a CPU that came out of reset (table 7-10): WB, WT, UC-, UC, twice. It has no write-combining.
 pub const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;
 
 /// Why a space cannot be had on these CPUs.

@@ -40,7 +40,7 @@ const NO_EXECUTE: u64 = 1 << 63;
 
 /// The frame is the space's own; with [`REGION`], a frozen region's; with [`LOAN`], on loan to another space.
 const OWNED: u64 = 1 << 52;
-/// In an entry that is not present: somebody is changing a leaf.
+/// In an entry that is not present: a CPU is changing a leaf.
 const BUSY: u64 = 1 << 53;
 /// In an entry that is not present: it was, and is otherwise as it was. No CPU with NPT loads speculatively through the
 /// address of an entry that is not present (L1TF is Intel's, H19).
@@ -57,7 +57,27 @@ const LOAN: u64 = 1 << 56;
 ///   where the hypervisor's PAT has no such type ([`with_pat`](Npt::with_pat)). `DEVICE` is uncacheable.
 /// - The guest's PAT takes part (15.25.8): it can make memory uncacheable, and a device write-combining (a frame
 ///   buffer). What it may not change cannot be expressed: `DEVICE | UNCACHED` is refused.
-/// - `USER` is refused: NPT does not ask who in the guest accesses.
+/// - `USER` is refused: NPT takes all that a guest does for user accesses.
+///
+/// # Example
+/// ```
+/// use stage2::{Format, MappingFlags, x86_64::npt::{Asid, Capabilities, ConfigError, Npt, Registers}};
+///
+/// let milan = Registers {
+///     extended_ecx: 0x75c2_37ff,
+///     extended_edx: 0x2fd3_fbff,
+///     address_sizes: 0x3030,
+///     asids: 0x8000,
+///     svm_edx: 0x101b_bcff,
+/// };
+/// let capabilities = Capabilities::from_registers(milan);
+/// let format = Npt::new(&capabilities, Asid(1))?;
+/// assert!(format.check(MappingFlags::UNCACHED | MappingFlags::READ).is_err(), "the PAT at reset has no such type");
+/// // The hypervisor's own PAT, with write-combining in its second place.
+/// let format = format.with_pat(0x0007_0406_0007_0106)?;
+/// assert!(format.check(MappingFlags::UNCACHED | MappingFlags::READ).is_ok());
+/// # Ok::<(), ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Npt {
     pub(super) capabilities: Capabilities,
@@ -213,7 +233,7 @@ enum Kind {
 }
 
 impl Npt {
-    /// By the level and bit 7; nothing for what has a reserved bit set.
+    /// By the level and bit 7; `None` for what has a reserved bit set.
     #[inline]
     fn kind(&self, level: Level, entry: u64) -> Option<Kind> {
         let leaf = level == Level::PAGE || entry & LARGE != 0;

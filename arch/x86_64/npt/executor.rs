@@ -1,13 +1,17 @@
 //! The instructions themselves, and the way to the fields of the hypervisor's VMCB.
 #![allow(unsafe_code, reason = "instructions")]
 
+// Where only the documentation is built, the target's own crates may be missing: bodies alone use them.
+#[cfg(target_arch = "x86_64")]
 use core::arch::x86_64::{_mm_clflush, _mm_mfence};
-
+#[cfg(target_arch = "x86_64")]
 use x86::cpuid::native_cpuid::cpuid_count;
 
 use super::{Asid, Capabilities, Executor, Op, Registers, Root};
 
 /// What the hypervisor puts into the VMCB that the CPU that calls this runs next.
+///
+/// On `x86_64` targets only.
 ///
 /// # Safety
 /// - No guest runs on this CPU with the ASID given to [`owe`](Self::owe) before `VMRUN` forgot its translations.
@@ -22,6 +26,8 @@ pub unsafe trait NextRun: Send + Sync + 'static {
 }
 
 /// The CPU that runs this, as a host of guests, with `N` as the way to its VMCB.
+///
+/// On `x86_64` targets only.
 #[derive(Clone, Copy, Debug)]
 pub struct Instructions<N>(N);
 
@@ -42,6 +48,8 @@ impl<N: NextRun> Instructions<N> {
 
 impl Capabilities {
     /// What this CPU can do. A hypervisor with several takes the [`minimum`](Self::minimum) over all.
+    ///
+    /// On `x86_64` targets only.
     #[must_use]
     pub fn detect() -> Self {
         let last = cpuid_count(0x8000_0000, 0).eax;

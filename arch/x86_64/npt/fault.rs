@@ -6,6 +6,16 @@
 use crate::{Access, Cause, Fault, GuestPhysAddr, Origin};
 
 /// What a `#VMEXIT` leaves in the VMCB.
+///
+/// # Example
+/// ```
+/// use stage2::{Access, Cause, x86_64::npt::{Decoded, Exit, decode}};
+///
+/// // A nested page fault: a write to what is present and cannot be written.
+/// let exit = Exit { code: 0x400, info1: 1 << 32 | 0b111, info2: 0x4000_1008 };
+/// let Decoded::Fault(fault) = decode(exit) else { panic!("not a nested page fault") };
+/// assert_eq!((fault.access, fault.cause), (Access::Write, Cause::Permission));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit {
     /// `EXITCODE` (VMCB offset 0x70).

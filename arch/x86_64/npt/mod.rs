@@ -1,15 +1,16 @@
 //! AMD's nested page tables (NPT).
 //!
 //! [`Capabilities`] say what the CPUs can do; [`Npt`] is the format of one space, and [`Tlb`] its invalidations;
-//! [`decode`] reads a guest's nested page fault. All of it is pure and built on every host, but for `Instructions`,
-//! which carries the operations out on the target, and leaves those to the hypervisor that are fields of its VMCB.
+//! [`decode`] reads a guest's nested page fault. All of it is pure and built on every host, but for
+//! [`Instructions`], which carries the operations out and leaves those to the hypervisor that are fields of its VMCB
+//! ([`NextRun`]), and [`Capabilities::detect`]: those are there on `x86_64` targets only.
 //!
 //! # How a hypervisor wires it
 //! - **At start**, on each CPU: EFER.SVME, EFER.NXE (nested entries forbid execution by it) and `VM_HSAVE_PA`; one
 //!   [`Owed`], which is the CPU's for good; the PAT, which is told to every [format](Npt::with_pat); and
 //!   [`Capabilities::detect`], of which all CPUs' [`minimum`](Capabilities::minimum) makes every format.
 //! - **VMCB**: `NP_ENABLE` is set; nCR3 and the guest's ASID are the [`Root`]'s (`activate` hands it to the hypervisor's
-//!   `NextRun`). An ASID is one space's, and all its virtual CPUs'. VMRUN itself and VMMCALL, where it is used, exit.
+//!   [`NextRun`]). An ASID is one space's, and all its virtual CPUs'. VMRUN itself and VMMCALL, where it is used, exit.
 //!   VMCB clean bits, where they are used, are cleared for nested paging and the ASID when the root changes.
 //! - **VMRUN**: `enter`; then, behind CLGI, what [`Owed::take`] gives goes into `TLB_CONTROL`, and VMRUN follows, with
 //!   nothing in between that could owe more. A hypervisor that gives the guest another CR3 or CR4 itself owes a flush by
@@ -67,14 +68,14 @@ mod owed;
 mod pte;
 mod tlb;
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", doc))]
 mod executor;
 
 pub use super::interrupt::Interrupt;
 pub use capabilities::{Capabilities, Features, Registers};
 pub use config::{Asid, ConfigError, MemoryType, PAT_AT_RESET, Root};
 pub use entry::Npt;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", doc))]
 pub use executor::{Instructions, NextRun};
 pub use fault::{Decoded, Exit, decode};
 pub use op::{Executor, Op};

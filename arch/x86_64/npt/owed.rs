@@ -24,6 +24,26 @@ pub enum TlbControl {
 /// 1. its executor calls [`add`](Self::add) on this CPU's;
 /// 2. with interrupts and NMIs held back (`CLGI`), it writes what [`take`](Self::take) gives into `TLB_CONTROL` of the
 ///    VMCB, and executes `VMRUN`: nothing else may come in between.
+///
+/// # Example
+/// ```
+/// use stage2::x86_64::npt::{Asid, Capabilities, Owed, Registers, TlbControl};
+///
+/// let milan = Registers {
+///     extended_ecx: 0x75c2_37ff,
+///     extended_edx: 0x2fd3_fbff,
+///     address_sizes: 0x3030,
+///     asids: 0x8000,
+///     svm_edx: 0x101b_bcff,
+/// };
+/// let capabilities = Capabilities::from_registers(milan);
+/// let owed = Owed::everything();
+/// // Before each VMRUN:
+/// assert_eq!(owed.take(Asid(1), &capabilities), TlbControl::All, "the CPU's first");
+/// owed.add(Asid(1));
+/// assert_eq!(owed.take(Asid(1), &capabilities), TlbControl::Guest);
+/// assert_eq!(owed.take(Asid(1), &capabilities), TlbControl::Nothing);
+/// ```
 #[derive(Debug)]
 pub struct Owed(AtomicU64);
 
@@ -46,7 +66,7 @@ impl Owed {
             same if same == u64::from(asid.0) => None,
             _ => Some(ALL),
         };
-        // Nothing to change is no failure.
+        // An error only says that the value stays as it is.
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
     }
 

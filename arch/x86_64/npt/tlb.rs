@@ -12,6 +12,24 @@ use crate::{Content, CpuId, GuestPhysAddr, Invalidate, Reach, Scope, Unreachable
 ///
 /// All that is cached has the space's ASID: guest-physical translations, and those of a guest's linear addresses, which
 /// two virtual CPUs of one space have in common.
+///
+/// # Example
+/// ```
+/// use stage2::{CpuId, Invalidate, Reach, Unreachable, x86_64::npt::{Executor, Op, Tlb}};
+///
+/// /// On hardware: `Instructions`, whose `NextRun` finds what is this CPU's.
+/// struct Idle;
+/// impl Executor for Idle {
+///     fn execute(&self, _: Op) {}
+/// }
+///
+/// let send_nmi = |cpus: &mut dyn Iterator<Item = CpuId>| -> Result<(), Unreachable> {
+///     for _cpu in cpus { /* the local APIC's ICR */ }
+///     Ok(())
+/// };
+/// let tlb = Tlb::new(Idle, send_nmi);
+/// assert_eq!(tlb.reach(), Reach::ThisCpu);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Tlb<E, H> {
     executor: E,

@@ -1,4 +1,4 @@
-//! `docs/pitfalls.md` names tests and faults: all of them are there.
+//! `docs/pitfalls.md` names tests and faults, `docs/hardware.md` tests: all of them are there.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,11 +10,13 @@ use crate::workspace::root;
 /// Folders whose Rust files have tests.
 const FOLDERS: [&str; 4] = ["src", "arch", "tests", "xtask/src"];
 /// Every line of what others got wrong.
-const LINES: [(char, usize); 9] =
-    [('A', 8), ('F', 8), ('W', 15), ('T', 10), ('E', 9), ('G', 6), ('L', 6), ('S', 9), ('H', 0)];
+const LINES: [(char, usize); 11] =
+    [('A', 8), ('F', 8), ('W', 15), ('T', 10), ('E', 9), ('G', 6), ('L', 6), ('C', 9), ('R', 15), ('S', 5), ('J', 7)];
+/// How many rules of the hardware there are.
+const RULES: usize = 47;
 
-fn page() -> String {
-    fs::read_to_string(root().join("docs/pitfalls.md")).expect("docs/pitfalls.md")
+fn page(name: &str) -> String {
+    fs::read_to_string(root().join("docs").join(name)).expect("a page of docs/")
 }
 
 /// What stands between backquotes.
@@ -50,12 +52,12 @@ fn is_there(name: &str, sources: &str) -> bool {
 
 #[test]
 fn every_test_that_the_page_names_is_there() {
-    let (page, mut all) = (page(), String::new());
+    let (pages, mut all) = (page("pitfalls.md") + &page("hardware.md"), String::new());
     for folder in FOLDERS {
         sources(&root().join(folder), &mut all);
     }
-    let named: BTreeSet<&str> = quoted(&page).filter(|word| is_test(word)).collect();
-    assert!(named.len() > 100, "the page names {} tests", named.len());
+    let named: BTreeSet<&str> = quoted(&pages).filter(|word| is_test(word)).collect();
+    assert!(named.len() > 100, "the pages name {} tests", named.len());
     for test in named {
         let name = test.rsplit("::").next().unwrap_or(test);
         assert!(is_there(name, &all), "{test} is nowhere");
@@ -64,7 +66,7 @@ fn every_test_that_the_page_names_is_there() {
 
 #[test]
 fn the_page_has_every_line_and_every_fault() {
-    let page = page();
+    let page = page("pitfalls.md");
     for (letter, count) in LINES {
         for number in 1..=count {
             assert!(page.contains(&format!("\n| {letter}{number} |")), "{letter}{number} has no line");
@@ -72,5 +74,13 @@ fn the_page_has_every_line_and_every_fault() {
     }
     for fault in table::all() {
         assert!(quoted(&page).any(|word| word == fault.name), "{} is not on the page", fault.name);
+    }
+}
+
+#[test]
+fn every_rule_of_the_hardware_has_its_section() {
+    let page = page("hardware.md");
+    for number in 1..=RULES {
+        assert!(page.contains(&format!("\n### H{number}\n")), "H{number} has no section");
     }
 }

@@ -12,7 +12,7 @@ const SNAPSHOT: &str = "src/space/snapshot.rs";
 pub const FAULTS: &[Fault] = &[
     Fault {
         name: "copied-without-an-invalidation",
-        rules: &["S1", "H9"],
+        rules: &["C1", "H9"],
         edits: &[Edit {
             file: COPY,
             text: "claim.invalidate(&self.shootdown).map_err(|cause| Error::Invalidation { range, cause })?;",
@@ -23,7 +23,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "a-snapshot-that-is-still-written",
-        rules: &["S2"],
+        rules: &["C2"],
         edits: &[Edit {
             file: FREEZE,
             text: "let flags = Owner::Frozen.limit(leaf.flags);",
@@ -34,7 +34,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "frozen-while-it-is-written",
-        rules: &["S3"],
+        rules: &["C3"],
         edits: &[Edit {
             file: BOOK,
             text: "if self.writable > 0 || self.writers > 0 {",
@@ -45,7 +45,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "a-page-taken-from-under-a-handle",
-        rules: &["S4"],
+        rules: &["C4"],
         edits: &[Edit {
             file: BOOK,
             text: "        self.handles == 0 && self.live == 1\n",
@@ -60,14 +60,14 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "a-page-taken-while-another-guest-has-it",
-        rules: &["S5"],
+        rules: &["C5"],
         edits: &[Edit { file: BOOK, text: "copies + 1 == ever", instead: "copies + 2 >= ever" }],
         host: &[unit("the_last_of_several_mappings_takes_the_page"), host("worlds_are_what_their_twins_are")],
         emulator: Emulator::Cannot("no scenario has three guests that go one after the other"),
     },
     Fault {
         name: "freed-while-another-guest-maps-it",
-        rules: &["S5", "H22"],
+        rules: &["C5", "H22"],
         edits: &[Edit {
             file: BOOK,
             text: "let deserted = handles == 0 && record.copies() == Some(ever);",
@@ -82,7 +82,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "what-a-snapshot-stands-on-forgotten",
-        rules: &["S6"],
+        rules: &["C6"],
         edits: &[Edit {
             file: SNAPSHOT,
             text: "self.region.inherit(&Part { range, flags: crate::MappingFlags::empty(), offset }, view);",
@@ -93,7 +93,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "a-limit-that-unmapping-does-not-give-back",
-        rules: &["S7"],
+        rules: &["C7"],
         edits: &[
             Edit { file: NODE, text: "self.frames.account().give_back(pages);", instead: "" },
             Edit {
@@ -107,7 +107,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "a-snapshot-that-stays-on-the-account",
-        rules: &["S7"],
+        rules: &["C7"],
         edits: &[Edit {
             file: SNAPSHOT,
             text: "                account.give_back(run.range.size() / memory_addr::PAGE_SIZE_4K);\n",
@@ -118,14 +118,14 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "a-copy-on-no-account",
-        rules: &["S8"],
+        rules: &["C8"],
         edits: &[Edit { file: COPY, text: "        charge.keep();\n", instead: "        drop(charge);\n" }],
         host: &[host("cortex_a57::limits::a_copy_counts"), host("worlds_are_what_their_twins_are")],
         emulator: Emulator::Shows(MAX, &["limits::a_copy_counts_and_so_does_a_page_that_is_taken"]),
     },
     Fault {
         name: "tables-without-a-limit",
-        rules: &["S8"],
+        rules: &["C8"],
         edits: &[Edit {
             file: "src/account.rs",
             text: "filter(|&drawn| drawn <= limit)",
@@ -136,7 +136,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "refused-what-another-cpu-brings",
-        rules: &["S9"],
+        rules: &["C9"],
         edits: &[Edit {
             file: LIMITS,
             text: "Verdict::Answer(outcome) => return Ok(outcome),",

@@ -8,7 +8,7 @@ use super::{areas, formats, invalidation, loans, sharing, sources, space, walker
 #[derive(Debug)]
 pub struct Fault {
     pub name: &'static str,
-    /// What it is a fault against: lines of what others got wrong (`A1` … `L6`), rules of the hardware (`H1` … `H30`).
+    /// What it is a fault against: lines of `docs/pitfalls.md` (`A1` and the like), rules of `docs/hardware.md` (`H1`).
     pub rules: &'static [&'static str],
     pub edits: &'static [Edit],
     /// At least one of the tests that these filters choose must fail.
