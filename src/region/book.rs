@@ -179,6 +179,7 @@ impl Book {
     }
 
     /// Makes room for a page's record.
+    #[inline]
     pub(super) fn reserve(&mut self, page: usize) -> Option<()> {
         let chunk = self.chunks.get_mut(page / CHUNK)?;
         if chunk.is_empty() {
@@ -189,6 +190,7 @@ impl Book {
     }
 
     /// Gives a page that has none a frame. Its room is reserved.
+    #[inline]
     pub(super) fn put(&mut self, page: usize, at: PhysAddr) {
         let record = self.record(page);
         debug_assert!(record.is_some(), "the room was reserved");

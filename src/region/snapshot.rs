@@ -3,8 +3,12 @@
 use alloc::vec::Vec;
 
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
+use spin::rwlock::RwLockWriteGuard;
 
-use super::{SharedRegion, View, book::Base};
+use super::{
+    SharedRegion, View,
+    book::{Base, Book},
+};
 use crate::{GuestPhysAddr, GuestPhysRange, MappingFlags};
 
 /// A guest's own memory as it was at one moment: [`GuestSpace::snapshot`](crate::GuestSpace::snapshot) takes it, and
@@ -66,16 +70,22 @@ impl Snapshot {
 
 /// Where in a snapshot's region an address of one of its parts is.
 pub(crate) fn offset_of(parts: &[Part], gpa: GuestPhysAddr) -> Option<usize> {
-    let part = parts.get(parts.partition_point(|part| part.range.end <= gpa))?;
-    part.range.contains(gpa).then(|| part.offset + (gpa - part.range.start))
+    part_at(parts, gpa).map(|part| part.offset + (gpa - part.range.start))
 }
 
-// Nobody else knows the region yet: its lock is free.
+/// The part of a snapshot that an address is in.
+pub(crate) fn part_at(parts: &[Part], gpa: GuestPhysAddr) -> Option<&Part> {
+    let part = parts.get(parts.partition_point(|part| part.range.end <= gpa))?;
+    part.range.contains(gpa).then_some(part)
+}
+
+/// A region that is being given a guest's frames, with its lock held. No other CPU knows the region yet.
+pub(crate) struct Filling<'r>(RwLockWriteGuard<'r, Book>);
+
 impl SharedRegion {
-    /// Makes room for what comes to stand behind `size` bytes from `offset` on.
-    pub(crate) fn reserve(&self, offset: usize, size: usize) -> Option<()> {
-        let mut book = self.region().writing();
-        pages(offset, size).try_for_each(|page| book.reserve(page))
+    /// Begins to fill it.
+    pub(crate) fn filling(&self) -> Filling<'_> {
+        Filling(self.region().writing())
     }
 
     /// Makes room for so many [bases](Self::inherit).
@@ -83,19 +93,27 @@ impl SharedRegion {
         self.region().writing().reserve_bases(count)
     }
 
-    /// Gives it frames of its allocator, for `size` bytes from `offset` on. Their room is reserved.
-    pub(crate) fn adopt(&self, offset: usize, size: usize, at: PhysAddr) {
-        let mut book = self.region().writing();
-        for page in pages(offset, size) {
-            book.put(page, at + (page * PAGE_SIZE_4K - offset));
-        }
-    }
-
     /// Has another region stand behind a part of it, as it stood behind the part's area.
     pub(crate) fn inherit(&self, part: &Part, view: View) {
         let (first, count) = (part.offset / PAGE_SIZE_4K, part.range.size() / PAGE_SIZE_4K);
         let from = view.page(part.range.start);
         self.region().writing().push_base(Base { first, count, view, from });
+    }
+}
+
+impl Filling<'_> {
+    /// Makes room for frames of `size` bytes from `offset` on.
+    #[inline]
+    pub(crate) fn reserve(&mut self, offset: usize, size: usize) -> Option<()> {
+        pages(offset, size).try_for_each(|page| self.0.reserve(page))
+    }
+
+    /// Gives it frames of its allocator, for `size` bytes from `offset` on. Their room is reserved.
+    #[inline]
+    pub(crate) fn adopt(&mut self, offset: usize, size: usize, at: PhysAddr) {
+        for page in pages(offset, size) {
+            self.0.put(page, at + (page * PAGE_SIZE_4K - offset));
+        }
     }
 }
 

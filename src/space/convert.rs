@@ -42,20 +42,25 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let mut guard = self.exclusive()?;
         self.check_convertible(&guard, range)?;
         let State { areas, table, .. } = &mut *guard;
-        table.own_parts(&self.context, range, |part| {
-            region.reserve(part.start - range.start, part.size()).ok_or(out_of_memory)
+        let mut filling = region.filling();
+        table.own_memory(&self.context, range, |gpa, _, size| {
+            filling.reserve(gpa - range.start, size).ok_or(out_of_memory)
         })?;
+        drop(filling);
         let view = View::new(Window::open(region.region()).ok_or(out_of_memory)?, range.start, 0);
         let plan = areas.plan(range).map_err(|_| out_of_memory)?;
         let lease = plan.pieces().filter(|(area, _)| shared::writes(area.flags())).map(|(_, part)| part.size()).sum();
         let lease = Lease::grant(region.region(), lease).map_err(|cause| Error::Region { range, cause })?;
         self.split_at_ends(table, range)?;
         // Nothing fails from here on.
-        let Ok(()) = table.own_leaves(&self.context, range, |run| {
-            region.adopt(run.range.start - range.start, run.range.size(), run.leaf.at);
-            self.context.frames.account().give_back(run.range.size() / PAGE_SIZE_4K);
+        let (mut filling, mut bytes) = (region.filling(), 0);
+        let Ok(()) = table.own_memory(&self.context, range, |gpa, at, size| {
+            filling.adopt(gpa - range.start, size, at);
+            bytes += size;
             Ok::<_, core::convert::Infallible>(())
         });
+        drop(filling);
+        self.context.frames.account().give_back(bytes / PAGE_SIZE_4K);
         table.change_owners(&self.context, range, Owner::Space, Owner::Shared);
         let gone = plan.rebase(|| Backend::Shared(view.clone()));
         lease.keep();

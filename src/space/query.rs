@@ -198,8 +198,8 @@ fn copied_frames<P: Platform>(context: &Context<P>, state: &State) -> usize {
     let inherited = state.areas.iter().filter(|area| matches!(area.backend(), Backend::CopyOnWrite(_)));
     let mut bytes = 0;
     for area in inherited {
-        let Ok(()) = state.table.own_parts(context, area.va_range(), |part| {
-            bytes += part.size();
+        let Ok(()) = state.table.own_memory(context, area.va_range(), |_, _, size| {
+            bytes += size;
             Ok::<_, Infallible>(())
         });
     }

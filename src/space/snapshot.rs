@@ -4,12 +4,12 @@ use alloc::vec::Vec;
 
 use super::{GuestSpace, State};
 use crate::{
-    addr::{GuestPhysRange, Level},
+    addr::{GuestPhysAddr, GuestPhysRange, Level},
     backend::Backend,
     error::Error,
     lock::LockFamily,
     platform::Platform,
-    region::{Part, RegionError, SharedRegion, Snapshot, View, Window, offset_of},
+    region::{Part, RegionError, SharedRegion, Snapshot, View, Window, offset_of, part_at},
     set::{MemoryArea, MemorySet},
     table::{Changes, Context, Table},
 };
@@ -162,22 +162,25 @@ impl Draft {
         range: GuestPhysRange,
     ) -> Result<(), Error> {
         // A block may reach across areas that touch: they are side by side in the region too.
-        table.own_leaves(context, range, |run| {
-            let offset = offset_of(&self.parts, run.range.start);
-            let room = offset.and_then(|offset| self.region.reserve(offset, run.range.size()));
+        let (mut filling, mut parts) = (self.region.filling(), Offsets::of(&self.parts));
+        table.own_memory(context, range, |gpa, _, size| {
+            let room = parts.find(gpa).and_then(|offset| filling.reserve(offset, size));
             room.ok_or(Error::NoMemory(self.range))
         })
     }
 
     /// Gives the region the frames that are in `range`, for which there is room: they are off the space's account.
     pub(super) fn adopt<P: Platform>(&self, context: &Context<P>, table: &Table, range: GuestPhysRange) {
-        let Ok(()) = table.own_leaves(context, range, |run| {
-            if let Some(offset) = offset_of(&self.parts, run.range.start) {
-                self.region.adopt(offset, run.range.size(), run.leaf.at);
-                context.frames.account().give_back(run.range.size() / memory_addr::PAGE_SIZE_4K);
+        let (mut filling, mut parts) = (self.region.filling(), Offsets::of(&self.parts));
+        let mut bytes = 0;
+        let Ok(()) = table.own_memory(context, range, |gpa, at, size| {
+            if let Some(offset) = parts.find(gpa) {
+                filling.adopt(offset, size, at);
+                bytes += size;
             }
             Ok::<_, core::convert::Infallible>(())
         });
+        context.frames.account().give_back(bytes / memory_addr::PAGE_SIZE_4K);
     }
 
     /// Puts the region behind the areas, and what stood behind them behind the region.
@@ -197,5 +200,27 @@ impl Draft {
     /// The snapshot.
     pub(super) fn into_snapshot(self) -> Snapshot {
         Snapshot::new(self.region, self.parts)
+    }
+}
+
+/// Finds where addresses that only rise are in a snapshot's region.
+struct Offsets<'p> {
+    parts: &'p [Part],
+    /// The part of the last address.
+    last: Option<&'p Part>,
+}
+
+impl<'p> Offsets<'p> {
+    fn of(parts: &'p [Part]) -> Self {
+        Self { parts, last: None }
+    }
+
+    /// Where `gpa` is, if it is in a part.
+    #[inline]
+    fn find(&mut self, gpa: GuestPhysAddr) -> Option<usize> {
+        if !self.last.is_some_and(|part| part.range.contains(gpa)) {
+            self.last = part_at(self.parts, gpa);
+        }
+        self.last.map(|part| part.offset + (gpa - part.range.start))
     }
 }

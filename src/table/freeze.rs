@@ -5,7 +5,6 @@ use super::{
     context::Context,
     edit::Progress,
     flush::Flush,
-    query::Run,
     walk::{Step, Sweep, Visit},
 };
 use crate::{
@@ -16,24 +15,6 @@ use crate::{
 };
 
 impl Table {
-    /// Shows every leaf with frames of the space's own in `range` to `each`.
-    ///
-    /// # Errors
-    /// The first of `each`.
-    pub(crate) fn own_leaves<P: Platform, S>(
-        &self,
-        context: &Context<P>,
-        range: GuestPhysRange,
-        mut each: impl FnMut(Run) -> Result<(), S>,
-    ) -> Result<(), S> {
-        self.visit(context, range, |level, part, entry| match entry {
-            Entry::Leaf(leaf) if leaf.owner == Owner::Space => {
-                each(Run { range: Context::<P>::entry_range(level, part.start), leaf: *leaf })
-            }
-            _ => Ok(()),
-        })
-    }
-
     /// Makes every leaf with frames of the space's own in `range` a frozen region's, in place: what the hardware noted
     /// stays, and no way to write is left once the flush of [`frozen`](Self::frozen) is complete (H12). Cannot fail.
     pub(crate) fn freeze<P: Platform>(&mut self, context: &Context<P>, range: GuestPhysRange, progress: &mut Progress) {

@@ -1,12 +1,19 @@
 //! Memory that changes hands: withdrawn leaf by leaf, and put back, handed over, or gone.
 
-use memory_addr::PAGE_SIZE_4K;
+use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 
-use super::{Table, context::Context, cut::Edit, edit::Progress, entry::Noted};
+use super::{
+    Table,
+    context::Context,
+    cut::Edit,
+    edit::Progress,
+    entry::Noted,
+    walk::{Step, Visit},
+};
 use crate::{
     MappingFlags,
-    addr::{GuestPhysAddr, GuestPhysRange},
-    format::{Entry, Marked, Owner},
+    addr::{GuestPhysAddr, GuestPhysRange, Level},
+    format::{Entry, Format, Leaf, Marked, Owner},
     frame::{self, Frames},
     invalidate::{Changed, Content, Invalidate, Unreachable},
     loan::{Extents, Handover, PageState, Seams},
@@ -28,7 +35,7 @@ impl Table {
     /// What the page at `gpa` is; `None` while another CPU is about to finish it.
     pub(crate) fn page_state<P: Platform>(&self, context: &Context<P>, gpa: GuestPhysAddr) -> Option<PageState> {
         let (slot, raw) = self.lookup(context, gpa);
-        PageState::of(&crate::format::Format::decode(&context.format, slot.level, raw))
+        PageState::of(&context.format.decode(slot.level, raw))
     }
 
     /// Where the memory of `range` is, all of which is the space's own.
@@ -53,20 +60,47 @@ impl Table {
         Ok(extents)
     }
 
-    /// Shows every part of `range` that the space's own leaves translate to `each`.
+    /// Shows all of the space's own memory that is mapped in `range` to `each`, leaf by leaf: where it is for the guest and
+    /// in the host's memory, and how many bytes of the leaf lie in the range.
     ///
     /// # Errors
     /// The first of `each`.
-    pub(crate) fn own_parts<P: Platform, S>(
+    pub(crate) fn own_memory<P: Platform, S>(
         &self,
         context: &Context<P>,
         range: GuestPhysRange,
-        mut each: impl FnMut(GuestPhysRange) -> Result<(), S>,
+        mut each: impl FnMut(GuestPhysAddr, PhysAddr, usize) -> Result<(), S>,
     ) -> Result<(), S> {
-        self.visit(context, range, |_, part, entry| match entry {
-            Entry::Leaf(leaf) if leaf.owner == Owner::Space => each(part),
-            _ => Ok(()),
-        })
+        let mut result = Ok(());
+        context.walk(self.root(context), range, &mut |visit| {
+            let Visit::Entries(chunk) = visit else { return Step::Into };
+            let address = context.format.fields(chunk.level).address;
+            // What the last entry was, without its address, and whether that is the space's own.
+            let (mut kind, mut is_own) = (None, false);
+            for slot in chunk.slots::<P>() {
+                let raw = slot.load();
+                if kind != Some(raw & !address) {
+                    kind = Some(raw & !address);
+                    let entry = context.format.decode(chunk.level, raw);
+                    is_own = matches!(entry, Entry::Leaf(Leaf { owner: Owner::Space, .. }));
+                }
+                if !is_own {
+                    continue;
+                }
+                let at = context.format.leaf_address(chunk.level, raw);
+                let (start, skipped, size) = if chunk.level == Level::PAGE {
+                    (slot.start, 0, Context::<P>::span(Level::PAGE))
+                } else {
+                    (chunk.part.start, chunk.part.start - chunk.span.start, chunk.part.size())
+                };
+                result = each(start, at + skipped, size);
+                if result.is_err() {
+                    return Step::Stop;
+                }
+            }
+            Step::Over
+        });
+        result
     }
 
     /// Where the memory of the leaves in `range` is that are `owner`'s; `None` where there is no memory to note it.
@@ -138,7 +172,7 @@ impl Table {
     pub(crate) fn vacate<P: Platform>(&mut self, context: &Context<P>, range: GuestPhysRange) {
         context.each_slot(self.root(context), range, &mut |slot| {
             if let Entry::Lent(_) | Entry::Marked(Marked::Leaf(_)) = slot.decode(&context.format) {
-                slot.store(crate::format::Format::absent(&context.format));
+                slot.store(context.format.absent());
             }
         });
         // No block is left in the range that could be cut.
