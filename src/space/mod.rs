@@ -44,6 +44,7 @@ use crate::{
     metered::Metered,
     set::MemorySet,
     shootdown::Shootdown,
+    stripes::anybody,
     table::{Builder, Detached, Table},
 };
 
@@ -90,7 +91,7 @@ pub struct Config<P: Platform> {
 /// nothing may be called on a CPU that is in the guest but [`flush`](Self::flush). The order is then the space's lock (two
 /// spaces' by their addresses), a region's, a [pager](crate::Pager)'s or the allocator's. [`Frames`] and [`Invalidate`] are
 /// called with the space's lock held and must not call back; a [`Source`](crate::Source) is called without any.
-pub struct GuestSpace<P: Platform, L: LockFamily = Spin<16>> {
+pub struct GuestSpace<P: Platform, L: LockFamily = Spin> {
     builder: BuilderOf<P>,
     shootdown: ShootdownOf<P>,
     state: L::Lock<State<P>>,
@@ -133,17 +134,19 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let tables = Metered::new(config.frames, account(Resource::TableFrames, config.limits.table_frames)?);
         let table = Table::new(config.format.clone(), frames, tables).map_err(|exhausted| exhausted.at(everything))?;
         let root = config.format.root(table.root_address());
+        let builder = table.builder();
+        let state = State {
+            areas: MemorySet::new(),
+            table,
+            gone: Gone::default(),
+            snapshotting: None,
+            loans: Loans::default(),
+            life: Life::Lives,
+        };
         Ok(Self {
-            builder: table.builder(),
+            builder,
             shootdown: Shootdown::new(config.invalidate, root, cpus),
-            state: L::Lock::new(State {
-                areas: MemorySet::new(),
-                table,
-                gone: Gone::default(),
-                snapshotting: None,
-                loans: Loans::default(),
-                life: Life::Lives,
-            }),
+            state: L::Lock::new(state, config.cpus).ok_or(Error::NoMemory(everything))?,
             faults: Default::default(),
         })
     }
@@ -217,12 +220,6 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 /// All addresses that a format translates.
 fn everything<F: Format>(format: &F) -> GuestPhysRange {
     GuestPhysRange { start: 0.into(), end: format.geometry().limit().into() }
-}
-
-/// A number that spreads callers that have none of their own: each CPU has a stack of its own.
-fn anybody() -> CpuId {
-    let here = 0_u8;
-    CpuId((&raw const here).addr() >> 13)
 }
 
 /// The page that `gpa` lies in.

@@ -143,7 +143,7 @@ impl Platform for Parts {
 }
 
 /// A space on memory of its own.
-struct Board<L: LockFamily = Spin<16>> {
+struct Board<L: LockFamily = Spin> {
     memory: Arc<Memory>,
     invalidations: NoGuest,
     frames: Meeting,
@@ -244,7 +244,7 @@ fn until_done(others: &AtomicUsize, mut work: impl FnMut(usize)) {
 fn one_of_all_faults_on_a_page_resolves_it() {
     const COUNT: usize = 1024;
     for (mapping, leaves) in [(LAZY, COUNT), (LAZY_BLOCKS, 2)] {
-        let board = Board::<Spin<16>>::new();
+        let board = Board::<Spin>::new();
         board.space.map(range(RAM, COUNT * PAGE), mapping, RW).expect("a lazy area");
         let resolved = AtomicUsize::new(0);
         let all = |cpu: usize| {
@@ -268,7 +268,7 @@ fn one_of_all_faults_on_a_page_resolves_it() {
 #[test]
 fn whoever_comes_second_frees_what_it_brought() {
     for (mapping, pages) in [(LAZY, 1), (LAZY_BLOCKS, 512)] {
-        let board = Board::<Spin<16>>::new();
+        let board = Board::<Spin>::new();
         board.space.map(range(RAM, 6 * BLOCK), mapping.clone(), RW).expect("a lazy area");
         // Beside a page that is there already, in a fresh table, and with tables of two levels missing.
         let far = RAM + (2 << 30);
@@ -300,7 +300,7 @@ fn whoever_comes_second_frees_what_it_brought() {
 fn an_entry_takes_one_of_two_frames() {
     const COUNT: usize = 512;
     const ROUNDS: usize = 6;
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     for _ in 0..ROUNDS {
         board.space.map(range(RAM, COUNT * PAGE), LAZY, RW).expect("a lazy area");
         board.space.write_obj(gpa(RAM), 1_u64).expect("the tables are there");
@@ -328,7 +328,7 @@ fn an_entry_takes_one_of_two_frames() {
 #[test]
 fn sums_are_right_while_their_pages_move() {
     const COUNT: usize = 6;
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     board.space.map(range(RAM, COUNT * PAGE), PAGES, RW).expect("an area");
     let (left, added) = (AtomicUsize::new(1), AtomicU64::new(0));
     let at = |round: usize| gpa(RAM + round % COUNT * PAGE + 8);
@@ -357,7 +357,7 @@ fn sums_are_right_while_their_pages_move() {
 #[test]
 fn words_are_never_torn() {
     const WORDS: usize = 16;
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     board.space.map(range(RAM, 2 * PAGE), PAGES, RW).expect("an area");
     let at = gpa(RAM + PAGE - WORDS * 4);
     let left = AtomicUsize::new(1);
@@ -386,7 +386,7 @@ fn words_are_never_torn() {
 #[test]
 fn memory_that_comes_and_goes_is_never_anothers() {
     const COUNT: usize = 24;
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     let left = AtomicUsize::new(3);
     let touch = |cpu: usize| {
         let _running = Running(&left);
@@ -432,7 +432,7 @@ fn memory_that_comes_and_goes_is_never_anothers() {
 /// When protecting returns, nobody writes any more; blocks are cut and their pieces made one's own meanwhile.
 #[test]
 fn nothing_changes_while_it_is_protected() {
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     board.space.map(range(RAM, 2 * BLOCK), LAZY_BLOCKS, RW).expect("a lazy area");
     let left = AtomicUsize::new(1);
     let part = range(RAM + BLOCK - 4 * PAGE, 8 * PAGE);
@@ -468,7 +468,7 @@ fn nothing_changes_while_it_is_protected() {
 /// Of all that map the same at once one has it; it alone can give it back.
 #[test]
 fn an_address_is_mapped_by_one_of_all_who_try() {
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     let mapped = AtomicUsize::new(0);
     let map = |cpu: usize| {
         for round in 0..150 {
@@ -495,7 +495,7 @@ fn an_address_is_mapped_by_one_of_all_who_try() {
 #[test]
 fn failing_allocations_lose_nothing_on_any_thread() {
     const COUNT: usize = 32;
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     board.space.map(range(RAM, COUNT * PAGE), LAZY, RW).expect("a lazy area");
     board.space.map(range(RAM + BLOCK, BLOCK), LAZY_BLOCKS, RW).expect("a lazy area");
     let left = AtomicUsize::new(3);
@@ -524,7 +524,7 @@ fn failing_allocations_lose_nothing_on_any_thread() {
 #[test]
 fn l6_readers_do_not_starve_who_unmaps() {
     const ROUNDS: usize = 300;
-    let board = Arc::new(Board::<Spin<1>>::new());
+    let board = Arc::new(Board::<Spin>::new());
     board.space.map(range(RAM, PAGE), LAZY, RW).expect("a lazy area");
     let stop = Arc::new(AtomicBool::new(false));
     let reads = Arc::new(AtomicUsize::new(0));
