@@ -23,8 +23,6 @@ mod transfer;
 mod unmap;
 mod window;
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 pub use self::{
     debris::Progress,
     dismantle::Dismantling,
@@ -37,8 +35,9 @@ use self::{dismantle::Life, shared::Gone};
 use crate::{
     CpuId, Error, Format, Frames, GuestPhysAddr, GuestPhysRange, Invalidate, Limits, LockFamily, Resource, SpaceLock,
     Spin, VcpuId,
-    account::Account,
+    account::Accounts,
     backend::Backend,
+    counted::Counted,
     cpus::{Barred, Cpus},
     loan::Loans,
     metered::Metered,
@@ -95,7 +94,7 @@ pub struct GuestSpace<P: Platform, L: LockFamily = Spin> {
     builder: BuilderOf<P>,
     shootdown: ShootdownOf<P>,
     state: L::Lock<State<P>>,
-    faults: [Counter; COUNTERS],
+    accounts: Counted<Accounts>,
 }
 
 /// What the lock protects.
@@ -111,14 +110,6 @@ struct State<P: Platform> {
     loans: Loans,
 }
 
-/// One of the places where faults are counted, on cache lines of its own.
-#[derive(Default)]
-#[repr(align(128))]
-struct Counter(AtomicU64);
-
-/// In how many places faults are counted.
-const COUNTERS: usize = 16;
-
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// A space in which nothing is mapped.
     ///
@@ -129,9 +120,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     pub fn new(config: Config<P>) -> Result<Self, Error> {
         let everything = everything(&config.format);
         let cpus = Cpus::new(config.cpus).ok_or(Error::NoMemory(everything))?;
-        let account = |what, limit| Account::open(what, limit).ok_or(Error::NoMemory(everything));
-        let frames = Metered::new(config.frames.clone(), account(Resource::Frames, config.limits.frames)?);
-        let tables = Metered::new(config.frames, account(Resource::TableFrames, config.limits.table_frames)?);
+        let accounts = Accounts::open(config.limits, config.cpus).ok_or(Error::NoMemory(everything))?;
+        let frames = Metered::new(config.frames.clone(), accounts.clone(), Resource::Frames);
+        let tables = Metered::new(config.frames, accounts.clone(), Resource::TableFrames);
         let table = Table::new(config.format.clone(), frames, tables).map_err(|exhausted| exhausted.at(everything))?;
         let root = config.format.root(table.root_address());
         let builder = table.builder();
@@ -147,7 +138,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             builder,
             shootdown: Shootdown::new(config.invalidate, root, cpus),
             state: L::Lock::new(state, config.cpus).ok_or(Error::NoMemory(everything))?,
-            faults: Default::default(),
+            accounts,
         })
     }
 
@@ -209,11 +200,6 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         } else {
             Ok(())
         }
-    }
-
-    /// Counts a fault.
-    fn count_fault(&self, cpu: CpuId) {
-        self.faults[cpu.0 % COUNTERS].0.fetch_add(1, Ordering::Relaxed);
     }
 }
 

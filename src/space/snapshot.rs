@@ -169,7 +169,7 @@ impl Draft {
     }
 
     /// Gives the region the frames that are in `range`, for which there is room: they are off the space's account.
-    pub(super) fn adopt<F: Format, M: Frames>(&self, table: &Table<F, M>, range: GuestPhysRange, account: &Account) {
+    pub(super) fn adopt<F: Format, M: Frames>(&self, table: &Table<F, M>, range: GuestPhysRange, account: Account<'_>) {
         let Ok(()) = table.own_leaves(range, |run| {
             if let Some(offset) = offset_of(&self.parts, run.range.start) {
                 self.region.adopt(offset, run.range.size(), run.leaf.at);

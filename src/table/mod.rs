@@ -198,9 +198,4 @@ impl<F: Format, M: Frames> Builder<F, M> {
     pub(crate) const fn frames(&self) -> &Metered<M> {
         &self.0.frames
     }
-
-    /// The allocator of tables.
-    pub(crate) const fn tables(&self) -> &Metered<M> {
-        &self.0.tables
-    }
 }

@@ -21,9 +21,9 @@ use super::{
     withdraw::Noted,
 };
 use crate::{
-    Access, Entry, Format, Frames, GuestPhysRange, Leaf, Level, MappingFlags, Owner, PageState, Resource, Used,
+    Access, Entry, Format, Frames, GuestPhysRange, Leaf, Level, Limits, MappingFlags, Owner, PageState, Resource, Used,
     aarch64::{Capabilities, Errata, Features, Stage2, Tracking, Vmid},
-    account::Account,
+    account::Accounts,
     metered::Metered,
 };
 
@@ -48,7 +48,7 @@ unsafe impl Frames for Nothing {
 }
 
 fn metered(what: Resource) -> Metered<Nothing> {
-    Metered::new(Nothing, Account::open(what, None).unwrap())
+    Metered::new(Nothing, Accounts::open(Limits::default(), 1).unwrap(), what)
 }
 
 /// One page's entry, the space's lock, and whether the guest wrote through the entry.
