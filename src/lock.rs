@@ -5,11 +5,11 @@
 //! sees the other; a reader that sees a writer counts itself out again and waits for the word.
 //!
 //! A writer that claimed the word keeps every new reader out: a stream of readers cannot starve it. Writers that follow
-//! each other without a pause would leave a waiting reader a few nanoseconds between two of them. So who waits is counted
-//! in the word, and a writer that finds others waiting polls for a bounded time, in which they get in, before it claims
-//! the word. It then strikes out whoever is still counted: a thread that the scheduler stopped costs one such time and not
-//! one for each writer, and counts itself again when it runs. Handing the lock over in a strict order would starve everybody where
-//! threads outnumber CPUs: each would wait for one that does not run.
+//! each other without a pause would leave a waiting reader a few nanoseconds between two of them. So those that wait are
+//! counted in the word, and a writer that finds some polls for a bounded time, in which they get in, before it claims the
+//! word. It then strikes out all that are still counted: a thread that the scheduler stopped costs one such time and not
+//! one for each writer, and counts itself again when it runs. A hand-over in strict order would starve all threads where
+//! they outnumber the CPUs: each would wait for one that does not run.
 #![allow(unsafe_code, reason = "the lock's cell")]
 
 use core::{
@@ -96,7 +96,7 @@ pub struct Striped<T> {
 #[repr(align(64))]
 struct Stripe(AtomicU64);
 
-/// Whether a writer is inside or about to be, and who waits.
+/// Whether a writer is inside or about to be, and which readers and writers wait.
 struct Writers(AtomicU64);
 
 /// What the writers' word says: [`HELD`], how many readers (15 bits) and writers (16 bits) wait, and the number of the last
@@ -229,16 +229,16 @@ impl Writers {
         if !word.is_free() || !self.take(word) {
             self.claim_in_turn();
         }
-        // Orders the claim before the loads of the stripes: the other half of a reader's arrival.
+        // Orders the claim before the loads of the stripes: the other half of a reader's arrival. It is the acquire of the
+        // claim, too: what the last writer did comes before what this one does.
         fence(Ordering::SeqCst);
     }
 
-    /// Takes the word, if it is still `word`, and strikes out who waited.
+    /// Takes the word, if it is still `word`, and strikes out those that waited.
     #[inline]
     fn take(&self, word: Word) -> bool {
-        // Acquire: what the last writer did comes before what this one does.
-        let claimed = self.0.compare_exchange(word.0, word.claimed().0, Ordering::Acquire, Ordering::Relaxed);
-        claimed.is_ok()
+        // Relaxed: the fence in `claim` is the acquire for what the last writer did.
+        self.replace(word, word.claimed())
     }
 
     /// Takes the word after others have had it, or a chance to.
@@ -282,10 +282,11 @@ impl Writers {
         self.0.fetch_sub(HELD, Ordering::Release);
     }
 
-    /// Changes who is counted, unless the word is another by now. Relaxed: the count guards nothing, and who acquires by
-    /// the changed word still acquires what the last writer released.
-    fn replace(&self, word: Word, by: u64) -> bool {
-        self.0.compare_exchange(word.0, by, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    /// Puts `by` in the place of `word`, unless it is another by now. Relaxed: a reader that acquires by the changed word
+    /// still acquires what the last writer released.
+    #[inline]
+    fn replace(&self, word: Word, by: Word) -> bool {
+        self.0.compare_exchange(word.0, by.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 
@@ -294,7 +295,7 @@ impl Word {
         self.0 & HELD != 0
     }
 
-    /// Whether there is neither a writer nor anybody who waits.
+    /// Whether no writer is there and none waits, nor a reader.
     const fn is_free(self) -> bool {
         self.0 & (TURN - 1) == 0
     }
@@ -338,7 +339,7 @@ impl Waiter {
 
     /// Counts it, unless it is counted. If the word changes meanwhile, the caller looks again anyway.
     fn register(&mut self, writers: &Writers, word: Word) {
-        if !self.is_counted(word) && writers.replace(word, word.0.wrapping_add(self.weight)) {
+        if !self.is_counted(word) && writers.replace(word, Word(word.0.wrapping_add(self.weight))) {
             self.turn = Some(word.turn());
         }
     }
@@ -346,7 +347,7 @@ impl Waiter {
     /// Counts it no more, if it still is.
     fn withdraw(self, writers: &Writers) {
         let mut word = Word(writers.0.load(Ordering::Relaxed));
-        while self.is_counted(word) && !writers.replace(word, word.0.wrapping_sub(self.weight)) {
+        while self.is_counted(word) && !writers.replace(word, Word(word.0.wrapping_sub(self.weight))) {
             word = Word(writers.0.load(Ordering::Relaxed));
         }
     }

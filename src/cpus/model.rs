@@ -275,6 +275,26 @@ fn a_late_interrupt_answers_for_no_later_invalidation() {
     });
 }
 
+/// The interrupt comes while the CPU pays an earlier flush as it enters: what it reports then is less than what the handler
+/// reported.
+#[test]
+fn a_cpu_that_stays_in_the_guest_is_not_waited_for_twice() {
+    model(|| {
+        let world = World::new(1);
+        world.shootdown.invalidate_all().unwrap();
+        let guest = on(0, &world, |world, cpu| {
+            assert!(world.enter(cpu));
+            while !world.hardware.freed.load(Ordering::Relaxed) {
+                loom::hint::spin_loop();
+                take_interrupt();
+            }
+            world.leave(cpu);
+        });
+        assert!(world.unmap());
+        guest.join().unwrap();
+    });
+}
+
 #[test]
 fn a_cpu_outside_the_guest_is_not_waited_for_and_pays_when_it_enters() {
     model(|| {
@@ -365,5 +385,6 @@ fn a_cpu_that_refuses_as_it_enters_is_not_waited_for() {
         });
         world.unmap();
         guest.join().unwrap();
+        assert_eq!(world.shootdown.inside(), None);
     });
 }
