@@ -1,11 +1,12 @@
 //! What a space uses of one resource, and how much it may use.
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::{Error, GuestPhysRange, counted::Counted};
-
-/// In how many places credit is kept.
-const STRIPES: usize = 16;
+use crate::{
+    CpuId, Error, GuestPhysRange,
+    counted::Counted,
+    stripes::{Stripes, anybody},
+};
 
 /// How many frames a stripe draws at once: so often do CPUs that fault meet on the account's own cache line.
 const BATCH: usize = 64;
@@ -86,49 +87,89 @@ impl Exhausted {
     }
 }
 
-/// Counts frames, on many CPUs at once.
+/// The accounts of a space, one for each resource, and what else its CPUs count.
 ///
-/// The total would be a cache line that every fault on every CPU writes. So it is drawn in batches: what is drawn and not
+/// A total would be a cache line that every fault on every CPU writes. So it is drawn in batches: what is drawn and not
 /// used is credit, which lies in stripes, and what is used is the difference. Near the limit what is needed is drawn, and
 /// then other stripes' credit taken, so that a limit is reached by the last frame and not before.
-pub(crate) struct Account {
-    what: Resource,
-    total: Total,
-    credit: [Credit; STRIPES],
+pub(crate) struct Accounts {
+    totals: [Total; 2],
+    stripes: Stripes<Stripe>,
 }
 
-/// On a cache line of its own, which changes once a batch.
-#[repr(align(128))]
+/// One of a space's accounts.
+#[derive(Clone, Copy)]
+pub(crate) struct Account<'a> {
+    accounts: &'a Accounts,
+    what: Resource,
+}
+
+/// Changes once a batch.
 struct Total {
     limit: AtomicUsize,
     drawn: AtomicUsize,
 }
 
-/// What is drawn and not used, on cache lines of its own.
+/// What a CPU counts, on a cache line of its own.
 #[derive(Default)]
-#[repr(align(128))]
+#[repr(align(64))]
+struct Stripe {
+    credit: [Credit; 2],
+    faults: AtomicU64,
+}
+
+/// What is drawn and not used.
+#[derive(Default)]
 struct Credit(AtomicUsize);
 
-impl Account {
-    /// Of nothing.
-    pub(crate) fn open(what: Resource, limit: Option<usize>) -> Option<Counted<Self>> {
-        let total = Total { limit: AtomicUsize::new(limit.unwrap_or(usize::MAX)), drawn: AtomicUsize::new(0) };
-        Counted::try_new(Self { what, total, credit: Default::default() })
+impl Accounts {
+    /// Of nothing, for a space of `cpus` CPUs; `None` where there is no memory.
+    pub(crate) fn open(limits: Limits, cpus: usize) -> Option<Counted<Self>> {
+        let total = |limit: Option<usize>| Total {
+            limit: AtomicUsize::new(limit.unwrap_or(usize::MAX)),
+            drawn: AtomicUsize::new(0),
+        };
+        let totals = [total(limits.frames), total(limits.table_frames)];
+        Counted::try_new(Self { totals, stripes: Stripes::new(cpus)? })
     }
 
+    /// The account of one resource.
+    #[inline]
+    pub(crate) const fn of(&self, what: Resource) -> Account<'_> {
+        Account { accounts: self, what }
+    }
+
+    /// Counts a fault.
+    #[inline]
+    pub(crate) fn count_fault(&self, cpu: CpuId) {
+        self.stripes.of(cpu).faults.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many faults were counted.
+    pub(crate) fn faults(&self) -> u64 {
+        self.stripes.iter().map(|stripe| stripe.faults.load(Ordering::Relaxed)).sum()
+    }
+}
+
+impl<'a> Account<'a> {
     /// `frames` more are used, if the charge is [kept](Charge::keep).
     ///
     /// # Errors
     /// The limit does not allow it; or only just so, and others gave back and took at the same time.
-    pub(crate) fn charge(&self, frames: usize) -> Result<Charge<'_>, Exhausted> {
+    #[inline]
+    pub(crate) fn charge(self, frames: usize) -> Result<Charge<'a>, Exhausted> {
         self.use_up(frames).map(|()| Charge { account: self, frames })
     }
 
-    fn use_up(&self, frames: usize) -> Result<(), Exhausted> {
+    #[inline]
+    fn use_up(self, frames: usize) -> Result<(), Exhausted> {
         let here = self.here();
-        if here.take(frames) {
-            return Ok(());
-        }
+        if here.take(frames) { Ok(()) } else { self.draw_more(here, frames) }
+    }
+
+    /// Uses `frames` for which there is not enough credit `here`.
+    #[cold]
+    fn draw_more(self, here: &Credit, frames: usize) -> Result<(), Exhausted> {
         if self.draw(frames.saturating_add(BATCH)) {
             here.give(BATCH);
             return Ok(());
@@ -137,7 +178,7 @@ impl Account {
             return Ok(());
         }
         let mut missing = frames;
-        for credit in &self.credit {
+        for credit in self.credits() {
             missing -= credit.take_some(missing);
         }
         if missing == 0 || self.draw(missing) {
@@ -148,77 +189,84 @@ impl Account {
     }
 
     /// `frames` are used no more.
-    pub(crate) fn give_back(&self, frames: usize) {
-        if self.total.drawn.load(Ordering::Relaxed) > self.limit() {
+    pub(crate) fn give_back(self, frames: usize) {
+        let drawn = &self.total().drawn;
+        if drawn.load(Ordering::Relaxed) > self.limit() {
             // Credit could be used, which the limit does not allow any more.
-            self.total.drawn.fetch_sub(frames, Ordering::Relaxed);
+            drawn.fetch_sub(frames, Ordering::Relaxed);
             return;
         }
         let here = self.here();
         let credit = here.give(frames);
         if credit > 2 * BATCH {
-            self.total.drawn.fetch_sub(here.take_some(credit - BATCH), Ordering::Relaxed);
+            drawn.fetch_sub(here.take_some(credit - BATCH), Ordering::Relaxed);
         }
     }
 
-    /// How many are used: exact while nobody charges or releases.
-    pub(crate) fn used(&self) -> usize {
-        let credit: usize = self.credit.iter().map(|credit| credit.0.load(Ordering::Relaxed)).sum();
-        self.total.drawn.load(Ordering::Relaxed).saturating_sub(credit)
+    /// How many are used: exact while no CPU charges or releases.
+    pub(crate) fn used(self) -> usize {
+        let credit: usize = self.credits().map(|credit| credit.0.load(Ordering::Relaxed)).sum();
+        self.total().drawn.load(Ordering::Relaxed).saturating_sub(credit)
     }
 
     /// What is said where the limit is reached.
-    pub(crate) fn refusal(&self) -> Exhausted {
+    pub(crate) fn refusal(self) -> Exhausted {
         Exhausted::Limit(self.what, self.limit())
     }
 
-    /// How many more the limit allows: exact while nobody charges or releases.
-    pub(crate) fn room(&self) -> usize {
+    /// How many more the limit allows: exact while no CPU charges or releases.
+    pub(crate) fn room(self) -> usize {
         self.limit().saturating_sub(self.used())
     }
 
-    /// Sets the limit. What is used beyond it stays. Nobody charges meanwhile.
-    pub(crate) fn set_limit(&self, limit: Option<usize>) {
-        self.total.limit.store(limit.unwrap_or(usize::MAX), Ordering::Relaxed);
-        for credit in &self.credit {
-            self.total.drawn.fetch_sub(credit.take_some(usize::MAX), Ordering::Relaxed);
+    /// Sets the limit. What is used beyond it stays. No CPU charges meanwhile.
+    pub(crate) fn set_limit(self, limit: Option<usize>) {
+        self.total().limit.store(limit.unwrap_or(usize::MAX), Ordering::Relaxed);
+        for credit in self.credits() {
+            self.total().drawn.fetch_sub(credit.take_some(usize::MAX), Ordering::Relaxed);
         }
     }
 
     /// The limit, if there is one.
-    pub(crate) fn limited(&self) -> Option<usize> {
+    pub(crate) fn limited(self) -> Option<usize> {
         Some(self.limit()).filter(|&limit| limit != usize::MAX)
     }
 
-    fn limit(&self) -> usize {
-        self.total.limit.load(Ordering::Relaxed)
+    fn limit(self) -> usize {
+        self.total().limit.load(Ordering::Relaxed)
     }
 
     /// Draws so many from the total, if the limit allows it.
-    fn draw(&self, frames: usize) -> bool {
+    fn draw(self, frames: usize) -> bool {
         let limit = self.limit();
         let more = |drawn: usize| drawn.checked_add(frames).filter(|&drawn| drawn <= limit);
-        self.total.drawn.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+        self.total().drawn.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
-    /// The stripe of whoever calls: each CPU has a stack of its own.
-    fn here(&self) -> &Credit {
-        let here = 0_u8;
-        // The golden ratio's digits spread stacks at any distance.
-        let hash = ((&raw const here).addr() >> 12).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        &self.credit[hash >> (usize::BITS - STRIPES.ilog2())]
+    fn total(self) -> &'a Total {
+        &self.accounts.totals[self.what as usize]
+    }
+
+    fn credits(self) -> impl Iterator<Item = &'a Credit> {
+        self.accounts.stripes.iter().map(move |stripe| &stripe.credit[self.what as usize])
+    }
+
+    /// The credit of the CPU that calls.
+    #[inline]
+    fn here(self) -> &'a Credit {
+        &self.accounts.stripes.of(anybody()).credit[self.what as usize]
     }
 }
 
 /// Frames that are on an account until it is dropped, or, [kept](Self::keep), until they are released.
 #[must_use]
 pub(crate) struct Charge<'a> {
-    account: &'a Account,
+    account: Account<'a>,
     frames: usize,
 }
 
 impl Charge<'_> {
-    /// Whoever has the frames now releases them.
+    /// The owner of the frames releases them.
     pub(crate) fn keep(self) {
         core::mem::forget(self);
     }
@@ -238,6 +286,7 @@ impl Credit {
     }
 
     /// Takes all of `frames`, or none.
+    #[inline]
     fn take(&self, frames: usize) -> bool {
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |credit| credit.checked_sub(frames)).is_ok()
     }
@@ -255,14 +304,17 @@ mod tests {
 
     use super::*;
 
-    fn account(limit: usize) -> Counted<Account> {
-        Account::open(Resource::Frames, Some(limit)).unwrap()
+    const FRAMES: Resource = Resource::Frames;
+
+    fn open(limit: usize) -> Counted<Accounts> {
+        Accounts::open(Limits { frames: Some(limit), table_frames: Some(3) }, 16).unwrap()
     }
 
     #[test]
     fn the_last_frame_is_had_and_no_more() {
         for limit in [0, 1, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH + 7] {
-            let account = account(limit);
+            let accounts = open(limit);
+            let account = accounts.of(FRAMES);
             (0..limit).for_each(|_| account.use_up(1).unwrap());
             assert_eq!(account.use_up(1), Err(Exhausted::Limit(Resource::Frames, limit)));
             assert_eq!((account.used(), account.room()), (limit, 0));
@@ -274,7 +326,8 @@ mod tests {
 
     #[test]
     fn a_charge_that_is_not_kept_is_none() {
-        let account = account(7);
+        let accounts = open(7);
+        let account = accounts.of(FRAMES);
         drop(account.charge(7).map_err(drop));
         assert_eq!(account.used(), 0);
         account.charge(5).unwrap().keep();
@@ -282,11 +335,24 @@ mod tests {
     }
 
     #[test]
+    fn each_resource_has_an_account_of_its_own() {
+        let accounts = open(100);
+        let tables = accounts.of(Resource::TableFrames);
+        accounts.of(FRAMES).use_up(100).unwrap();
+        tables.use_up(3).unwrap();
+        assert_eq!(tables.use_up(1), Err(Exhausted::Limit(Resource::TableFrames, 3)));
+        accounts.of(FRAMES).give_back(50);
+        assert_eq!((accounts.of(FRAMES).used(), tables.used()), (50, 3));
+        assert_eq!(tables.use_up(1), Err(Exhausted::Limit(Resource::TableFrames, 3)));
+    }
+
+    #[test]
     fn what_lies_in_other_stripes_is_had_too() {
-        let account = account(100);
+        let accounts = open(100);
+        let account = accounts.of(FRAMES);
         account.use_up(100).unwrap();
-        account.credit[3].give(30);
-        account.credit[11].give(30);
+        accounts.stripes.of(CpuId(3)).credit[0].give(30);
+        accounts.stripes.of(CpuId(11)).credit[0].give(30);
         assert_eq!(account.use_up(61), Err(Exhausted::Limit(Resource::Frames, 100)));
         assert_eq!(account.used(), 40);
         account.use_up(60).unwrap();
@@ -295,7 +361,8 @@ mod tests {
 
     #[test]
     fn a_lower_limit_refuses_until_enough_came_back() {
-        let account = account(1000);
+        let accounts = open(1000);
+        let account = accounts.of(FRAMES);
         account.use_up(500).unwrap();
         account.set_limit(Some(400));
         assert_eq!((account.used(), account.room()), (500, 0));
@@ -310,23 +377,25 @@ mod tests {
 
     #[test]
     fn what_came_back_does_not_pile_up_in_one_stripe() {
-        let account = account(usize::MAX);
+        let accounts = open(usize::MAX);
+        let account = accounts.of(FRAMES);
         account.use_up(10_000).unwrap();
         account.give_back(10_000);
         assert_eq!(account.used(), 0);
-        assert!(account.total.drawn.load(Ordering::Relaxed) <= 3 * BATCH);
+        assert!(account.total().drawn.load(Ordering::Relaxed) <= 3 * BATCH);
     }
 
     #[test]
     fn threads_never_have_more_than_the_limit_and_lose_nothing() {
-        let account = account(50);
+        let accounts = open(50);
+        let account = accounts.of(FRAMES);
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for round in 0..if cfg!(miri) { 20 } else { 5000 } {
                         let frames = 1 + round % 20;
                         if account.use_up(frames).is_ok() {
-                            assert!(account.total.drawn.load(Ordering::Relaxed) <= 50);
+                            assert!(account.total().drawn.load(Ordering::Relaxed) <= 50);
                             account.give_back(frames);
                         }
                     }

@@ -4,13 +4,16 @@
 //! others it is the shootdown: the flusher waits for CPUs *in the guest* alone; any other owes the flush and pays it
 //! in [`Cpus::enter`].
 
-use alloc::vec::Vec;
-use core::{fmt, sync::atomic};
+use alloc::{boxed::Box, vec::Vec};
+use core::{
+    fmt,
+    sync::atomic::{self, Ordering},
+};
 
-#[cfg(not(loom))]
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-#[cfg(loom)]
-use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+#[cfg(all(test, loom))]
+use self::model::interrupted::{AtomicBool, AtomicU64, fence};
+#[cfg(not(all(test, loom)))]
+use core::sync::atomic::{AtomicBool, AtomicU64, fence};
 
 /// A CPU's number: below the number of CPUs that the space was made for where a call brackets running the guest,
 /// any number elsewhere.
@@ -33,7 +36,7 @@ pub(crate) struct Cpus {
     generation: AtomicU64,
     /// Whether no CPU may enter.
     closed: AtomicBool,
-    all: Vec<Cpu>,
+    all: Box<[Cpu]>,
 }
 
 /// One CPU, on cache lines of its own.
@@ -85,37 +88,39 @@ impl Cpus {
             has_run: atomic::AtomicBool::new(false),
             vcpu: atomic::AtomicUsize::new(0),
         }));
-        Some(Self { generation: AtomicU64::new(1), closed: AtomicBool::new(false), all })
+        Some(Self { generation: AtomicU64::new(1), closed: AtomicBool::new(false), all: all.into_boxed_slice() })
     }
 
     /// The CPU is about to run the guest, unless it is barred.
     pub(crate) fn enter(&self, cpu: CpuId, vcpu: VcpuId) -> Result<Owed, Barred> {
         let this = self.all.get(cpu.0).ok_or(Barred::NoSuchCpu)?;
-        this.in_guest.store(true, Ordering::SeqCst);
+        this.in_guest.store(true, Ordering::Relaxed);
         // Orders the store above before the loads below. Without it both this CPU could miss the flusher's
-        // generation and the flusher miss this CPU (H20); likewise for whoever closes.
+        // generation and the flusher miss this CPU (H20); likewise where the space is closed.
         fence(Ordering::SeqCst);
         // Acquire: what was done while it was closed is over.
         if self.closed.load(Ordering::Acquire) {
-            this.in_guest.store(false, Ordering::SeqCst);
+            this.in_guest.store(false, Ordering::Release);
             return Err(Barred::Closed);
         }
-        let generation = self.generation.load(Ordering::SeqCst);
-        let flush = (this.flushed.load(Ordering::SeqCst) < generation).then_some(Generation(generation));
-        let has_run = this.has_run.swap(true, atomic::Ordering::Relaxed);
-        let before = this.vcpu.swap(vcpu.0, atomic::Ordering::Relaxed);
-        Ok(Owed { flush, other_vcpu: has_run && before != vcpu.0 })
+        // Acquire: a CPU that flushes for a generation sees the entries that were written before it.
+        let generation = self.generation.load(Ordering::Acquire);
+        // Relaxed: only this CPU reports its flushes.
+        let flush = (this.flushed.load(Ordering::Relaxed) < generation).then_some(Generation(generation));
+        Ok(Owed { flush, other_vcpu: this.changes_vcpu(vcpu) })
     }
 
     /// The CPU is out of the guest; `None` if there is no such CPU.
+    ///
+    /// Release: what the guest did on this CPU comes before what is done by a CPU that sees it outside.
     pub(crate) fn leave(&self, cpu: CpuId) -> Option<()> {
-        self.all.get(cpu.0)?.in_guest.store(false, Ordering::SeqCst);
+        self.all.get(cpu.0)?.in_guest.store(false, Ordering::Release);
         Some(())
     }
 
     /// Lets no CPU enter from now on, if none is in the guest; else the first that is. One at a time.
     pub(crate) fn close(&self) -> Result<(), CpuId> {
-        // Nobody is to be barred for something that cannot be.
+        // No CPU is to be barred for something that cannot be.
         self.inside().map_or(Ok(()), Err)?;
         self.closed.store(true, Ordering::Relaxed);
         // Orders the store before the reads of `in_guest`: the other half of `enter`'s fence.
@@ -132,33 +137,36 @@ impl Cpus {
         self.closed.store(false, Ordering::Release);
     }
 
-    /// What an interrupted CPU flushes: everything up to here.
+    /// What an interrupted CPU flushes: everything up to here. Acquire: as in `enter`.
     pub(crate) fn newest(&self) -> Generation {
-        Generation(self.generation.load(Ordering::SeqCst))
+        Generation(self.generation.load(Ordering::Acquire))
     }
 
-    /// The CPU has made a flush that began after `generation` was read.
+    /// The CPU has made a flush that began after `generation` was read. Release: it comes before what is freed then.
+    ///
+    /// The larger of two numbers counts: an interrupt in the midst of `enter` may have reported a later flush.
     pub(crate) fn flushed(&self, cpu: CpuId, generation: Generation) {
         if let Some(this) = self.all.get(cpu.0) {
-            this.flushed.fetch_max(generation.0, Ordering::SeqCst);
+            this.flushed.fetch_max(generation.0, Ordering::Release);
         }
     }
 
     /// The CPU tried to make a flush up to `generation`, and could not.
     pub(crate) fn refuse(&self, cpu: CpuId, generation: Generation) {
         if let Some(this) = self.all.get(cpu.0) {
-            this.refused.fetch_max(generation.0, Ordering::SeqCst);
+            this.refused.fetch_max(generation.0, Ordering::Release);
         }
     }
 
     /// Whether the CPU tried to make the flush, and could not.
     pub(crate) fn refused(&self, cpu: CpuId, generation: Generation) -> bool {
-        self.all.get(cpu.0).is_some_and(|this| this.refused.load(Ordering::SeqCst) >= generation.0)
+        self.all.get(cpu.0).is_some_and(|this| this.refused.load(Ordering::Acquire) >= generation.0)
     }
 
     /// Every CPU owes a flush from now on.
     pub(crate) fn owe(&self) -> Generation {
-        let generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
+        // Release: the entries that were written before come before the flush for this generation.
+        let generation = self.generation.fetch_add(1, Ordering::Release) + 1;
         // Orders the bump before the reads of `in_guest` in `must_be_told`: the other half of `enter`'s fence.
         fence(Ordering::SeqCst);
         Generation(generation)
@@ -172,13 +180,13 @@ impl Cpus {
     /// Whether the CPU is in the guest and has not made the flush.
     pub(crate) fn owes_inside(&self, cpu: CpuId, generation: Generation) -> bool {
         self.all.get(cpu.0).is_some_and(|this| {
-            this.in_guest.load(Ordering::SeqCst) && this.flushed.load(Ordering::SeqCst) < generation.0
+            this.in_guest.load(Ordering::Acquire) && this.flushed.load(Ordering::Acquire) < generation.0
         })
     }
 
     /// The first CPU that is in the guest.
     pub(crate) fn inside(&self) -> Option<CpuId> {
-        self.all.iter().position(|cpu| cpu.in_guest.load(Ordering::SeqCst)).map(CpuId)
+        self.all.iter().position(|cpu| cpu.in_guest.load(Ordering::Acquire)).map(CpuId)
     }
 
     /// How many there are.
@@ -187,5 +195,16 @@ impl Cpus {
     }
 }
 
+impl Cpu {
+    /// The CPU is about to run `vcpu`: whether another one ran here last.
+    fn changes_vcpu(&self, vcpu: VcpuId) -> bool {
+        let before = self.vcpu.load(Ordering::Relaxed);
+        self.vcpu.store(vcpu.0, Ordering::Relaxed);
+        let has_run = self.has_run.load(Ordering::Relaxed);
+        self.has_run.store(true, Ordering::Relaxed);
+        has_run && before != vcpu.0
+    }
+}
+
 #[cfg(all(test, loom))]
-mod model;
+pub(crate) mod model;

@@ -59,6 +59,7 @@ mod set;
 mod shootdown;
 mod source;
 mod space;
+mod stripes;
 mod table;
 
 pub use account::{Limits, Resource, Usage};

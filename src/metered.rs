@@ -6,8 +6,8 @@ use core::ptr::NonNull;
 use memory_addr::PhysAddr;
 
 use crate::{
-    Contents, Frames, Pieces,
-    account::{Account, Exhausted},
+    Contents, Frames, Pieces, Resource,
+    account::{Account, Accounts, Exhausted},
     counted::Counted,
     frame::Owned,
 };
@@ -16,22 +16,25 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Metered<M> {
     frames: M,
-    account: Counted<Account>,
+    accounts: Counted<Accounts>,
+    what: Resource,
 }
 
 impl<M: Frames> Metered<M> {
-    pub(crate) const fn new(frames: M, account: Counted<Account>) -> Self {
-        Self { frames, account }
+    /// What comes from `frames` is on the account of `what`.
+    pub(crate) const fn new(frames: M, accounts: Counted<Accounts>, what: Resource) -> Self {
+        Self { frames, accounts, what }
     }
 
-    /// The hypervisor's allocator itself: what comes from it is on nobody's account.
+    /// The hypervisor's allocator itself: what comes from it is on no account.
     pub(crate) const fn plain(&self) -> &M {
         &self.frames
     }
 
     /// What is on the account.
-    pub(crate) fn account(&self) -> &Account {
-        &self.account
+    #[inline]
+    pub(crate) fn account(&self) -> Account<'_> {
+        self.accounts.of(self.what)
     }
 
     /// Allocates `pages`, aligned to their own size rounded up to a power of two, with unknown contents.
@@ -39,7 +42,7 @@ impl<M: Frames> Metered<M> {
     /// # Errors
     /// The account's limit, or the allocator, has nothing left.
     pub(crate) fn take(&self, pages: usize) -> Result<Owned<'_, Self>, Exhausted> {
-        let charge = self.account.charge(pages)?;
+        let charge = self.account().charge(pages)?;
         let at = Owned::allocate(&self.frames, pages).ok_or(Exhausted::Memory)?.into_raw();
         charge.keep();
         // SAFETY: they were the other value's own, which gave them up; they are on the account, off which freeing takes them.
@@ -50,7 +53,7 @@ impl<M: Frames> Metered<M> {
 // SAFETY: every promise is the plain allocator's, to which everything is passed on; clones share the account.
 unsafe impl<M: Frames> Frames for Metered<M> {
     fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr> {
-        let charge = self.account.charge(count).ok()?;
+        let charge = self.account().charge(count).ok()?;
         let at = self.frames.allocate(count, align)?;
         charge.keep();
         Some(at)
@@ -59,7 +62,7 @@ unsafe impl<M: Frames> Frames for Metered<M> {
     unsafe fn free(&self, at: PhysAddr, count: usize) {
         // SAFETY: the caller's promise.
         unsafe { self.frames.free(at, count) }
-        self.account.give_back(count);
+        self.account().give_back(count);
     }
 
     fn pointer(&self, at: PhysAddr) -> NonNull<u8> {

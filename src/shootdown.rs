@@ -1,9 +1,11 @@
 //! Invalidation everywhere: the architecture's operations, and the CPUs that they do not reach.
 
-use core::{
-    hint,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+#[cfg(not(loom))]
+use core::hint::spin_loop;
+#[cfg(loom)]
+use loom::hint::spin_loop;
 
 use crate::{
     CpuId, Invalidate, Reach, Scope, Unreachable, VcpuId,
@@ -100,7 +102,7 @@ impl<R: Copy, I: Invalidate<R>> Shootdown<I, R> {
                 if self.cpus.refused(cpu, generation) {
                     return Err(Unreachable(cpu));
                 }
-                hint::spin_loop();
+                spin_loop();
             }
         }
         Ok(())
@@ -122,7 +124,7 @@ impl<R: Copy, I: Invalidate<R>> Shootdown<I, R> {
                 Ok(())
             }
             Err(unreachable) => {
-                // Whoever waits for it must not wait for ever.
+                // The flusher that waits for this CPU must not wait for ever.
                 self.cpus.refuse(cpu, generation);
                 Err(unreachable)
             }

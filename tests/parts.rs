@@ -48,7 +48,7 @@ fn a_handlers_frames_are_reached_where_it_says() {
 fn a_waiting_writer_keeps_new_readers_out() {
     const PATIENCE: Duration = Duration::from_secs(120);
     const QUIET: Duration = Duration::from_millis(500);
-    let lock = Arc::new(<Spin<2> as LockFamily>::Lock::new(0_u64));
+    let lock = Arc::new(<Spin as LockFamily>::Lock::new(0_u64, 2).expect("memory"));
     let rounds = Arc::new(AtomicUsize::new(0));
     let held = lock.shared(CpuId(0));
     let writer = thread::spawn({

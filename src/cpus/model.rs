@@ -1,213 +1,390 @@
-//! The protocol in every interleaving of its loads and stores that the memory model allows (H16, H20).
+//! The shootdown in every interleaving of its loads and stores that the memory model allows (H16, H20).
 //!
-//! Run by `cargo xtask test --only loom`. Without either fence of [`Cpus`] the first two fail, without that of `close` the one that closes; with `leave` behind the
-//! lock, or a flusher that waits for CPUs outside the guest, the third never ends.
+//! Run by `cargo xtask test --only loom`. The stories drive [`Shootdown`] itself. Their hardware is one entry, what each CPU
+//! remembers of it, and an interrupt for each CPU, which comes before any of the loads and stores of [`Cpus`](super::Cpus),
+//! within [`Shootdown::enter`] too, and there runs [`Shootdown::flush`]. Seen to fail: without the wait for CPUs in the guest,
+//! without any of the three fences, where a handler reports a generation that it read after its flush, where a CPU does not
+//! say that it refused, where the flusher does not look, and where a CPU may report less than it did before. The model
+//! checker calls an execution that waits for ever one of too many branches.
+
+use core::{cell::RefCell, ptr::NonNull};
+use std::sync::Arc;
 
 use loom::{
+    model::Builder,
     sync::{
-        Arc, Mutex,
+        Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
+    thread::{JoinHandle, spawn},
 };
 
 use super::{CpuId, Cpus, VcpuId};
+use crate::{Content, GuestPhysAddr, Invalidate, Reach, Scope, Unreachable, shootdown::Shootdown};
 
-/// A page, the entry that maps it, and an interrupt for each CPU that may run the guest.
-struct World {
-    cpus: Cpus,
+/// Atomics before each of whose accesses the CPU may be interrupted.
+pub(crate) mod interrupted {
+    use loom::sync::atomic::{self, Ordering};
+
+    use super::take_interrupt;
+
+    pub(crate) struct AtomicBool(atomic::AtomicBool);
+
+    pub(crate) struct AtomicU64(atomic::AtomicU64);
+
+    pub(crate) fn fence(order: Ordering) {
+        take_interrupt();
+        atomic::fence(order);
+    }
+
+    impl AtomicBool {
+        pub(crate) fn new(value: bool) -> Self {
+            Self(atomic::AtomicBool::new(value))
+        }
+
+        pub(crate) fn load(&self, order: Ordering) -> bool {
+            take_interrupt();
+            self.0.load(order)
+        }
+
+        pub(crate) fn store(&self, value: bool, order: Ordering) {
+            take_interrupt();
+            self.0.store(value, order);
+        }
+    }
+
+    impl AtomicU64 {
+        pub(crate) fn new(value: u64) -> Self {
+            Self(atomic::AtomicU64::new(value))
+        }
+
+        pub(crate) fn load(&self, order: Ordering) -> u64 {
+            take_interrupt();
+            self.0.load(order)
+        }
+
+        pub(crate) fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
+            take_interrupt();
+            self.0.fetch_add(value, order)
+        }
+
+        pub(crate) fn fetch_max(&self, value: u64, order: Ordering) -> u64 {
+            take_interrupt();
+            self.0.fetch_max(value, order)
+        }
+    }
+}
+
+loom::thread_local! {
+    /// The CPU that the thread is, while it takes interrupts.
+    static THIS: RefCell<Option<(Arc<World>, CpuId)>> = RefCell::new(None);
+}
+
+/// The CPU's handler, where an interrupt is pending.
+fn take_interrupt() {
+    let Some((world, cpu)) = THIS.with(|this| this.borrow().clone()) else { return };
+    // Relaxed: where none is seen, nothing is learnt of the CPU that may have sent one.
+    if world.hardware.interrupts[cpu.0].load(Ordering::Relaxed) {
+        world.hardware.interrupts[cpu.0].swap(false, Ordering::AcqRel);
+        // A handler is not interrupted itself.
+        THIS.with(|this| this.borrow_mut().take());
+        let _ = world.shootdown.flush(cpu);
+        THIS.with(|this| *this.borrow_mut() = Some((world, cpu)));
+    }
+}
+
+/// A page, the entry that maps it, and what CPUs have of it.
+struct Hardware {
     mapped: AtomicBool,
     freed: AtomicBool,
     interrupts: [AtomicBool; 2],
-    lock: Mutex<()>,
+    /// Whether a CPU remembers the entry: only it looks there, so that there is nothing to interleave.
+    remembers: [core::sync::atomic::AtomicBool; 2],
+    /// The CPUs refuse to forget.
+    refuses: core::sync::atomic::AtomicBool,
+    has_refused: core::sync::atomic::AtomicBool,
 }
 
-/// What one CPU remembers of the entry.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Tlb {
-    Empty,
-    Page,
-}
-
-impl World {
-    /// `count` CPUs that owe nothing: each was in the guest before.
-    fn new(count: usize) -> Arc<Self> {
-        let cpus = Cpus::new(count).unwrap();
-        for cpu in (0..count).map(CpuId) {
-            let owed = cpus.enter(cpu, VcpuId(0)).unwrap();
-            cpus.flushed(cpu, owed.flush.unwrap());
-            cpus.leave(cpu).unwrap();
-        }
-        Arc::new(Self {
-            cpus,
-            mapped: AtomicBool::new(true),
-            freed: AtomicBool::new(false),
-            interrupts: [AtomicBool::new(false), AtomicBool::new(false)],
-            lock: Mutex::new(()),
-        })
+impl Hardware {
+    fn remember(&self, cpu: CpuId, what: bool) {
+        self.remembers[cpu.0].store(what, Ordering::Relaxed);
     }
 
-    /// The guest touches the page, by what its CPU remembers.
-    fn touch(&self, tlb: &mut Tlb) {
-        if *tlb == Tlb::Empty && self.mapped.load(Ordering::Relaxed) {
-            *tlb = Tlb::Page;
-        }
-        if *tlb == Tlb::Page {
+    /// A CPU that does not remember the entry looks at it, because the guest needs it or because it guesses.
+    fn walk(&self, cpu: CpuId) -> bool {
+        let found = self.remembers[cpu.0].load(Ordering::Relaxed) || self.mapped.load(Ordering::Relaxed);
+        self.remember(cpu, found);
+        found
+    }
+
+    /// The guest touches the page.
+    fn touch(&self, cpu: CpuId) {
+        if self.walk(cpu) {
             assert!(!self.freed.load(Ordering::Relaxed), "the guest reaches a page that was freed");
         }
     }
+}
 
-    fn enter(&self, cpu: CpuId, tlb: &mut Tlb) {
-        if let Some(generation) = self.cpus.enter(cpu, VcpuId(0)).unwrap().flush {
-            *tlb = Tlb::Empty;
-            self.cpus.flushed(cpu, generation);
-        }
+/// The CPUs' instructions.
+struct Instructions(Arc<Hardware>);
+
+impl Invalidate<()> for Instructions {
+    fn reach(&self) -> Reach {
+        Reach::ThisCpu
     }
 
-    /// The CPU's handler, where an interrupt is pending.
-    fn answer(&self, cpu: CpuId, tlb: &mut Tlb) {
-        if self.interrupts[cpu.0].swap(false, Ordering::AcqRel) {
-            let generation = self.cpus.newest();
-            *tlb = Tlb::Empty;
-            self.cpus.flushed(cpu, generation);
-        }
+    fn publish(&self) {}
+
+    fn invalidate(&self, (): (), _: Scope) {
+        unreachable!("others are interrupted");
     }
 
-    /// A virtual CPU in the guest, twice, on a CPU that remembers the page.
+    fn invalidate_all(&self, (): ()) {
+        unreachable!("`flush` may fail");
+    }
+
+    fn flush(&self, (): (), cpu: CpuId) -> Result<(), Unreachable> {
+        take_interrupt();
+        if self.0.refuses.load(Ordering::Relaxed) {
+            self.0.has_refused.store(true, Ordering::Relaxed);
+            return Err(Unreachable(cpu));
+        }
+        self.0.remember(cpu, false);
+        take_interrupt();
+        // The guest's tables are active: the CPU may walk them at any time.
+        self.0.walk(cpu);
+        Ok(())
+    }
+
+    fn invalidate_denial(&self, (): (), _: GuestPhysAddr) {}
+
+    fn switch_vcpu(&self, (): ()) {}
+
+    fn interrupt(&self, cpus: &mut dyn Iterator<Item = CpuId>) -> Result<(), Unreachable> {
+        // Release: the handler sees what the sender did.
+        cpus.for_each(|cpu| self.0.interrupts[cpu.0].store(true, Ordering::Release));
+        Ok(())
+    }
+
+    fn synchronize(&self, _: NonNull<u8>, _: usize, _: Content) {}
+
+    fn activate(&self, (): ()) {}
+}
+
+struct World {
+    hardware: Arc<Hardware>,
+    shootdown: Shootdown<Instructions, ()>,
+    lock: Mutex<()>,
+}
+
+impl World {
+    /// `count` CPUs that owe nothing and remember the page: each was in the guest before.
+    fn new(count: usize) -> Arc<Self> {
+        let hardware = Arc::new(Hardware {
+            mapped: AtomicBool::new(true),
+            freed: AtomicBool::new(false),
+            interrupts: [AtomicBool::new(false), AtomicBool::new(false)],
+            remembers: Default::default(),
+            refuses: Default::default(),
+            has_refused: Default::default(),
+        });
+        let shootdown = Shootdown::new(Instructions(hardware.clone()), (), Cpus::new(count).unwrap());
+        let world = Arc::new(Self { hardware, shootdown, lock: Mutex::new(()) });
+        for cpu in (0..count).map(CpuId) {
+            assert!(world.enter(cpu));
+            world.hardware.touch(cpu);
+            world.leave(cpu);
+        }
+        world
+    }
+
+    /// Whether the CPU is in the guest.
+    fn enter(&self, cpu: CpuId) -> bool {
+        matches!(self.shootdown.enter(cpu, VcpuId(0)), Ok(Ok(())))
+    }
+
+    fn leave(&self, cpu: CpuId) {
+        self.shootdown.leave(cpu).unwrap();
+    }
+
+    /// A virtual CPU in the guest.
     fn run(&self, cpu: CpuId) {
-        let mut tlb = Tlb::Page;
-        for _ in 0..2 {
-            self.enter(cpu, &mut tlb);
-            self.touch(&mut tlb);
-            self.answer(cpu, &mut tlb);
-            self.touch(&mut tlb);
-            self.cpus.leave(cpu).unwrap();
+        if self.enter(cpu) {
+            self.hardware.touch(cpu);
+            take_interrupt();
+            self.hardware.touch(cpu);
+            self.leave(cpu);
         }
     }
 
-    /// The shootdown.
-    fn shoot(&self) {
-        let generation = self.cpus.owe();
-        for cpu in self.cpus.must_be_told(generation) {
-            self.interrupts[cpu.0].store(true, Ordering::Release);
+    /// The page goes: out of the tables, out of the TLBs, to the allocator. Whether it did.
+    fn unmap(&self) -> bool {
+        self.hardware.mapped.store(false, Ordering::Release);
+        let forgotten = self.shootdown.invalidate_all().is_ok();
+        if forgotten {
+            self.hardware.freed.store(true, Ordering::Release);
         }
-        for cpu in (0..self.cpus.count()).map(CpuId) {
-            while self.cpus.owes_inside(cpu, generation) {
-                thread::yield_now();
-            }
-        }
+        forgotten
     }
+}
 
-    /// The page goes: out of the tables, out of the TLBs, to the allocator.
-    fn unmap(&self) {
-        self.mapped.store(false, Ordering::Release);
-        self.shoot();
-        self.freed.store(true, Ordering::Release);
-    }
+/// A thread that is the CPU.
+fn on(cpu: usize, world: &Arc<World>, job: impl FnOnce(&World, CpuId) + 'static) -> JoinHandle<()> {
+    let world = world.clone();
+    spawn(move || as_cpu(cpu, &world, job))
+}
+
+/// What this thread does as the CPU.
+fn as_cpu(cpu: usize, world: &Arc<World>, job: impl FnOnce(&World, CpuId)) {
+    THIS.with(|this| *this.borrow_mut() = Some((world.clone(), CpuId(cpu))));
+    job(world, CpuId(cpu));
+    THIS.with(|this| this.borrow_mut().take());
+}
+
+/// So many changes of thread where none had to be.
+const PREEMPTIONS: usize = 3;
+
+fn model(story: impl Fn() + Send + Sync + 'static) {
+    let mut builder = Builder::new();
+    builder.preemption_bound.get_or_insert(PREEMPTIONS);
+    builder.check(story);
 }
 
 #[test]
 fn a_page_is_freed_after_every_cpu_forgot_it() {
-    loom::model(|| {
+    model(|| {
         let world = World::new(1);
-        let guest = thread::spawn({
-            let world = world.clone();
-            move || world.run(CpuId(0))
+        let guest = on(0, &world, |world, cpu| {
+            world.run(cpu);
+            world.run(cpu);
         });
-        world.unmap();
+        assert!(world.unmap());
+        guest.join().unwrap();
+    });
+}
+
+/// The interrupt of an invalidation that the CPU answered as it entered comes late, and meets the next invalidation.
+#[test]
+fn a_late_interrupt_answers_for_no_later_invalidation() {
+    model(|| {
+        let world = World::new(1);
+        let guest = on(0, &world, World::run);
+        world.shootdown.invalidate_all().unwrap();
+        assert!(world.unmap());
+        guest.join().unwrap();
+    });
+}
+
+/// The interrupt comes while the CPU pays an earlier flush as it enters: what it reports then is less than what the handler
+/// reported.
+#[test]
+fn a_cpu_that_stays_in_the_guest_is_not_waited_for_twice() {
+    model(|| {
+        let world = World::new(1);
+        world.shootdown.invalidate_all().unwrap();
+        let guest = on(0, &world, |world, cpu| {
+            assert!(world.enter(cpu));
+            while !world.hardware.freed.load(Ordering::Relaxed) {
+                loom::hint::spin_loop();
+                take_interrupt();
+            }
+            world.leave(cpu);
+        });
+        assert!(world.unmap());
         guest.join().unwrap();
     });
 }
 
 #[test]
 fn a_cpu_outside_the_guest_is_not_waited_for_and_pays_when_it_enters() {
-    loom::model(|| {
+    model(|| {
         let world = World::new(2);
-        let guest = thread::spawn({
-            let world = world.clone();
-            move || {
-                let mut tlb = Tlb::Page;
-                world.enter(CpuId(1), &mut tlb);
-                world.touch(&mut tlb);
-                world.cpus.leave(CpuId(1)).unwrap();
-                tlb
-            }
-        });
-        world.unmap();
-        let mut tlb = guest.join().unwrap();
+        let guest = on(1, &world, World::run);
+        assert!(world.unmap());
+        guest.join().unwrap();
         // CPU 0 never entered since, CPU 1 left: the shootdown came back, and both still owe.
-        let mut other = Tlb::Page;
-        world.enter(CpuId(0), &mut other);
-        world.enter(CpuId(1), &mut tlb);
-        world.touch(&mut other);
-        world.touch(&mut tlb);
+        as_cpu(0, &world, World::run);
+        as_cpu(1, &world, World::run);
     });
 }
 
 /// H20: each CPU is now in the guest and now wants the lock, whose holder waits for CPUs in the guest.
 #[test]
-fn nobody_waits_for_a_cpu_that_waits_for_the_lock() {
-    loom::model(|| {
+fn no_flusher_waits_for_a_cpu_that_waits_for_the_lock() {
+    model(|| {
         let world = World::new(2);
-        let run = |cpu: CpuId| {
-            let world = world.clone();
-            move || {
-                let mut tlb = Tlb::Empty;
-                world.enter(cpu, &mut tlb);
-                world.answer(cpu, &mut tlb);
-                world.cpus.leave(cpu).unwrap();
-                let guard = world.lock.lock().unwrap();
-                world.shoot();
-                drop(guard);
-            }
+        let job = |world: &World, cpu| {
+            world.run(cpu);
+            let held = world.lock.lock().unwrap();
+            world.shootdown.invalidate_all().unwrap();
+            drop(held);
         };
-        let other = thread::spawn(run(CpuId(1)));
-        run(CpuId(0))();
+        let other = on(1, &world, job);
+        as_cpu(0, &world, job);
         other.join().unwrap();
     });
 }
 
-/// Whoever closes the guest finds a CPU inside, or keeps it out.
+/// The CPU that closes the guest finds a CPU inside, or keeps it out.
 #[test]
 fn a_closed_guest_is_not_entered() {
-    loom::model(|| {
-        let cpus = Arc::new(Cpus::new(1).unwrap());
+    model(|| {
+        let world = World::new(1);
         let at_rest = Arc::new(AtomicBool::new(false));
-        let guest = thread::spawn({
-            let (cpus, at_rest) = (cpus.clone(), at_rest.clone());
-            move || {
+        let guest = on(0, &world, {
+            let at_rest = at_rest.clone();
+            move |world, cpu| {
                 for _ in 0..2 {
-                    if cpus.enter(CpuId(0), VcpuId(0)).is_ok() {
+                    if world.enter(cpu) {
                         assert!(!at_rest.load(Ordering::Relaxed), "the guest runs");
-                        cpus.leave(CpuId(0)).unwrap();
+                        world.leave(cpu);
                     }
                 }
             }
         });
-        if cpus.close().is_ok() {
+        if world.shootdown.close().is_ok() {
             at_rest.store(true, Ordering::Relaxed);
             at_rest.store(false, Ordering::Relaxed);
-            cpus.open();
+            world.shootdown.open();
         }
         guest.join().unwrap();
     });
 }
 
-/// A CPU that cannot forget lets nobody wait, and nothing is freed.
+/// A CPU that cannot forget lets no flusher wait, and nothing is freed that it may reach.
 #[test]
-fn a_refusal_ends_the_wait() {
-    loom::model(|| {
+fn a_refusal_ends_the_wait_and_frees_nothing() {
+    model(|| {
         let world = World::new(1);
-        world.cpus.enter(CpuId(0), VcpuId(0)).unwrap();
-        let generation = world.cpus.owe();
-        let guest = thread::spawn({
-            let world = world.clone();
-            move || world.cpus.refuse(CpuId(0), world.cpus.newest())
+        assert!(world.enter(CpuId(0)));
+        world.hardware.refuses.store(true, Ordering::Relaxed);
+        let guest = on(0, &world, |world, cpu| {
+            world.hardware.touch(cpu);
+            while !world.hardware.has_refused.load(Ordering::Relaxed) {
+                loom::hint::spin_loop();
+                take_interrupt();
+            }
+            world.hardware.touch(cpu);
         });
-        while world.cpus.owes_inside(CpuId(0), generation) && !world.cpus.refused(CpuId(0), generation) {
-            thread::yield_now();
-        }
-        assert!(world.cpus.owes_inside(CpuId(0), generation));
+        assert!(!world.unmap(), "the CPU did not forget");
         guest.join().unwrap();
+    });
+}
+
+/// Either it is told that it may not enter, or it owes nothing.
+#[test]
+fn a_cpu_that_refuses_as_it_enters_is_not_waited_for() {
+    model(|| {
+        let world = World::new(1);
+        world.hardware.refuses.store(true, Ordering::Relaxed);
+        let guest = on(0, &world, |world, cpu| {
+            if world.enter(cpu) {
+                world.hardware.touch(cpu);
+                world.leave(cpu);
+            }
+        });
+        world.unmap();
+        guest.join().unwrap();
+        assert_eq!(world.shootdown.inside(), None);
     });
 }

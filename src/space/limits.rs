@@ -28,23 +28,20 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Sets other limits. Where more is used than they allow it stays, and nothing is added.
     pub fn set_limits(&self, limits: Limits) {
-        // Nobody answers a fault meanwhile.
+        // No CPU answers a fault meanwhile.
         let _state = self.state.exclusive();
         self.account(Resource::Frames).set_limit(limits.frames);
         self.account(Resource::TableFrames).set_limit(limits.table_frames);
     }
 
-    fn account(&self, what: Resource) -> &Account {
-        match what {
-            Resource::Frames => self.context.frames.account(),
-            Resource::TableFrames => self.context.tables.account(),
-        }
+    fn account(&self, what: Resource) -> Account<'_> {
+        self.accounts.of(what)
     }
 
     /// The answer to a fault that a limit refused.
     ///
     /// Another CPU may have had the last frame for this very page, or be about to give it back because it lost: with the
-    /// lock nobody is on the way.
+    /// lock held exclusively no CPU is on the way.
     pub(super) fn answer_at_limit(&self, fault: &Fault, what: Resource, error: Error) -> Result<Outcome, Error> {
         let state = self.state.exclusive();
         match self.judge(&state, fault)? {

@@ -23,8 +23,6 @@ mod transfer;
 mod unmap;
 mod window;
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 pub use self::{
     debris::Progress,
     dismantle::Dismantling,
@@ -35,9 +33,10 @@ pub use self::{
 };
 use self::{dismantle::Life, shared::Gone};
 use crate::{
-    account::{Account, Limits, Resource},
+    account::{Accounts, Limits, Resource},
     addr::{GuestPhysRange, Level},
     backend::Backend,
+    counted::Counted,
     cpus::{Barred, CpuId, Cpus, VcpuId},
     error::Error,
     format::Format,
@@ -48,6 +47,7 @@ use crate::{
     platform::{Platform, Root},
     set::MemorySet,
     shootdown::Shootdown,
+    stripes::anybody,
     table::{Context, Table},
 };
 
@@ -119,10 +119,10 @@ pub struct Config<P: Platform> {
 /// space.unmap(ram)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct GuestSpace<P: Platform, L: LockFamily = Spin<16>> {
+pub struct GuestSpace<P: Platform, L: LockFamily = Spin> {
     context: Context<P>,
     state: L::Lock<State>,
-    faults: [Counter; COUNTERS],
+    accounts: Counted<Accounts>,
 }
 
 /// What the lock protects.
@@ -138,14 +138,6 @@ struct State {
     loans: Loans,
 }
 
-/// One of the places where faults are counted, on cache lines of its own.
-#[derive(Default)]
-#[repr(align(128))]
-struct Counter(AtomicU64);
-
-/// In how many places faults are counted.
-const COUNTERS: usize = 16;
-
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// A space in which nothing is mapped.
     ///
@@ -156,11 +148,19 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     pub fn new(config: Config<P>) -> Result<Self, Error> {
         let everything = everything(&config.format);
         let cpus = Cpus::new(config.cpus).ok_or(Error::NoMemory(everything))?;
-        let account = |what, limit| Account::open(what, limit).ok_or(Error::NoMemory(everything));
-        let frames = Metered::new(config.frames.clone(), account(Resource::Frames, config.limits.frames)?);
-        let tables = Metered::new(config.frames, account(Resource::TableFrames, config.limits.table_frames)?);
+        let accounts = Accounts::open(config.limits, config.cpus).ok_or(Error::NoMemory(everything))?;
+        let frames = Metered::new(config.frames.clone(), accounts.clone(), Resource::Frames);
+        let tables = Metered::new(config.frames, accounts.clone(), Resource::TableFrames);
         let table = Table::new(&config.format, &tables).map_err(|exhausted| exhausted.at(everything))?;
         let root = config.format.root(table.root_address());
+        let state = State {
+            areas: MemorySet::new(),
+            table,
+            gone: Gone::default(),
+            snapshotting: None,
+            loans: Loans::default(),
+            life: Life::Lives,
+        };
         Ok(Self {
             context: Context {
                 format: config.format,
@@ -168,15 +168,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 tables,
                 shootdown: Shootdown::new(config.invalidate, root, cpus),
             },
-            state: L::Lock::new(State {
-                areas: MemorySet::new(),
-                table,
-                gone: Gone::default(),
-                snapshotting: None,
-                loans: Loans::default(),
-                life: Life::Lives,
-            }),
-            faults: Default::default(),
+            state: L::Lock::new(state, config.cpus).ok_or(Error::NoMemory(everything))?,
+            accounts,
         })
     }
 
@@ -239,20 +232,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             Ok(())
         }
     }
-
-    /// Counts a fault.
-    fn count_fault(&self, cpu: CpuId) {
-        self.faults[cpu.0 % COUNTERS].0.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 /// All addresses that a format translates.
 fn everything<F: Format>(format: &F) -> GuestPhysRange {
     GuestPhysRange { start: 0.into(), end: format.geometry().limit().into() }
-}
-
-/// A number that spreads callers that have none of their own: each CPU has a stack of its own.
-fn anybody() -> CpuId {
-    let here = 0_u8;
-    CpuId((&raw const here).addr() >> 13)
 }

@@ -1,7 +1,7 @@
 //! Reading the map.
 
 use alloc::vec::Vec;
-use core::{convert::Infallible, sync::atomic::Ordering};
+use core::convert::Infallible;
 
 use arrayvec::ArrayVec;
 
@@ -182,7 +182,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             shared_frames: census.shared_frames,
             lent_frames: census.lent_frames,
             borrowed_frames: census.borrowed_frames,
-            faults: self.faults.iter().map(|counter| counter.0.load(Ordering::Relaxed)).sum(),
+            faults: self.accounts.faults(),
             invalidations: self.context.shootdown.counts(),
         }
     }

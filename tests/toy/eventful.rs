@@ -27,7 +27,7 @@ pub struct Event(Rc<Cell<bool>>);
 /// The locks.
 pub struct Eventful;
 
-pub struct Lock<T>(Striped<T, 1>);
+pub struct Lock<T>(Striped<T>);
 
 pub struct Guard<G>(Option<G>);
 
@@ -74,16 +74,16 @@ impl LockFamily for Eventful {
 
 impl<T: Send + Sync> SpaceLock<T> for Lock<T> {
     type Shared<'a>
-        = Guard<<Striped<T, 1> as SpaceLock<T>>::Shared<'a>>
+        = Guard<<Striped<T> as SpaceLock<T>>::Shared<'a>>
     where
         T: 'a;
     type Exclusive<'a>
-        = <Striped<T, 1> as SpaceLock<T>>::Exclusive<'a>
+        = <Striped<T> as SpaceLock<T>>::Exclusive<'a>
     where
         T: 'a;
 
-    fn new(value: T) -> Self {
-        Self(<<Spin<1> as LockFamily>::Lock<T>>::new(value))
+    fn new(value: T, cpus: usize) -> Option<Self> {
+        <Spin as LockFamily>::Lock::new(value, cpus).map(Self)
     }
 
     fn shared(&self, cpu: CpuId) -> Self::Shared<'_> {

@@ -4,7 +4,7 @@ use stage2::{Progress, Snapshot, Snapshotting, Spin};
 
 use super::*;
 
-type Taking<'s> = Snapshotting<'s, Machine, Spin<16>>;
+type Taking<'s> = Snapshotting<'s, Machine, Spin>;
 
 /// Pages, blocks, inherited memory with a copy in it, and what is no part of a snapshot.
 fn guest(board: &Board) -> GuestSpace<Machine> {

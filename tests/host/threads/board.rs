@@ -103,7 +103,7 @@ impl Platform for Parts {
 }
 
 /// A space on memory of its own.
-pub struct Board<L: LockFamily = Spin<16>> {
+pub struct Board<L: LockFamily = Spin> {
     pub memory: Arc<Memory>,
     pub invalidations: NoGuest,
     pub frames: Meeting,

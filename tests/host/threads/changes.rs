@@ -5,7 +5,7 @@ use super::*;
 /// When protecting returns, nobody writes any more; blocks are cut and their pieces made one's own meanwhile.
 #[test]
 fn nothing_changes_while_it_is_protected() {
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     board.space.map(range(RAM, 2 * BLOCK), LAZY_BLOCKS, RW).expect("a lazy area");
     let left = AtomicUsize::new(1);
     let part = range(RAM + BLOCK - 4 * PAGE, 8 * PAGE);
@@ -41,7 +41,7 @@ fn nothing_changes_while_it_is_protected() {
 /// Of all that map the same at once one has it; it alone can give it back.
 #[test]
 fn an_address_is_mapped_by_one_of_all_who_try() {
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     let mapped = AtomicUsize::new(0);
     let map = |cpu: usize| {
         for round in 0..150 {
@@ -68,7 +68,7 @@ fn an_address_is_mapped_by_one_of_all_who_try() {
 #[test]
 fn failing_allocations_lose_nothing_on_any_thread() {
     const COUNT: usize = 32;
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     board.space.map(range(RAM, COUNT * PAGE), LAZY, RW).expect("a lazy area");
     board.space.map(range(RAM + BLOCK, BLOCK), LAZY_BLOCKS, RW).expect("a lazy area");
     let left = AtomicUsize::new(3);
@@ -97,7 +97,7 @@ fn failing_allocations_lose_nothing_on_any_thread() {
 #[test]
 fn l6_readers_do_not_starve_who_unmaps() {
     const ROUNDS: usize = 300;
-    let board = Arc::new(Board::<Spin<1>>::new());
+    let board = Arc::new(Board::<Spin>::new());
     board.space.map(range(RAM, PAGE), LAZY, RW).expect("a lazy area");
     let stop = Arc::new(AtomicBool::new(false));
     let reads = Arc::new(AtomicUsize::new(0));

@@ -6,7 +6,7 @@ use super::*;
 #[test]
 fn sums_are_right_while_their_pages_move() {
     const COUNT: usize = 6;
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     board.space.map(range(RAM, COUNT * PAGE), PAGES, RW).expect("an area");
     let (left, added) = (AtomicUsize::new(1), AtomicU64::new(0));
     let at = |round: usize| gpa(RAM + round % COUNT * PAGE + 8);
@@ -35,7 +35,7 @@ fn sums_are_right_while_their_pages_move() {
 #[test]
 fn words_are_never_torn() {
     const WORDS: usize = 16;
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     board.space.map(range(RAM, 2 * PAGE), PAGES, RW).expect("an area");
     let at = gpa(RAM + PAGE - WORDS * 4);
     let left = AtomicUsize::new(1);
@@ -64,7 +64,7 @@ fn words_are_never_torn() {
 #[test]
 fn memory_that_comes_and_goes_is_never_anothers() {
     const COUNT: usize = 24;
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     let left = AtomicUsize::new(3);
     let touch = |cpu: usize| {
         let _running = Running(&left);

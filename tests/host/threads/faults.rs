@@ -7,7 +7,7 @@ use super::*;
 fn one_of_all_faults_on_a_page_resolves_it() {
     const COUNT: usize = 1024;
     for (mapping, leaves) in [(LAZY, COUNT), (LAZY_BLOCKS, 2)] {
-        let board = Board::<Spin<16>>::new();
+        let board = Board::<Spin>::new();
         board.space.map(range(RAM, COUNT * PAGE), mapping, RW).expect("a lazy area");
         let resolved = AtomicUsize::new(0);
         let all = |cpu: usize| {
@@ -31,7 +31,7 @@ fn one_of_all_faults_on_a_page_resolves_it() {
 #[test]
 fn whoever_comes_second_frees_what_it_brought() {
     for (mapping, pages) in [(LAZY, 1), (LAZY_BLOCKS, 512)] {
-        let board = Board::<Spin<16>>::new();
+        let board = Board::<Spin>::new();
         board.space.map(range(RAM, 6 * BLOCK), mapping.clone(), RW).expect("a lazy area");
         // Beside a page that is there already, in a fresh table, and with tables of two levels missing.
         let far = RAM + (2 << 30);
@@ -63,7 +63,7 @@ fn whoever_comes_second_frees_what_it_brought() {
 fn an_entry_takes_one_of_two_frames() {
     const COUNT: usize = 512;
     const ROUNDS: usize = 6;
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     for _ in 0..ROUNDS {
         board.space.map(range(RAM, COUNT * PAGE), LAZY, RW).expect("a lazy area");
         board.space.write_obj(gpa(RAM), 1_u64).expect("the tables are there");

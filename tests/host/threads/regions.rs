@@ -5,7 +5,7 @@ use stage2::{SharedRegion, Snapshot};
 use super::*;
 
 /// Another space on a board's memory.
-pub(super) fn another(board: &Board, number: u16) -> GuestSpace<Parts, Spin<16>> {
+pub(super) fn another(board: &Board, number: u16) -> GuestSpace<Parts, Spin> {
     let capabilities = stage2_model::capabilities(&stage2_model::arm::Config::default());
     let format = Stage2::new(&capabilities, 40, Vmid(number)).expect("40 bits");
     let (frames, invalidate) = (board.frames.clone(), board.invalidations.clone());
@@ -26,7 +26,7 @@ pub(super) fn end(board: Board) {
 #[test]
 fn a_page_is_copied_once_however_many_write_it() {
     const COUNT: usize = 64;
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     board.space.map(range(RAM, COUNT * PAGE), PAGES, RW).expect("memory");
     let snapshot = board.space.snapshot().expect("memory");
     let before = board.memory.allocated();
@@ -48,7 +48,7 @@ fn a_page_is_copied_once_however_many_write_it() {
 #[test]
 fn sums_are_right_while_their_pages_are_frozen() {
     const COUNT: usize = 4;
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     board.space.map(range(RAM, COUNT * PAGE), PAGES, RW).expect("an area");
     let (left, added) = (AtomicUsize::new(1), AtomicU64::new(0));
     let at = |round: usize| gpa(RAM + round % COUNT * PAGE + 8);
@@ -61,7 +61,7 @@ fn sums_are_right_while_their_pages_are_frozen() {
             added.fetch_add(1, Ordering::Relaxed);
         });
     };
-    let sum = |space: &GuestSpace<Parts, Spin<16>>| -> u64 {
+    let sum = |space: &GuestSpace<Parts, Spin>| -> u64 {
         (0..COUNT).map(|page| space.load::<u64>(at(page)).expect("memory")).sum()
     };
     let fork = |_| {
@@ -86,7 +86,7 @@ fn sums_are_right_while_their_pages_are_frozen() {
 #[test]
 fn regions_come_and_go_in_opposite_orders() {
     const COUNT: usize = 8;
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     let other = another(&board, 2);
     let regions: [SharedRegion; 2] = std::array::from_fn(|_| board.space.region(COUNT * PAGE).expect("memory"));
     let share = |number: usize| {
@@ -114,7 +114,7 @@ fn regions_come_and_go_in_opposite_orders() {
 /// A snapshot is taken of what is unmapped, mapped and touched meanwhile; nothing is lost, and nothing is left.
 #[test]
 fn snapshots_are_taken_of_memory_that_comes_and_goes() {
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     let left = AtomicUsize::new(1);
     let touch = |cpu: usize| {
         until_done(&left, |round| {

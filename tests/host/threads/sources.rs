@@ -105,7 +105,7 @@ fn library(room: usize) -> (Arc<Library>, Pager) {
 #[test]
 fn a_page_is_asked_for_once_however_many_miss_it() {
     for room in [1, 3, 16].repeat(8) {
-        let board = Board::<Spin<16>>::new();
+        let board = Board::<Spin>::new();
         let (library, pager) = library(room);
         board.space.map_from(range(RAM, COUNT * PAGE), &pager, 0, RW).expect("an area");
         let left = AtomicUsize::new(3);
@@ -138,11 +138,11 @@ fn a_page_is_asked_for_once_however_many_miss_it() {
 /// see is the source's or nothing, and every wait ends once.
 #[test]
 fn everything_goes_on_while_pages_come() {
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     let (library, pager) = library(3);
     board.space.map_from(range(RAM, COUNT * PAGE), &pager, 0, RW).expect("an area");
     let left = AtomicUsize::new(3);
-    let looks = |space: &GuestSpace<Parts, Spin<16>>, page: usize| {
+    let looks = |space: &GuestSpace<Parts, Spin>, page: usize| {
         loop {
             match space.load::<u64>(gpa(RAM + page * PAGE)) {
                 Ok(word) => return assert_eq!(word, (page * PAGE) as u64 + 1),

@@ -9,7 +9,7 @@ use super::*;
 fn a_range_is_fresh_while_what_was_there_is_freed() {
     const COUNT: usize = 48;
     const ROUNDS: usize = 150;
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     let (range, left) = (range(RAM + 7 * PAGE, COUNT * PAGE), AtomicUsize::new(3));
     // Keeps the tables of some, so that leaves and tables go.
     board.space.map(stage2_scenarios::range(RAM, PAGE), PAGES, RW).expect("memory");
@@ -56,7 +56,7 @@ fn a_range_is_fresh_while_what_was_there_is_freed() {
 #[test]
 fn parts_are_protected_while_others_take_and_bring_them() {
     const COUNT: usize = 64;
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     let whole = range(RAM, COUNT * PAGE);
     board.space.map(whole, PAGES, RW).expect("memory");
     let left = AtomicUsize::new(2);
@@ -107,7 +107,7 @@ fn parts_are_protected_while_others_take_and_bring_them() {
 #[test]
 fn nobody_runs_or_writes_while_a_guest_is_frozen() {
     const COUNT: usize = 32;
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     board.space.map(range(RAM, COUNT * PAGE), LAZY, RW).expect("an area");
     let (left, frozen, ran) = (AtomicUsize::new(1), AtomicBool::new(false), AtomicUsize::new(0));
     let vcpu = |cpu: usize| {

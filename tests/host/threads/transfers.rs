@@ -7,7 +7,7 @@ use super::{
     *,
 };
 
-type Space = GuestSpace<Parts, Spin<16>>;
+type Space = GuestSpace<Parts, Spin>;
 
 /// How many pages change hands.
 const COUNT: usize = 8;
@@ -53,7 +53,7 @@ fn pass(number: usize, round: usize, [at, other]: [&Space; 2]) -> [&Space; 2] {
 #[test]
 fn sums_are_right_while_their_pages_change_hands() {
     const ROUNDS: usize = 6000;
-    let board = Board::<Spin<16>>::new();
+    let board = Board::<Spin>::new();
     let other = another(&board, 2);
     let spaces = [&board.space, &other];
     for number in 0..COUNT {

@@ -234,8 +234,8 @@ pub const FAULTS: &[Fault] = &[
         rules: &["T10", "H20"],
         edits: &[Edit {
             file: "src/cpus.rs",
-            text: "            this.in_guest.load(Ordering::SeqCst) && this.flushed.load(Ordering::SeqCst) < generation.0",
-            instead: "            this.flushed.load(Ordering::SeqCst) < generation.0",
+            text: "            this.in_guest.load(Ordering::Acquire) && this.flushed.load(Ordering::Acquire) < generation.0",
+            instead: "            this.flushed.load(Ordering::Acquire) < generation.0",
         }],
         host: &[toy("shootdown::interrupts_only_cpus_in_the_guest")],
         emulator: BROADCAST,
@@ -305,8 +305,11 @@ pub const FAULTS: &[Fault] = &[
         rules: &["L6"],
         edits: &[Edit {
             file: "src/lock.rs",
-            text: "self.stripes[index].0.upgradeable_read().upgrade()",
-            instead: "self.stripes[index].0.write()",
+            text: "        self.writers.claim();\n        for stripe in self.stripes.iter() {\n",
+            instead: "        while self.stripes.iter().any(|stripe| stripe.0.load(Ordering::Relaxed) != 0) {}
+        self.writers.claim();
+        for stripe in self.stripes.iter() {
+",
         }],
         host: &[parts("a_waiting_writer_keeps_new_readers_out")],
         emulator: ONLY_COST,
