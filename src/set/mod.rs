@@ -19,9 +19,3 @@ pub use backend::{Backing, MappingBackend, MappingChange};
 pub use error::{AreaError, MappingError, MappingResult};
 pub use memory_set::MemorySet;
 pub use plan::Plan;
-
-// The space drives its tables itself.
-impl Backing for crate::backend::Backend {
-    type Addr = crate::GuestPhysAddr;
-    type Flags = crate::MappingFlags;
-}
