@@ -51,7 +51,7 @@ pub use page_table_multiarch::MappingFlags;
 pub use plain::{Plain, Word};
 pub use region::{RegionError, RegionWriter, SharedRegion, Snapshot};
 pub use set::{
-    AreaError, Backing, MappingBackend, MappingChange, MappingError, MappingResult, MemoryArea, MemorySet, Plan,
+    AreaError, Backing, Few, MappingBackend, MappingChange, MappingError, MappingResult, MemoryArea, MemorySet, Plan,
 };
 pub use shootdown::Invalidations;
 pub use source::{Pager, Settled, Source, SourceError, SourceFailed, Supply, Ticket, Waiting};

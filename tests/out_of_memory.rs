@@ -452,10 +452,8 @@ fn cases<F: Format>() -> Vec<Case<F>> {
         case("map blocks", nothing, |s| s.map(range(RAM, BLOCK + PAGE), BLOCKS, RW), Keeps::Everything),
         case("map lazily", nothing, |s| s.map(range(RAM, PAGE), LAZY, RW), Keeps::Everything),
         case("map into a crowd", crowd, |s| s.map(range(PAGE, PAGE), PAGES, RW), Keeps::Everything),
-        case("unmap all", two_blocks, |s| s.unmap(range(RAM, 2 * BLOCK)), Keeps::Everything),
         case("unmap a middle", two_blocks, |s| s.unmap(range(RAM + PAGE, BLOCK)), Keeps::Everything),
         case("unmap in a crowd", crowd, |s| s.unmap(range(4 * PAGE, 90 * PAGE)), Keeps::Everything),
-        case("protect all", two_blocks, |s| s.protect(range(RAM, 2 * BLOCK), READ), Keeps::Everything),
         case("protect a middle", two_blocks, |s| s.protect(range(RAM + PAGE, BLOCK), READ), Keeps::Everything),
         case("fault on a page", lazy_pages, |s| fault(s, RAM + PAGE, Access::Write), Keeps::Translations),
         case(
@@ -527,18 +525,6 @@ fn region_cases<F: Format>() -> Vec<Case<F>> {
             "protect a region for writing",
             |s| share(s).and_then(|()| s.protect(range(RAM, 4 * PAGE), READ)).expect("memory"),
             |s| s.protect(range(RAM + PAGE, 2 * PAGE), RW),
-            Keeps::Everything,
-        ),
-        case(
-            "unmap a page to copy",
-            |s| inherit(s).expect("memory"),
-            |s| s.unmap(range(RAM + PAGE, PAGE)),
-            Keeps::Everything,
-        ),
-        case(
-            "protect a page to copy",
-            |s| inherit(s).expect("memory"),
-            |s| s.protect(range(RAM + PAGE, PAGE), READ),
             Keeps::Everything,
         ),
         case("read a page to copy", |s| inherit(s).expect("memory"), |s| read(s, RAM + PAGE), Keeps::Contents),
@@ -806,6 +792,26 @@ impl Write for Fixed {
         self.text[self.len..self.len + text.len()].copy_from_slice(text.as_bytes());
         self.len += text.len();
         Ok(())
+    }
+}
+
+/// The record of areas has room, and no block is split.
+#[test]
+fn an_area_or_its_middle_is_unmapped_and_protected_without_memory() {
+    type Run<R> = fn(&Space<Stage2>) -> R;
+    type Unfed = (Run<()>, Run<Result<(), Error>>);
+    let inherited: Run<()> = |s| inherit(s).expect("memory");
+    let cases: [Unfed; 4] = [
+        (two_blocks, |s| s.unmap(range(RAM, 2 * BLOCK))),
+        (two_blocks, |s| s.protect(range(RAM, 2 * BLOCK), READ)),
+        (inherited, |s| s.unmap(range(RAM + PAGE, PAGE))),
+        (inherited, |s| s.protect(range(RAM + PAGE, PAGE), READ)),
+    ];
+    for (prepare, operation) in cases {
+        let memory = Memory::new(0, 64 << 20);
+        let space = space(&memory, &arm()).expect("memory");
+        prepare(&space);
+        assert_eq!(with(Luck::From(0), || operation(&space)), (Ok(()), 0));
     }
 }
 

@@ -1,7 +1,5 @@
 //! Memory that changes its owner for good, where it stands.
 
-use alloc::vec::Vec;
-
 use memory_addr::PAGE_SIZE_4K;
 
 use super::{
@@ -9,7 +7,7 @@ use super::{
     transfer::{Prepared, Transfer},
 };
 use crate::{
-    Error, GuestPhysAddr, GuestPhysRange, Handover, LeafPolicy, LockFamily, MappingFlags, MemoryArea, Owner,
+    Error, Few, GuestPhysAddr, GuestPhysRange, Handover, LeafPolicy, LockFamily, MappingFlags, MemoryArea, Owner,
     backend::Backend, loan::Seams, region::Pool,
 };
 
@@ -84,7 +82,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Takes memory out of its guest and off its areas: what stood behind those.
-    fn cede(&self, giver: &mut State<P>, range: GuestPhysRange) -> Result<Vec<MemoryArea<Backend>>, Error> {
+    fn cede(&self, giver: &mut State<P>, range: GuestPhysRange) -> Result<Few<MemoryArea<Backend>>, Error> {
         let State { areas, table, .. } = giver;
         let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
         self.split_at_ends(table, range)?;

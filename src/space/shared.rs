@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::{GuestSpace, Platform, State};
 use crate::{
-    Content, Error, Format, GuestPhysAddr, GuestPhysRange, Invalidate, Leaf, Level, LockFamily, MappingFlags,
+    Content, Error, Few, Format, GuestPhysAddr, GuestPhysRange, Invalidate, Leaf, Level, LockFamily, MappingFlags,
     MemoryArea, Owner, PhysAddr, Plan, RegionError, SharedRegion, Used,
     backend::Backend,
     region::{Lease, View, Window},
@@ -16,7 +16,7 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Gone {
     pub leases: Vec<Lease>,
-    pub areas: Vec<MemoryArea<Backend>>,
+    pub areas: Few<MemoryArea<Backend>>,
 }
 
 impl Gone {
