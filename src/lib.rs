@@ -82,7 +82,7 @@ pub use plain::{Plain, Word};
 pub use platform::{Platform, Root};
 pub use region::{RegionError, RegionWriter, SharedRegion, Snapshot};
 pub use set::{
-    AreaError, Backing, MappingBackend, MappingChange, MappingError, MappingResult, MemoryArea, MemorySet, Plan,
+    AreaError, Backing, Few, MappingBackend, MappingChange, MappingError, MappingResult, MemoryArea, MemorySet, Plan,
 };
 pub use shootdown::Invalidations;
 pub use source::{Pager, Settled, Source, SourceError, SourceFailed, Supply, Ticket, Waiting};

@@ -7,7 +7,7 @@ use std::{
 };
 
 use memory_addr::{AddrRange, VirtAddr};
-use stage2::{MappingBackend, MappingError, MemoryArea, MemorySet};
+use stage2::{Few, MappingBackend, MappingError, MemoryArea, MemorySet};
 
 thread_local! {
     /// Allocations of this thread that succeed before all fail; `None` is without end.
@@ -178,7 +178,7 @@ fn carrying_out_a_plan_allocates_nothing() {
                 1 => plan.replace_with(7, Calls),
                 _ => {
                     plan.replace(|_| 7);
-                    Vec::new()
+                    Few::new()
                 }
             };
             assert_eq!(COUNT.get(), 0, "{range:?}, step {step}");

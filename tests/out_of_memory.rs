@@ -212,6 +212,26 @@ impl Write for Fixed {
     }
 }
 
+/// The record of areas has room, and no block is split.
+#[test]
+fn an_area_or_its_middle_is_unmapped_and_protected_without_memory() {
+    type Run<R> = fn(&Space<Stage2>) -> R;
+    type Unfed = (Run<()>, Run<Result<(), Error>>);
+    let inherited: Run<()> = |s| regions::inherit(s).expect("memory");
+    let cases: [Unfed; 4] = [
+        (two_blocks, |s| s.unmap(range(RAM, 2 * BLOCK))),
+        (two_blocks, |s| s.protect(range(RAM, 2 * BLOCK), READ)),
+        (inherited, |s| s.unmap(range(RAM + PAGE, PAGE))),
+        (inherited, |s| s.protect(range(RAM + PAGE, PAGE), READ)),
+    ];
+    for (prepare, operation) in cases {
+        let memory = Memory::new(0, 64 << 20);
+        let space = space(&memory, &arm()).expect("memory");
+        prepare(&space);
+        assert_eq!(with(Luck::From(0), || operation(&space)), (Ok(()), 0));
+    }
+}
+
 #[test]
 fn looking_needs_no_memory() {
     let memory = Memory::new(0, 64 << 20);

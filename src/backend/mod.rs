@@ -2,7 +2,7 @@
 
 use memory_addr::PhysAddr;
 
-use crate::{GuestPhysAddr, Loan, SharedRegion, region::View};
+use crate::{GuestPhysAddr, Loan, MappingFlags, SharedRegion, region::View, set::Backing};
 
 /// What to map.
 ///
@@ -86,6 +86,12 @@ pub(crate) enum Backend {
     CopyOnWrite(View),
     /// Another space's memory.
     Borrowed(Loan),
+}
+
+// The space drives its tables itself.
+impl Backing for Backend {
+    type Addr = GuestPhysAddr;
+    type Flags = MappingFlags;
 }
 
 /// From a guest-physical to a host-physical address. Either may be the larger one: the difference wraps.

@@ -106,12 +106,20 @@ impl<B: Backing> MemoryArea<B> {
         self.va_range.end = end;
     }
 
-    /// Cuts the area in two at an address within it, and gives the right part.
-    pub(super) fn split_off(&mut self, at: B::Addr) -> Self {
-        debug_assert!(self.start() < at && at < self.end(), "a cut leaves no empty part");
-        let right = AddrRange { start: at, end: self.end() };
-        self.va_range.end = at;
-        Self::over(right, self.flags, self.backend.clone())
+    /// Puts the start elsewhere.
+    pub(super) const fn set_start(&mut self, start: B::Addr) {
+        self.va_range.start = start;
+    }
+
+    /// An area over a part of this one.
+    pub(super) fn part(&self, part: AddrRange<B::Addr>) -> Self {
+        Self::over(part, self.flags, self.backend.clone())
+    }
+
+    /// What is right of an address within the area.
+    pub(super) fn part_from(&self, start: B::Addr) -> Self {
+        debug_assert!(self.start() < start && start < self.end(), "a cut leaves no empty part");
+        self.part(AddrRange { start, end: self.end() })
     }
 
     /// The part of the area within `range`, which overlaps it.
@@ -122,7 +130,7 @@ impl<B: Backing> MemoryArea<B> {
 
 impl<B: Backing> Clone for MemoryArea<B> {
     fn clone(&self) -> Self {
-        Self::over(self.va_range, self.flags, self.backend.clone())
+        self.part(self.va_range)
     }
 }
 

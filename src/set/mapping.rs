@@ -3,14 +3,18 @@
 //! Each operation asks every backend first ([`MappingBackend::prepare`]), then works in address order and stops at the
 //! first failure. What is done is recorded; the failing area stays as it was, and nothing behind it is touched.
 
-use alloc::vec::Vec;
-
 use memory_addr::AddrRange;
 
-use super::{Backing, MappingBackend, MappingChange, MappingError, MappingResult, MemoryArea, MemorySet};
+use super::{
+    Backing, Few, MappingBackend, MappingChange, MappingError, MappingResult, MemoryArea, MemorySet, areas::Touched,
+    few,
+};
 
 /// The range of addresses of a backend's areas.
 type RangeOf<B> = AddrRange<<B as Backing>::Addr>;
+
+/// What an edit of a backend's areas touches.
+type TouchedBy<B> = Touched<<B as Backing>::Addr>;
 
 impl<B: MappingBackend> MemorySet<B> {
     /// Maps `area` and records it. With `unmap_overlap` what lies in its range is unmapped first.
@@ -30,18 +34,19 @@ impl<B: MappingBackend> MemorySet<B> {
         if range.is_empty() {
             return Err(MappingError::InvalidParam);
         }
-        if !unmap_overlap && self.overlaps(range) {
+        let touched = self.areas.touched(range);
+        if !unmap_overlap && touched.count > 0 {
             return Err(MappingError::AlreadyExists);
         }
-        self.reserve(range)?;
-        self.prepare_unmap(range, page_table)?;
+        self.reserve(&touched, touched.insertions())?;
+        self.prepare_unmap(&touched, page_table)?;
         prepared(&area, MappingChange::Map(area.flags()), range, page_table)?;
-        let unmapped = self.unmap_parts(range, page_table);
-        if unmapped == range && area.backend().map(area.start(), area.size(), area.flags(), page_table) {
-            self.areas.place(area, drop);
+        let unmapped = self.unmap_parts(&touched, page_table);
+        if unmapped.range == range && area.backend().map(area.start(), area.size(), area.flags(), page_table) {
+            self.areas.carve(unmapped, Some(area), None);
             Ok(())
         } else {
-            self.areas.carve(unmapped, drop);
+            self.areas.carve(unmapped, None, None);
             Err(MappingError::BadState)
         }
     }
@@ -60,9 +65,9 @@ impl<B: MappingBackend> MemorySet<B> {
         if range.is_empty() {
             return Ok(());
         }
-        self.reserve(range)?;
-        self.prepare_unmap(range, page_table)?;
-        self.unmap_prepared(range, page_table)
+        let touched = self.areas.touched(range);
+        self.reserve(&touched, usize::from(touched.is_inside()))?;
+        self.unmap_touched(&touched, page_table)
     }
 
     /// Changes the flags of what is mapped in the range. Areas are cut at its ends.
@@ -83,19 +88,25 @@ impl<B: MappingBackend> MemorySet<B> {
         page_table: &mut B::PageTable,
     ) -> MappingResult {
         let range = AddrRange::try_from_start_size(start, size).ok_or(MappingError::InvalidParam)?;
-        let changes = self.flag_changes(range, update_flags)?;
+        let touched = self.areas.touched(range);
+        let changes = self.flag_changes(&touched, update_flags)?;
         if changes.iter().all(Option::is_none) {
             return Ok(());
         }
-        self.reserve(range)?;
-        let pieces = || self.areas.pieces(range).zip(&changes).filter_map(|(piece, change)| Some((piece, (*change)?)));
-        for ((area, part), flags) in pieces() {
-            prepared(area, MappingChange::Protect(flags), part, page_table)?;
+        self.reserve(&touched, touched.cuts())?;
+        let pieces = || self.areas.pieces(&touched).zip(&changes).enumerate();
+        for (_, ((area, part), change)) in pieces() {
+            if let Some(flags) = change {
+                prepared(area, MappingChange::Protect(*flags), part, page_table)?;
+            }
         }
-        let failed = pieces()
-            .find(|((area, part), flags)| !area.backend().protect(part.start, part.size(), *flags, page_table))
-            .map(|((_, part), _)| part.start);
-        self.set_flags(AddrRange { end: failed.unwrap_or(range.end), ..range }, &changes);
+        let failed = pieces().find(|(_, ((area, part), change))| {
+            change.is_some_and(|flags| !area.backend().protect(part.start, part.size(), flags, page_table))
+        });
+        let failed = failed.map(|(index, ((_, part), _))| touched.up_to(index, part.start));
+        let mut changes = changes.iter();
+        let ask = |_: &MemoryArea<B>| changes.next().copied().flatten();
+        self.areas.change(failed.as_ref().unwrap_or(&touched), ask, MemoryArea::set_flags);
         done(failed.is_none())
     }
 
@@ -106,63 +117,44 @@ impl<B: MappingBackend> MemorySet<B> {
     /// fails later, the areas before the failing one are gone; it and what follows is recorded as before.
     pub fn clear(&mut self, page_table: &mut B::PageTable) -> MappingResult {
         let Some(range) = self.areas.span() else { return Ok(()) };
-        self.prepare_unmap(range, page_table)?;
-        self.unmap_prepared(range, page_table)
+        self.unmap_touched(&self.areas.touched(range), page_table)
     }
 
-    /// Reserves what an edit of the range needs.
-    fn reserve(&mut self, range: RangeOf<B>) -> MappingResult {
-        self.areas.reserve(range).map_err(|_| MappingError::BadState)
+    /// Reserves what an edit needs that adds so many areas.
+    fn reserve(&mut self, touched: &TouchedBy<B>, insertions: usize) -> MappingResult {
+        self.areas.reserve(touched, insertions).map_err(|_| MappingError::BadState)
     }
 
     /// Asks the backends of all that is in the range whether it can be unmapped.
-    fn prepare_unmap(&self, range: RangeOf<B>, page_table: &mut B::PageTable) -> MappingResult {
-        self.areas.pieces(range).try_for_each(|(area, part)| prepared(area, MappingChange::Unmap, part, page_table))
+    fn prepare_unmap(&self, touched: &TouchedBy<B>, page_table: &mut B::PageTable) -> MappingResult {
+        self.areas.pieces(touched).try_for_each(|(area, part)| prepared(area, MappingChange::Unmap, part, page_table))
     }
 
     /// Unmaps what is in the range up to the first failure, and removes that much.
-    fn unmap_prepared(&mut self, range: RangeOf<B>, page_table: &mut B::PageTable) -> MappingResult {
-        let unmapped = self.unmap_parts(range, page_table);
-        self.areas.carve(unmapped, drop);
-        done(unmapped == range)
+    fn unmap_touched(&mut self, touched: &TouchedBy<B>, page_table: &mut B::PageTable) -> MappingResult {
+        self.prepare_unmap(touched, page_table)?;
+        let unmapped = self.unmap_parts(touched, page_table);
+        let is_all = unmapped.range == touched.range;
+        self.areas.carve(unmapped, None, None);
+        done(is_all)
     }
 
-    /// Has the backends unmap what is in the range, and answers how much of the range that was before one failed.
-    fn unmap_parts(&self, range: RangeOf<B>, page_table: &mut B::PageTable) -> RangeOf<B> {
-        let mut pieces = self.areas.pieces(range);
-        let failed = pieces.find(|(area, part)| !area.backend().unmap(part.start, part.size(), page_table));
-        AddrRange { end: failed.map_or(range.end, |(_, part)| part.start), ..range }
+    /// Has the backends unmap what is in the range, and answers how much of it that was before one failed.
+    fn unmap_parts(&self, touched: &TouchedBy<B>, page_table: &mut B::PageTable) -> TouchedBy<B> {
+        let mut pieces = self.areas.pieces(touched).enumerate();
+        let failed = pieces.find(|(_, (area, part))| !area.backend().unmap(part.start, part.size(), page_table));
+        failed.map_or(*touched, |(index, (_, part))| touched.up_to(index, part.start))
     }
 
     /// What `update_flags` answers for each area in the range.
     fn flag_changes(
         &self,
-        range: RangeOf<B>,
+        touched: &TouchedBy<B>,
         update_flags: impl Fn(B::Flags) -> Option<B::Flags>,
-    ) -> MappingResult<Vec<Option<B::Flags>>> {
-        let mut changes = Vec::new();
-        let areas = self.areas.overlapping(range);
-        changes.try_reserve_exact(areas.count()).map_err(|_| MappingError::BadState)?;
-        changes.extend(self.areas.overlapping(range).map(|area| update_flags(area.flags())));
+    ) -> MappingResult<Few<Option<B::Flags>>> {
+        let mut changes = Few::in_room(few::room_for(touched.count).map_err(|_| MappingError::BadState)?);
+        self.areas.pieces(touched).for_each(|(area, _)| changes.push(update_flags(area.flags())));
         Ok(changes)
-    }
-
-    /// Records the new flags of the areas in the range; those that change are cut at its ends.
-    fn set_flags(&mut self, range: RangeOf<B>, changes: &[Option<B::Flags>]) {
-        let touched = self.areas.overlapping(range).count();
-        let changes = &changes[..touched];
-        if let Some(Some(_)) = changes.first() {
-            self.areas.cut(range.start);
-        }
-        if let Some(Some(_)) = changes.last() {
-            self.areas.cut(range.end);
-        }
-        let mut changes = changes.iter();
-        self.areas.change(range, |area| {
-            if let Some(Some(flags)) = changes.next() {
-                area.set_flags(*flags);
-            }
-        });
     }
 }
 

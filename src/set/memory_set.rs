@@ -51,13 +51,13 @@ impl<B: Backing> MemorySet<B> {
     /// The number of areas.
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.areas.len()
+        self.areas.len
     }
 
     /// Whether there is no area.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.areas.len() == 0
+        self.areas.len == 0
     }
 
     /// All areas, in address order.
@@ -79,13 +79,13 @@ impl<B: Backing> MemorySet<B> {
     /// The first area that overlaps `range`.
     #[must_use]
     pub fn overlap(&self, range: AddrRange<B::Addr>) -> Option<&MemoryArea<B>> {
-        self.areas.overlapping(range).next()
+        self.areas.first_behind(range.start).1.filter(|area| !range.is_empty() && area.start() < range.end)
     }
 
     /// The area that `addr` lies in.
     #[must_use]
     pub fn find(&self, addr: B::Addr) -> Option<&MemoryArea<B>> {
-        self.areas.ending_after(addr).next().filter(|area| area.start() <= addr)
+        self.areas.find(addr)
     }
 
     /// The lowest free address for an area of `size` bytes, from `hint` on and within `limit`.
@@ -94,7 +94,7 @@ impl<B: Backing> MemorySet<B> {
     /// is none, and for a size of zero, a size that is not a multiple of `align`, or an `align` that is no power of
     /// two. Below `hint` nothing is looked for.
     ///
-    /// Areas between which the gaps are too small for `size` are passed over by the 64.
+    /// Areas between which the gaps are too small for `size` are passed over by the dozen.
     #[must_use]
     pub fn find_free_area(
         &self,
@@ -116,7 +116,7 @@ impl<B: Backing> MemorySet<B> {
 
     /// Removes the areas in `range`, none of which its ends cut.
     pub(crate) fn remove_whole(&mut self, range: AddrRange<B::Addr>) {
-        self.areas.carve(range, drop);
+        self.areas.carve(self.areas.touched(range), None, None);
     }
 
     /// Makes one area of the one that ends at `at` and the one that starts there, if nothing else tells them apart.
@@ -136,7 +136,8 @@ impl<B: Backing> MemorySet<B> {
     /// Shows every area's backend to `each`, which may replace it.
     pub(crate) fn each_backend(&mut self, mut each: impl FnMut(AddrRange<B::Addr>, &mut B)) {
         if let Some(span) = self.areas.span() {
-            self.areas.change(span, |area| each(area.va_range(), area.backend_mut()));
+            let touched = self.areas.touched(span);
+            self.areas.change(&touched, |_| Some(()), |area, ()| each(area.va_range(), area.backend_mut()));
         }
     }
 
@@ -147,14 +148,15 @@ impl<B: Backing> MemorySet<B> {
     /// changed.
     pub fn insert(&mut self, area: MemoryArea<B>) -> Result<(), AreaError<B::Addr>> {
         let range = area.va_range();
-        if let Some(other) = self.overlap(range) {
-            return Err(AreaError::Overlap { range, with: other.va_range() });
+        let touched = self.areas.touched(range);
+        if let Some((with, _)) = self.areas.pieces(&touched).next() {
+            return Err(AreaError::Overlap { range, with: with.va_range() });
         }
         if range.is_empty() {
             return Err(AreaError::Empty(range));
         }
-        self.areas.reserve(range).map_err(|_| AreaError::NoMemory(range))?;
-        self.areas.place(area, drop);
+        self.areas.reserve(&touched, 1).map_err(|_| AreaError::NoMemory(range))?;
+        self.areas.insert(touched.place, area);
         Ok(())
     }
 }

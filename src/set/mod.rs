@@ -4,12 +4,14 @@ mod area;
 mod areas;
 mod backend;
 mod chunk;
+mod edit;
 mod error;
+mod few;
 mod gap;
 mod mapping;
 mod memory_set;
 mod plan;
-mod seam;
+mod starts;
 #[cfg(test)]
 #[path = "tests/twin.rs"]
 mod twin;
@@ -17,11 +19,6 @@ mod twin;
 pub use area::MemoryArea;
 pub use backend::{Backing, MappingBackend, MappingChange};
 pub use error::{AreaError, MappingError, MappingResult};
+pub use few::Few;
 pub use memory_set::MemorySet;
 pub use plan::Plan;
-
-// The space drives its tables itself.
-impl Backing for crate::backend::Backend {
-    type Addr = crate::GuestPhysAddr;
-    type Flags = crate::MappingFlags;
-}

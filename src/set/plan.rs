@@ -4,7 +4,11 @@ use alloc::vec::Vec;
 
 use memory_addr::AddrRange;
 
-use super::{AreaError, Backing, MemoryArea, areas::Areas};
+use super::{
+    AreaError, Backing, Few, MemoryArea,
+    areas::{Areas, Touched},
+    few,
+};
 
 /// An edit of a range of a [`MemorySet`](super::MemorySet) for which everything is reserved and nothing changed yet.
 ///
@@ -37,47 +41,48 @@ use super::{AreaError, Backing, MemoryArea, areas::Areas};
 #[must_use = "a plan changes nothing until it is carried out"]
 pub struct Plan<'a, B: Backing> {
     areas: &'a mut Areas<B>,
-    range: AddrRange<B::Addr>,
-    gone: Vec<MemoryArea<B>>,
+    touched: Touched<B::Addr>,
+    /// For what goes.
+    room: Vec<MemoryArea<B>>,
 }
 
 impl<'a, B: Backing> Plan<'a, B> {
     /// Reserves what any edit of `range` needs.
+    #[inline]
     pub(super) fn new(areas: &'a mut Areas<B>, range: AddrRange<B::Addr>) -> Result<Self, AreaError<B::Addr>> {
         if range.is_empty() {
             return Err(AreaError::Empty(range));
         }
-        let mut gone = Vec::new();
-        gone.try_reserve_exact(areas.overlapping(range).count()).map_err(|_| AreaError::NoMemory(range))?;
-        areas.reserve(range).map_err(|_| AreaError::NoMemory(range))?;
-        Ok(Self { areas, range, gone })
+        let touched = areas.touched(range);
+        let room = few::room_for(touched.count).map_err(|_| AreaError::NoMemory(range))?;
+        areas.reserve(&touched, touched.insertions()).map_err(|_| AreaError::NoMemory(range))?;
+        Ok(Self { areas, touched, room })
     }
 
     /// The range that is edited.
     pub fn range(&self) -> AddrRange<B::Addr> {
-        self.range
+        self.touched.range
     }
 
     /// Each area that overlaps the range, in address order, with the part of it that lies in the range.
     pub fn pieces(&self) -> impl Iterator<Item = (&MemoryArea<B>, AddrRange<B::Addr>)> {
-        self.areas.pieces(self.range)
+        self.areas.pieces(&self.touched)
     }
 
     /// Removes the range, cutting the areas at its ends, and gives what was in it, in address order.
     ///
     /// Drop that when nothing can reach the memory any more: it may hold the last reference to what stood behind it.
-    pub fn carve(mut self) -> Vec<MemoryArea<B>> {
-        self.areas.carve(self.range, |area| self.gone.push(area));
-        self.gone
+    pub fn carve(self) -> Few<MemoryArea<B>> {
+        let mut gone = Few::in_room(self.room);
+        self.areas.carve(self.touched, None, Some(&mut gone));
+        gone
     }
 
     /// Gives every piece the flags that `flags` answers for its old ones, cutting the areas at the range's ends.
     ///
     /// Holes stay holes, and backends stay: nothing is handed back.
     pub fn replace(self, mut flags: impl FnMut(B::Flags) -> B::Flags) {
-        self.areas.cut(self.range.start);
-        self.areas.cut(self.range.end);
-        self.areas.change(self.range, |area| area.set_flags(flags(area.flags())));
+        self.areas.change(&self.touched, |area| Some(flags(area.flags())), MemoryArea::set_flags);
     }
 
     /// Gives all pieces these flags, and cuts no area that has them already.
@@ -85,33 +90,28 @@ impl<'a, B: Backing> Plan<'a, B> {
     where
         B::Flags: PartialEq,
     {
-        for end in [self.range.start, self.range.end] {
-            let across = self.areas.ending_after(end).next().filter(|area| area.start() < end);
-            if across.is_some_and(|area| area.flags() != flags) {
-                self.areas.cut(end);
-            }
-        }
-        self.areas.change(self.range, |area| area.set_flags(flags));
+        let ask = |area: &MemoryArea<B>| (area.flags() != flags).then_some(flags);
+        self.areas.change(&self.touched, ask, MemoryArea::set_flags);
     }
 
     /// Puts another backend behind every piece, cutting the areas at the range's ends, and gives the old ones, as
     /// [`carve`](Self::carve) does.
-    pub(crate) fn rebase(mut self, mut backend: impl FnMut() -> B) -> Vec<MemoryArea<B>> {
-        self.areas.cut(self.range.start);
-        self.areas.cut(self.range.end);
-        let gone = &mut self.gone;
-        self.areas.change(self.range, |area| {
-            let old = core::mem::replace(area.backend_mut(), backend());
+    pub(crate) fn rebase(self, mut backend: impl FnMut() -> B) -> Few<MemoryArea<B>> {
+        let mut gone = Few::in_room(self.room);
+        let apply = |area: &mut MemoryArea<B>, new| {
+            let old = core::mem::replace(area.backend_mut(), new);
             gone.push(MemoryArea::over(area.va_range(), area.flags(), old));
-        });
-        self.gone
+        };
+        self.areas.change(&self.touched, |_| Some(backend()), apply);
+        gone
     }
 
     /// Puts one area over the whole range, and gives what was in it, as [`carve`](Self::carve) does.
-    pub fn replace_with(mut self, flags: B::Flags, backend: B) -> Vec<MemoryArea<B>> {
-        let area = MemoryArea::over(self.range, flags, backend);
-        self.areas.place(area, |area| self.gone.push(area));
-        self.gone
+    pub fn replace_with(self, flags: B::Flags, backend: B) -> Few<MemoryArea<B>> {
+        let area = MemoryArea::over(self.touched.range, flags, backend);
+        let mut gone = Few::in_room(self.room);
+        self.areas.carve(self.touched, Some(area), Some(&mut gone));
+        gone
     }
 }
 

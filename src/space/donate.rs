@@ -1,7 +1,5 @@
 //! Memory that changes its owner for good, where it stands.
 
-use alloc::vec::Vec;
-
 use memory_addr::PAGE_SIZE_4K;
 
 use super::{GuestSpace, State, transfer::Prepared, transfer::Transfer};
@@ -15,7 +13,7 @@ use crate::{
     lock::LockFamily,
     platform::Platform,
     region::Pool,
-    set::MemoryArea,
+    set::{Few, MemoryArea},
 };
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
@@ -88,7 +86,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Takes memory out of its guest and off its areas: what stood behind those.
-    fn cede(&self, giver: &mut State, range: GuestPhysRange) -> Result<Vec<MemoryArea<Backend>>, Error> {
+    fn cede(&self, giver: &mut State, range: GuestPhysRange) -> Result<Few<MemoryArea<Backend>>, Error> {
         let State { areas, table, .. } = giver;
         let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
         self.split_at_ends(table, range)?;

@@ -13,7 +13,7 @@ use crate::{
     lock::LockFamily,
     platform::Platform,
     region::{Lease, RegionError, SharedRegion, View, Window},
-    set::{MemoryArea, Plan},
+    set::{Few, MemoryArea, Plan},
     table::{Context, Installed},
 };
 
@@ -22,7 +22,7 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Gone {
     pub leases: Vec<Lease>,
-    pub areas: Vec<MemoryArea<Backend>>,
+    pub areas: Few<MemoryArea<Backend>>,
 }
 
 impl Gone {

@@ -17,7 +17,7 @@ fn share_at<F: Format>(space: &Space<F>, at: usize) -> Result<(), Error> {
 }
 
 /// Four pages of a frozen region, the first of which was written.
-fn inherit<F: Format>(space: &Space<F>) -> Result<(), Error> {
+pub fn inherit<F: Format>(space: &Space<F>) -> Result<(), Error> {
     let region = region(space)?;
     let writer = region.writer().expect("it is fresh");
     writer.write_obj(0, 5_u64).map_err(|_| Error::NoMemory(range(RAM, PAGE)))?;
@@ -96,18 +96,6 @@ pub(super) fn region_cases<F: Format>() -> Vec<Case<F>> {
             "protect a region for writing",
             |s| share(s).and_then(|()| s.protect(range(RAM, 4 * PAGE), READ)).expect("memory"),
             |s| s.protect(range(RAM + PAGE, 2 * PAGE), RW),
-            Keeps::Everything,
-        ),
-        case(
-            "unmap a page to copy",
-            |s| inherit(s).expect("memory"),
-            |s| s.unmap(range(RAM + PAGE, PAGE)),
-            Keeps::Everything,
-        ),
-        case(
-            "protect a page to copy",
-            |s| inherit(s).expect("memory"),
-            |s| s.protect(range(RAM + PAGE, PAGE), READ),
             Keeps::Everything,
         ),
         case("read a page to copy", |s| inherit(s).expect("memory"), |s| read(s, RAM + PAGE), Keeps::Contents),

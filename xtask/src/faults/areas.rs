@@ -12,9 +12,9 @@ pub const FAULTS: &[Fault] = &[
         rules: &["A1"],
         edits: &[Edit {
             file: MAPPING,
-            text: "!area.backend().protect(part.start, part.size(), *flags, page_table))",
+            text: "!area.backend().protect(part.start, part.size(), flags, page_table))",
             instead: "{
-                area.backend().protect(part.start, part.size(), *flags, page_table);
+                area.backend().protect(part.start, part.size(), flags, page_table);
                 false
             })",
         }],
@@ -26,8 +26,11 @@ pub const FAULTS: &[Fault] = &[
         rules: &["A2"],
         edits: &[Edit {
             file: MAPPING,
-            text: "AddrRange { end: failed.map_or(range.end, |(_, part)| part.start), ..range }",
-            instead: "if failed.is_some() { range } else { AddrRange { ..range } }",
+            text: "failed.map_or(*touched, |(index, (_, part))| touched.up_to(index, part.start))",
+            instead: "failed.map_or(*touched, |(index, (_, part))| {
+            let _ = touched.up_to(index, part.start);
+            *touched
+        })",
         }],
         host: &[set("unmap::a_failing_backend_costs_no_area"), set("unmap::a_failure_in_the_middle")],
         emulator: NO_TABLES,
@@ -37,8 +40,8 @@ pub const FAULTS: &[Fault] = &[
         rules: &["A2"],
         edits: &[Edit {
             file: MAPPING,
-            text: "        self.areas.carve(unmapped, drop);\n        done(unmapped == range)",
-            instead: "        self.areas.carve(unmapped, drop);\n        assert!(unmapped == range);\n        Ok(())",
+            text: "        self.areas.carve(unmapped, None, None);\n        done(is_all)",
+            instead: "        self.areas.carve(unmapped, None, None);\n        assert!(is_all);\n        Ok(())",
         }],
         host: &[set("unmap::a_failing_backend_costs_no_area"), set("unmap::clearing_keeps_what")],
         emulator: NO_TABLES,
@@ -48,8 +51,8 @@ pub const FAULTS: &[Fault] = &[
         rules: &["A3"],
         edits: &[Edit {
             file: MAPPING,
-            text: "            self.areas.carve(unmapped, drop);\n            Err(",
-            instead: "            self.areas.place(area, drop);\n            Err(",
+            text: "            self.areas.carve(unmapped, None, None);\n            Err(",
+            instead: "            self.areas.carve(touched, Some(area), None);\n            Err(",
         }],
         host: &[set("map::an_area_that_failed_to_map_is_not_recorded")],
         emulator: NO_TABLES,
@@ -88,9 +91,9 @@ pub const FAULTS: &[Fault] = &[
         rules: &["A5"],
         edits: &[Edit {
             file: AREAS,
-            text: "self.ending_after(range.start).take_while(move |area| !range.is_empty() && area.start() < range.end)",
-            instead: "self.iter()
-            .filter(move |area| !range.is_empty() && area.end() > range.start && area.start() < range.end)",
+            text: "        self.heads.last_up_to(addr)\n",
+            instead: "        let up_to = |chunk: &&Chunk<B>| chunk.areas().iter().filter(|area| area.start() <= addr).count() > 0;
+        self.chunks.iter().skip(1).filter(up_to).count()\n",
         }],
         host: &[set("cost::an_edit_costs_what_it_touches")],
         emulator: NO_TABLES,

@@ -1,0 +1,204 @@
+//! What an edit does to the areas that it touches.
+
+use super::{
+    Backing, Few, MemoryArea,
+    areas::{Areas, Place, Touched},
+};
+
+impl<B: Backing> Areas<B> {
+    /// Removes what is in a range, cutting areas at its ends, and puts `new` over it. `gone` gets what was in it.
+    pub(super) fn carve(
+        &mut self,
+        touched: Touched<B::Addr>,
+        mut new: Option<MemoryArea<B>>,
+        mut gone: Option<&mut Few<MemoryArea<B>>>,
+    ) {
+        let is_inside = touched.is_inside();
+        let Touched { range, mut place, mut count, cuts_first, cuts_last } = touched;
+        if cuts_first {
+            let chunk = &mut self.chunks[place.chunk];
+            let area = &chunk.areas()[place.index];
+            if let Some(gone) = &mut gone {
+                gone.push(area.part(area.part_in(range)));
+            }
+            let behind = is_inside.then(|| area.part_from(range.end));
+            chunk.set_end(place.index, range.start);
+            place.index += 1;
+            count -= 1;
+            if let Some(behind) = behind {
+                place = self.insert(place, behind);
+            } else {
+                chunk.raise_gap(place.index);
+            }
+        }
+        let cuts_last = cuts_last && !is_inside;
+        let whole = count - usize::from(cuts_last);
+        if whole > 0 {
+            self.remove_whole(place, whole, new.take(), gone.as_deref_mut());
+            if cuts_last {
+                (place, _) = self.first_behind(range.end);
+            }
+        }
+        if cuts_last {
+            self.step_over(&mut place);
+            let area = &self.chunks[place.chunk].areas()[place.index];
+            if let Some(gone) = &mut gone {
+                gone.push(area.part(area.part_in(range)));
+            }
+            self.set_start(place, range.end);
+        }
+        if let Some(new) = new {
+            self.insert(place, new);
+        }
+    }
+
+    /// Removes areas, one at least, none of which is cut, and puts `new` in the place of the first.
+    fn remove_whole(
+        &mut self,
+        mut place: Place,
+        mut count: usize,
+        new: Option<MemoryArea<B>>,
+        mut gone: Option<&mut Few<MemoryArea<B>>>,
+    ) {
+        if let Some(new) = new {
+            self.step_over(&mut place);
+            let old = self.replace(place, new);
+            if let Some(gone) = &mut gone {
+                gone.push(old);
+            }
+            place.index += 1;
+            count -= 1;
+        }
+        if count > 0 {
+            self.remove(place, count, gone);
+        }
+    }
+
+    /// Changes the parts of areas that lie in a range, cutting areas at its ends.
+    ///
+    /// `ask` is shown each area and answers how it changes; one for which it answers `None` is left alone, and not
+    /// cut. `apply` does the change.
+    pub(super) fn change<C>(
+        &mut self,
+        touched: &Touched<B::Addr>,
+        mut ask: impl FnMut(&MemoryArea<B>) -> Option<C>,
+        mut apply: impl FnMut(&mut MemoryArea<B>, C),
+    ) {
+        let Touched { range, mut place, count, .. } = *touched;
+        for _ in 0..count {
+            self.step_over(&mut place);
+            let area = &self.chunks[place.chunk].areas()[place.index];
+            let (start, end) = (area.start(), area.end());
+            if let Some(change) = ask(area) {
+                if start < range.start {
+                    place = self.cut(place, range.start);
+                }
+                if end > range.end {
+                    let right = self.cut(place, range.end);
+                    place = self.before(right).unwrap_or(right);
+                }
+                apply(self.chunks[place.chunk].area_mut(place.index), change);
+            }
+            place.index += 1;
+        }
+    }
+
+    /// Cuts the area at a place in two, and gives the place of the right part.
+    fn cut(&mut self, mut place: Place, at: B::Addr) -> Place {
+        let chunk = &mut self.chunks[place.chunk];
+        let right = chunk.areas()[place.index].part_from(at);
+        chunk.set_end(place.index, at);
+        place.index += 1;
+        self.insert(place, right)
+    }
+
+    /// The place before another.
+    fn before(&self, Place { chunk, index }: Place) -> Option<Place> {
+        if let Some(index) = index.checked_sub(1) {
+            return Some(Place { chunk, index });
+        }
+        let chunk = chunk.checked_sub(1)?;
+        Some(Place { chunk, index: self.chunks[chunk].len() - 1 })
+    }
+
+    /// Makes one area of the one that ends at `at` and the one that starts there, if nothing else tells them apart.
+    pub(super) fn join(&mut self, at: B::Addr)
+    where
+        B: PartialEq,
+        B::Flags: PartialEq,
+    {
+        let (place, Some(right)) = self.first_behind(at) else { return };
+        let Some(before) = self.before(place) else { return };
+        let left = &self.chunks[before.chunk].areas()[before.index];
+        let touch = left.end() == at && right.start() == at;
+        if touch && left.flags() == right.flags() && left.backend() == right.backend() {
+            let end = right.end();
+            self.chunks[before.chunk].set_end(before.index, end);
+            self.remove(place, 1, None);
+        }
+    }
+
+    /// Takes the last area out.
+    pub(super) fn pop(&mut self) -> Option<MemoryArea<B>> {
+        let mut last = Few::new();
+        self.remove(self.before(self.end())?, 1, Some(&mut last));
+        last.pop()
+    }
+}
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use memory_addr::{VirtAddr, va, va_range};
+
+    use super::super::{Backing, MemoryArea, MemorySet};
+
+    /// Which of several things stands behind an area.
+    type Thing = u8;
+
+    impl Backing for Thing {
+        type Addr = VirtAddr;
+        type Flags = u8;
+    }
+
+    /// Areas of 10 that touch, over several chunks.
+    fn many() -> MemorySet<Thing> {
+        let mut set = MemorySet::new();
+        for index in 0..200 {
+            set.insert(MemoryArea::new(va!(index * 10), 10, 1, 7)).unwrap();
+        }
+        set
+    }
+
+    #[test]
+    fn areas_that_touch_and_agree_become_one() {
+        let mut set = many();
+        // Any order, borders of chunks among them.
+        for index in (1..200).step_by(2).chain((2..200).step_by(2)) {
+            set.join(va!(index * 10));
+            set.areas.check();
+        }
+        assert_eq!(set.iter().map(MemoryArea::va_range).collect::<Vec<_>>(), [va_range!(0..2000)]);
+    }
+
+    #[test]
+    fn areas_that_differ_or_do_not_touch_stay_apart() {
+        let mut set = many();
+        set.plan(va_range!(500..510)).unwrap().replace(|_| 2);
+        let _ = set.plan(va_range!(700..710)).unwrap().carve();
+        let _ = set.plan(va_range!(900..910)).unwrap().replace_with(1, 8);
+        for at in [0, 5, 500, 510, 700, 710, 900, 910, 2000] {
+            set.join(va!(at));
+        }
+        set.areas.check();
+        assert_eq!(set.len(), 199);
+    }
+
+    #[test]
+    fn the_last_one_comes_first() {
+        let mut set = many();
+        let popped: Vec<_> = core::iter::from_fn(|| set.pop()).map(|area| area.start().as_usize()).collect();
+        assert!(popped.is_sorted_by(|one, two| one > two) && popped.len() == 200 && set.is_empty());
+        set.areas.check();
+    }
+}
