@@ -257,23 +257,18 @@ impl Stage2 {
         Leaf {
             at: decode_address(entry),
             flags: self.decode_flags(entry),
-            owner: owner::decode(entry, OWNED, REGION, LOAN),
+            owner: owner::decode::<OWNED, REGION, LOAN>(entry),
             used,
         }
     }
 
     #[inline]
     fn decode_flags(&self, entry: u64) -> MappingFlags {
-        let memory = match entry & MEM_ATTR {
-            STRICT_DEVICE => MappingFlags::DEVICE | MappingFlags::UNCACHED,
-            DEVICE => MappingFlags::DEVICE,
-            NON_CACHEABLE => MappingFlags::UNCACHED,
-            _ => MappingFlags::empty(),
-        };
-        let read = if entry & READ != 0 { MappingFlags::READ } else { MappingFlags::empty() };
-        let write = if self.writable(entry) { MappingFlags::WRITE } else { MappingFlags::empty() };
-        let execute = if self.executable(entry) == 0b11 { MappingFlags::EXECUTE } else { MappingFlags::empty() };
-        memory | read | write | execute
+        let mut flags = MEMORY[((entry & MEM_ATTR) >> 2) as usize]
+            | MappingFlags::from_bits_retain(((entry & (READ | WRITE)) >> READ.trailing_zeros()) as usize);
+        flags.set(MappingFlags::WRITE, self.writable(entry));
+        flags.set(MappingFlags::EXECUTE, self.executable(entry) == 0b11);
+        flags
     }
 
     /// Whether the hardware turns a write into the dirty state of this leaf (H12).
@@ -312,6 +307,21 @@ impl Stage2 {
         (entry & (READ | WRITE | ACCESSED)) | dirty_management | self.executable(entry)
     }
 }
+
+/// What `MemAttr` makes of the memory, with `FEAT_S2FWB` and without: write-back is all the rest.
+const MEMORY: [MappingFlags; 16] = {
+    let mut memory = [MappingFlags::empty(); 16];
+    memory[(STRICT_DEVICE >> 2) as usize] = MappingFlags::DEVICE.union(MappingFlags::UNCACHED);
+    memory[(DEVICE >> 2) as usize] = MappingFlags::DEVICE;
+    memory[(NON_CACHEABLE >> 2) as usize] = MappingFlags::UNCACHED;
+    memory
+};
+
+// S2AP has reads and writes side by side, as the flags have them.
+const _: () = {
+    assert!(READ >> READ.trailing_zeros() == MappingFlags::READ.bits() as u64);
+    assert!(WRITE >> READ.trailing_zeros() == MappingFlags::WRITE.bits() as u64);
+};
 
 #[inline]
 const fn encode_address(at: PhysAddr) -> u64 {

@@ -44,7 +44,9 @@ impl Debris {
             self.remains.free(context, &mut budget);
         }
         while budget > 0 {
-            self.orphans.step(&mut budget);
+            if !self.orphans.is_empty() {
+                self.orphans.step(&mut budget);
+            }
             if let Some(loan) = &mut self.loan {
                 loan.free_some(&mut budget);
             }

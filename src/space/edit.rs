@@ -14,14 +14,6 @@ use crate::{
     table::{Context, Detached, Fill},
 };
 
-/// What came of adding an area.
-enum Placed {
-    /// It is there.
-    Done,
-    /// It is not: its mapping is still to be built, without the lock, for the table of this level.
-    Unbuilt(MemoryArea<Backend>, Level),
-}
-
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Maps `range`, all of it or nothing.
     ///
@@ -46,53 +38,52 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             _ => None,
         };
         let lease = lease.transpose().map_err(|cause| Error::Region { range, cause })?;
-        let mut area = MemoryArea::new(range.start, range.size(), flags, backend);
-        let mut detached = None;
-        loop {
-            let level = match self.place(area, fill, detached)? {
-                Placed::Done => break,
-                Placed::Unbuilt(back, level) => {
-                    area = back;
-                    level
-                }
-            };
-            detached = fill
-                .map(|fill| Detached::build(&self.context, range, level, fill))
-                .transpose()
-                .map_err(|exhausted| exhausted.at(range))?;
+        let area = MemoryArea::new(range.start, range.size(), flags, backend);
+        match fill {
+            None => self.insert(area)?,
+            Some(fill) => self.insert_filled(area, fill)?,
         }
         lease.into_iter().for_each(Lease::keep);
         Ok(())
     }
 
-    /// Adds an area and what is mapped in it at once: `detached`, if that fits on the tables as they are, or without it
-    /// what takes no new table.
-    fn place(
-        &self,
-        area: MemoryArea<Backend>,
-        fill: Option<Fill<'_>>,
-        detached: Option<Detached<'_, P>>,
-    ) -> Result<Placed, Error> {
+    /// Adds an area in which nothing is mapped at once.
+    fn insert(&self, area: MemoryArea<Backend>) -> Result<(), Error> {
         let range = area.va_range();
-        let mut guard = self.exclusive()?;
-        let State { areas, table, .. } = &mut *guard;
-        if let Some(other) = areas.overlap(range) {
-            return Err(Error::Overlap { range, with: other.va_range() });
-        }
-        let fits = |detached: &Detached<'_, P>| table.fits(&self.context, detached);
-        match (fill, detached) {
-            (None, _) => areas.insert(area).map_err(|_| Error::NoMemory(range))?,
-            (Some(_), Some(detached)) if fits(&detached) => {
+        let mut state = self.exclusive()?;
+        state.check_free(range)?;
+        state.areas.insert(area).map_err(|_| Error::NoMemory(range))
+    }
+
+    /// Adds an area, and what is mapped in it at once: in place if that takes no table, else built without the lock.
+    fn insert_filled(&self, area: MemoryArea<Backend>, fill: Fill<'_>) -> Result<(), Error> {
+        let range = area.va_range();
+        let mut level = {
+            let mut guard = self.exclusive()?;
+            guard.check_free(range)?;
+            let State { areas, table, .. } = &mut *guard;
+            if let Fill::Run(leaf) = &fill
+                && let Some(pages) = table.pages(&self.context, range)
+            {
                 areas.insert(area).map_err(|_| Error::NoMemory(range))?;
-                table.graft(&self.context, detached);
+                pages.fill(&self.context, leaf);
+                return Ok(());
             }
-            (Some(Fill::Run(leaf)), None) if table.fills_here(&self.context, range) => {
+            table.graft_level(&self.context, range)
+        };
+        loop {
+            let built = Detached::build(&self.context, range, level, fill).map_err(|exhausted| exhausted.at(range))?;
+            let mut guard = self.exclusive()?;
+            guard.check_free(range)?;
+            let State { areas, table, .. } = &mut *guard;
+            if table.fits(&self.context, &built) {
                 areas.insert(area).map_err(|_| Error::NoMemory(range))?;
-                table.fill_here(&self.context, range, leaf);
+                table.graft(&self.context, built);
+                return Ok(());
             }
-            (Some(_), _) => return Ok(Placed::Unbuilt(area, table.graft_level(&self.context, range))),
+            // The table that it was built for went meanwhile.
+            level = table.graft_level(&self.context, range);
         }
-        Ok(Placed::Done)
     }
 
     /// Refuses flags that the format cannot express.
@@ -171,4 +162,14 @@ pub(super) fn check_private(range: GuestPhysRange, flags: MappingFlags) -> Resul
         return Err(Error::Flags { range, flags: Inexpressible(flags) });
     }
     Ok(())
+}
+
+impl State {
+    /// Refuses a range in which an area lies.
+    fn check_free(&self, range: GuestPhysRange) -> Result<(), Error> {
+        match self.areas.overlap(range) {
+            Some(other) => Err(Error::Overlap { range, with: other.va_range() }),
+            None => Ok(()),
+        }
+    }
 }

@@ -41,6 +41,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
 impl State {
     /// Comes before anything that changes map or memory: refuses it while a snapshot is being taken.
+    #[inline]
     pub(super) fn check_rest(&self) -> Result<(), Error> {
         self.snapshotting.map_or(Ok(()), |range| Err(Error::Snapshotting(range)))
     }

@@ -3,7 +3,7 @@
 use super::{GuestSpace, State, copy::Copied, supply::is_left_to, supply::is_unsupplied};
 use crate::{
     MappingFlags,
-    addr::{GuestPhysAddr, GuestPhysRange, Level},
+    addr::{GuestPhysAddr, Level},
     backend::{Backend, LeafPolicy},
     cpus::CpuId,
     error::Error,
@@ -22,11 +22,11 @@ use crate::{
 const LARGEST_LAZY: Level = Level(1);
 
 /// What a fault comes to under the lock.
-pub(super) enum Verdict<'s> {
+pub(super) enum Verdict {
     /// This.
     Answer(Outcome),
-    /// Memory of the space's own is missing here.
-    Missing(Missing<'s>),
+    /// Private memory that was not touched yet is missing here.
+    Missing,
     /// It takes more than the lock held shared.
     Later(Later),
 }
@@ -43,17 +43,6 @@ pub(super) enum Later {
     Split,
     /// An earlier operation must be finished first.
     Settle,
-}
-
-/// Private memory that was not touched yet.
-#[derive(Clone, Copy)]
-pub(super) struct Missing<'s> {
-    /// Where its leaf is to stand.
-    position: Position<'s>,
-    /// The largest leaf that may stand there.
-    level: Level,
-    /// What it is to allow.
-    flags: MappingFlags,
 }
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
@@ -88,18 +77,34 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
     }
 
+    /// What most faults meet, a leaf that is there and a page that is missing, takes one look at area and entry.
     fn answer_once(&self, cpu: CpuId, fault: &Fault) -> Result<Outcome, Error> {
         let state = self.state.shared(cpu);
-        let later = match self.judge(&state, fault)? {
-            Verdict::Answer(outcome) => return Ok(outcome),
-            Verdict::Missing(missing) if self.context.frames.contents() == Contents::Zeroed => {
-                let (frames, level, leaf) = self.own_leaf(fault, missing.level, missing.flags)?;
-                return self.install(fault.gpa, missing.position, level, &leaf, frames).map(outcome_of);
-            }
-            Verdict::Missing(Missing { level, flags, .. }) => {
+        state.check_rest()?;
+        let Some(area) = state.areas.find(fault.gpa) else { return Ok(nothing_there(fault)) };
+        if let Some(refusal) = refusal(area, fault) {
+            return Ok(refusal);
+        }
+        let position = state.table.seek(&self.context, fault.gpa);
+        if let (Backend::Private(policy), Some(most)) = (area.backend(), position.absent(&self.context)) {
+            let (most, flags) = (self.largest_for(area, fault, *policy, most), area.flags());
+            if self.context.frames.contents() == Contents::Unknown {
+                // Zeroing takes longer than another look.
                 drop(state);
-                return self.populate(cpu, fault, level, flags);
+                return self.populate(cpu, fault, most, flags);
             }
+            let (frames, level, leaf) = self.own_leaf(fault, most, flags)?;
+            return self.install(fault.gpa, position, level, &leaf, frames).map(outcome_of);
+        }
+        if position.allows(&self.context, fault.access) && fault.cause != Cause::AccessFlag {
+            self.context.operations().publish();
+            self.forget_denial(fault);
+            return Ok(Outcome::Retry);
+        }
+        let later = match self.judge_entry(&state, area, position, fault)? {
+            Verdict::Answer(outcome) => return Ok(outcome),
+            // Such an entry was answered above.
+            Verdict::Missing => return Ok(Outcome::Retry),
             Verdict::Later(later) => later,
         };
         drop(state);
@@ -122,13 +127,23 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Looks at area and entry, and does what needs no frame, with the lock that is held.
-    pub(super) fn judge<'s>(&'s self, state: &'s State, fault: &Fault) -> Result<Verdict<'s>, Error> {
+    pub(super) fn judge(&self, state: &State, fault: &Fault) -> Result<Verdict, Error> {
         state.check_rest()?;
         let Some(area) = state.areas.find(fault.gpa) else { return Ok(Verdict::Answer(nothing_there(fault))) };
-        if let Some(refusal) = refusal(area, fault) {
-            return Ok(Verdict::Answer(refusal));
+        match refusal(area, fault) {
+            Some(refusal) => Ok(Verdict::Answer(refusal)),
+            None => self.judge_entry(state, area, state.table.seek(&self.context, fault.gpa), fault),
         }
-        let position = state.table.seek(&self.context, fault.gpa);
+    }
+
+    /// Looks at the entry of an area that does not refuse the access.
+    fn judge_entry(
+        &self,
+        state: &State,
+        area: &MemoryArea<Backend>,
+        position: Position<'_>,
+        fault: &Fault,
+    ) -> Result<Verdict, Error> {
         let later = match (position.found(&self.context), area.backend()) {
             (Found::Leaf { leaf, level, .. }, Backend::CopyOnWrite(_))
                 if leaf.owner == Owner::Frozen && is_write(fault) =>
@@ -146,11 +161,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             (Found::Changing, _) => Later::Settle,
             (Found::Busy, _) => return Ok(Verdict::Answer(Outcome::Retry)),
             (Found::Lent(_), _) => return Ok(Verdict::Answer(Outcome::Lent)),
-            (Found::Absent(level), Backend::Private(policy)) => {
-                let largest = self.largest(area.va_range(), fault.gpa, *policy, level);
-                let level = if self.fits(largest, area.flags(), fault.access) { largest } else { Level::PAGE };
-                return Ok(Verdict::Missing(Missing { position, level, flags: area.flags() }));
-            }
+            (Found::Absent(_), Backend::Private(_)) => return Ok(Verdict::Missing),
             (Found::Absent(_), Backend::CopyOnWrite(view)) if is_unsupplied(view, fault) => Later::Bring(view.clone()),
             (Found::Absent(_), Backend::CopyOnWrite(view)) if is_write(fault) || is_left_to(area, view) => Later::Copy,
             (Found::Absent(_), Backend::Shared(view) | Backend::CopyOnWrite(view)) => {
@@ -226,6 +237,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Puts a leaf of the space's own where the entry was absent, with the lock that is held.
     ///
     /// It is charged only here, so that with the lock held exclusively no charge is on its way.
+    #[inline]
     fn install(
         &self,
         gpa: GuestPhysAddr,
@@ -250,6 +262,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Frames for missing memory: the largest leaf, up to `most`, that the allocator has and the limit allows.
+    #[inline]
     fn own_leaf(
         &self,
         fault: &Fault,
@@ -277,15 +290,18 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         level == Level::PAGE || self.context.frames.account().room() >= Context::<P>::leaf_pages(level)
     }
 
-    /// The highest level of a leaf over `gpa` that the area, the policy and an absent entry of `most` allow.
-    fn largest(&self, area: GuestPhysRange, gpa: GuestPhysAddr, policy: LeafPolicy, most: Level) -> Level {
+    /// The highest level of a leaf for a missing page that the area, the policy and an absent entry of `most` allow.
+    #[inline]
+    fn largest_for(&self, area: &MemoryArea<Backend>, fault: &Fault, policy: LeafPolicy, most: Level) -> Level {
         if policy == LeafPolicy::Pages {
             return Level::PAGE;
         }
         let fits = |&level: &Level| {
-            self.context.allows(policy, level) && area.contains_range(Context::<P>::entry_range(level, gpa))
+            self.context.allows(policy, level)
+                && area.va_range().contains_range(Context::<P>::entry_range(level, fault.gpa))
         };
-        (1..=most.min(LARGEST_LAZY).0).rev().map(Level).find(fits).unwrap_or(Level::PAGE)
+        let largest = (1..=most.min(LARGEST_LAZY).0).rev().map(Level).find(fits).unwrap_or(Level::PAGE);
+        if self.fits(largest, area.flags(), fault.access) { largest } else { Level::PAGE }
     }
 }
 

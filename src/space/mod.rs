@@ -151,7 +151,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let accounts = Accounts::open(config.limits, config.cpus).ok_or(Error::NoMemory(everything))?;
         let frames = Metered::new(config.frames.clone(), accounts.clone(), Resource::Frames);
         let tables = Metered::new(config.frames, accounts.clone(), Resource::TableFrames);
-        let table = Table::new(&config.format, &tables).map_err(|exhausted| exhausted.at(everything))?;
+        let (table, frames_of_root) =
+            Table::new(&config.format, &tables).map_err(|exhausted| exhausted.at(everything))?;
         let root = config.format.root(table.root_address());
         let state = State {
             areas: MemorySet::new(),
@@ -161,6 +162,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             loans: Loans::default(),
             life: Life::Lives,
         };
+        let state = L::Lock::new(state, config.cpus).ok_or(Error::NoMemory(everything))?;
+        // The tables' from here on, where nothing fails any more.
+        frames_of_root.into_raw();
         Ok(Self {
             context: Context {
                 format: config.format,
@@ -168,7 +172,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 tables,
                 shootdown: Shootdown::new(config.invalidate, root, cpus),
             },
-            state: L::Lock::new(state, config.cpus).ok_or(Error::NoMemory(everything))?,
+            state,
             accounts,
         })
     }

@@ -103,9 +103,14 @@ impl<P: Platform, L: LockFamily> Protecting<'_, P, L> {
         } else {
             check_all(areas, part, range, flags)?;
         }
-        let cut = areas.find(end).filter(|area| area.start() < end && area.flags() != flags).map(|_| end);
+        let cut = (end < range.end).then(|| areas.find(end)).flatten();
+        let cut = cut.filter(|area| area.start() < end && area.flags() != flags).map(|_| end);
         let plan = areas.plan(part).map_err(|_| Error::NoMemory(range))?;
-        let (new, leases) = (shared::new_leases(&plan, flags)?, shared::lost_leases(&plan, flags)?);
+        let (new, leases) = if shared::has_regions(&plan) {
+            (shared::new_leases(&plan, flags)?, shared::lost_leases(&plan, flags)?)
+        } else {
+            Default::default()
+        };
         let flush = match table.edit(&self.space.context, part, Edit::Protect(flags)) {
             Ok(flush) => flush,
             Err(exhausted) => return Err(shared::keep(leases, exhausted.at(range))),

@@ -98,6 +98,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 }
 
+/// Whether memory of a region stands behind a piece of `plan`.
+pub(super) fn has_regions(plan: &Plan<'_, Backend>) -> bool {
+    plan.pieces().any(|(area, _)| matches!(area.backend(), Backend::Shared(_) | Backend::CopyOnWrite(_)))
+}
+
 /// Leave that the pieces of `plan` have, and would not have with `flags`, or none.
 pub(super) fn lost_leases(plan: &Plan<'_, Backend>, flags: MappingFlags) -> Result<Vec<Lease>, Error> {
     changed_leases(

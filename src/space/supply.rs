@@ -125,7 +125,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         let later = match self.judge(&self.state.shared(cpu), fault)? {
             Verdict::Answer(outcome) => return Ok(outcome),
-            Verdict::Missing(_) => return Ok(Outcome::Retry),
+            Verdict::Missing => return Ok(Outcome::Retry),
             Verdict::Later(later) => later,
         };
         match later {

@@ -63,8 +63,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         if plan.pieces().next().is_none() {
             return Err(Error::NotMapped(range));
         }
-        let lost = supply::lost_pages(&plan)?;
-        let leases = shared::lost_leases(&plan, MappingFlags::empty())?;
+        let (lost, leases) = if shared::has_regions(&plan) {
+            (supply::lost_pages(&plan)?, shared::lost_leases(&plan, MappingFlags::empty())?)
+        } else {
+            Default::default()
+        };
         let flush = match table.edit(&self.context, range, Edit::Unmap) {
             Ok(flush) => flush,
             Err(exhausted) => return Err(shared::keep(leases, exhausted.at(range))),

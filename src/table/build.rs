@@ -9,6 +9,7 @@ use super::{
     context::Context,
     node::{AtomicU64, Node},
     removed::RemovedMemory,
+    walk::Chunk,
 };
 use crate::{
     MappingFlags,
@@ -17,6 +18,7 @@ use crate::{
     backend::LeafPolicy,
     format::{Entry, Format, Leaf, Owner, Used},
     frame::{Frames, Owned},
+    invalidate::Invalidate,
     loan::Extents,
     platform::Platform,
 };
@@ -124,10 +126,29 @@ impl<P: Platform> Drop for Detached<'_, P> {
             // SAFETY: no walker ever saw what is still in these entries, and they go now.
             #[allow(unsafe_code, reason = "frees what only this value knows")]
             unsafe {
-                removed.add(self.context, self.level, entry.load(Ordering::Relaxed));
+                let entry = self.context.format.decode(self.level, entry.load(Ordering::Relaxed));
+                removed.add(self.context, self.level, entry);
             }
         }
         removed.free(self.context, &mut { usize::MAX });
+    }
+}
+
+/// Absent entries of one table of pages, side by side, for as long as the space's lock is held exclusively.
+pub(crate) struct Pages<'t>(pub(super) Chunk<'t>);
+
+impl Pages<'_> {
+    /// Maps memory in one piece, which `leaf` begins.
+    pub(crate) fn fill<P: Platform>(self, context: &Context<P>, leaf: &Leaf) {
+        let entry = |at| context.format.leaf(Level::PAGE, &Leaf { at, ..*leaf });
+        let mut raw = entry(leaf.at);
+        let step = entry(leaf.at + Context::<P>::span(Level::PAGE)).wrapping_sub(raw);
+        for word in self.0.entries {
+            // No walker sees anything else behind an entry of a page.
+            word.store(raw, Ordering::Release);
+            raw = raw.wrapping_add(step);
+        }
+        context.operations().publish();
     }
 }
 

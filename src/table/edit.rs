@@ -43,8 +43,19 @@ impl Table {
         edit: Edit,
     ) -> Result<Flush<'t, P>, Exhausted> {
         debug_assert!(self.pending.is_none(), "the caller finishes what is pending first: marks never nest");
-        let cuts = context.cuts(self, range, edit)?;
-        let progress = self.commit(context, range, edit, &cuts);
+        let (cuts, progress) = if let Some(pages) = self.pages_that_stay(context, range, edit) {
+            // No block is there that could be cut, and no table goes.
+            let (cuts, mut progress) = (Cuts::new(), Progress::new(range));
+            context.edit_entries(&pages, edit, &cuts, &mut progress);
+            (cuts, progress)
+        } else {
+            let cuts = context.cuts(self, range, edit)?;
+            let progress = self.commit(context, range, edit, &cuts);
+            (cuts, progress)
+        };
+        if progress.changed.is_none() {
+            context.operations().publish();
+        }
         self.pending = progress.changed.map(|changed| Pending::new(&progress, changed, edit, cuts));
         Ok(Flush::new(self, context))
     }
@@ -64,10 +75,19 @@ impl Table {
                 Step::Over
             }
         });
-        if progress.changed.is_none() {
-            context.operations().publish();
-        }
         progress
+    }
+
+    /// The entries for `range`, if they are in one table of pages that stays when `edit` is done.
+    fn pages_that_stay<P: Platform>(
+        &self,
+        context: &Context<P>,
+        range: GuestPhysRange,
+        edit: Edit,
+    ) -> Option<Chunk<'_>> {
+        let node = self.page_table(context, range)?;
+        let stays = edit != Edit::Unmap || !context.is_sole(node, range);
+        stays.then(|| node.chunk::<P>(range))
     }
 }
 

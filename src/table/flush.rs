@@ -8,9 +8,8 @@ use super::{
     cut::{Cuts, Edit},
     edit::Progress,
     entry::Slot,
-    node::Node,
     removed::RemovedMemory,
-    walk::{Step, Sweep, Visit},
+    walk::{Chunk, Step, Visit},
 };
 use crate::{
     addr::GuestPhysRange,
@@ -105,7 +104,7 @@ impl<'t, P: Platform> Flush<'t, P> {
         self.invalidate()?;
         if let Some(mut pending) = self.table.pending.take() {
             if pending.has_marks {
-                pending.finish(self.context, self.table.root(self.context), removed);
+                pending.finish(self.context, self.table, removed);
             }
             pending.cuts.iter().for_each(|cut| self.context.discard_cut(cut));
         }
@@ -134,28 +133,50 @@ impl Pending {
     }
 
     /// Gives every marked entry its final form. Only after the invalidation.
-    fn finish<P: Platform>(&mut self, context: &Context<P>, root: Node<'_>, removed: &mut RemovedMemory) {
-        context.walk(root, self.range, &mut |visit| {
-            let Visit::Entries(chunk) = visit else { return Step::Into };
-            let mut marks = false;
-            context.sweep(&chunk, &mut |raw| {
-                marks |= matches!(context.format.decode(chunk.level, raw), Entry::Marked(_));
-                Sweep::Keep
+    fn finish<P: Platform>(&mut self, context: &Context<P>, table: &Table, removed: &mut RemovedMemory) {
+        if let Some(node) = table.page_table(context, self.range) {
+            self.finish_entries(context, &node.chunk::<P>(self.range), removed);
+        } else {
+            context.walk(table.root(context), self.range, &mut |visit| {
+                if let Visit::Entries(chunk) = visit {
+                    self.finish_entries(context, &chunk, removed);
+                }
+                Step::Into
             });
-            if marks {
-                chunk.slots::<P>().for_each(|slot| self.finish_entry(context, &slot, removed));
-            }
-            Step::Over
-        });
+        }
         context.operations().publish();
     }
 
-    fn finish_entry<P: Platform>(&mut self, context: &Context<P>, slot: &Slot<'_>, removed: &mut RemovedMemory) {
+    fn finish_entries<P: Platform>(&mut self, context: &Context<P>, chunk: &Chunk<'_>, removed: &mut RemovedMemory) {
+        let address = context.format.fields(chunk.level).address;
+        // What the last entry that is not marked was, without its address.
+        let mut kept = None;
+        for slot in chunk.slots::<P>() {
+            let raw = slot.load();
+            if kept == Some(raw & !address) {
+                continue;
+            }
+            match context.format.decode(chunk.level, raw) {
+                Entry::Marked(marked) => self.finish_entry(context, &slot, marked, removed),
+                _ => kept = Some(raw & !address),
+            }
+        }
+    }
+
+    fn finish_entry<P: Platform>(
+        &mut self,
+        context: &Context<P>,
+        slot: &Slot<'_>,
+        marked: Marked,
+        removed: &mut RemovedMemory,
+    ) {
         let format = &context.format;
-        let leaf = match slot.decode(format) {
-            Entry::Marked(Marked::Leaf(leaf)) => leaf,
-            Entry::Marked(Marked::Table(_)) => return discard(context, slot, removed),
-            _ => return,
+        let leaf = match (marked, self.edit) {
+            (Marked::Leaf(leaf), Edit::Unmap) if self.cuts.is_empty() => {
+                return discard(context, slot, Marked::Leaf(leaf), removed);
+            }
+            (Marked::Leaf(leaf), _) => leaf,
+            (Marked::Table(_), _) => return discard(context, slot, marked, removed),
         };
         if let Some(cut) = self.cuts.iter_mut().find(|cut| cut.span.start == slot.start) {
             let (at, len) = cut.middle(&leaf);
@@ -170,7 +191,7 @@ impl Pending {
             return;
         }
         match self.edit {
-            Edit::Unmap => discard(context, slot, removed),
+            Edit::Unmap => discard(context, slot, marked, removed),
             Edit::Split => slot.store(format.leaf(slot.level, &leaf)),
             Edit::Protect(flags) => {
                 let flags = leaf.owner.limit(flags);
@@ -183,9 +204,10 @@ impl Pending {
 
 /// Makes a marked entry absent: what it named is the removed memory's.
 #[allow(unsafe_code, reason = "takes over what the mark names")]
-fn discard<P: Platform>(context: &Context<P>, slot: &Slot<'_>, removed: &mut RemovedMemory) {
-    let raw = slot.swap(context.format.absent());
+fn discard<P: Platform>(context: &Context<P>, slot: &Slot<'_>, marked: Marked, removed: &mut RemovedMemory) {
+    // Hardware notes nothing in an invalid entry: it is still what was decoded.
+    slot.store(context.format.absent());
     // SAFETY: the invalidation that covers the entry is complete, so that no CPU walks or uses what it named, and no
     // entry names it any more.
-    unsafe { removed.add(context, slot.level, raw) };
+    unsafe { removed.add(context, slot.level, Entry::Marked(marked)) };
 }

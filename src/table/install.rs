@@ -77,6 +77,21 @@ impl<'t> Position<'t> {
         }
     }
 
+    /// Whether a leaf is there that allows the access.
+    #[inline]
+    pub(crate) fn allows<P: Platform>(&self, context: &Context<P>, access: Access) -> bool {
+        match context.format.decode(self.slot.level, self.raw) {
+            Entry::Leaf(leaf) => leaf.flags.contains(access.flag()),
+            _ => false,
+        }
+    }
+
+    /// The entry's level, if it is absent.
+    #[inline]
+    pub(crate) fn absent<P: Platform>(&self, context: &Context<P>) -> Option<Level> {
+        (self.raw == context.format.absent()).then_some(self.slot.level)
+    }
+
     /// Puts a leaf of `level`, with frames of the space's own, over the address where the entry was absent, and the
     /// tables that lead to it. A CPU that comes second loses, and frees what it brought. The caller publishes.
     ///

@@ -25,7 +25,7 @@ mod withdraw;
 use memory_addr::PhysAddr;
 
 pub(crate) use self::{
-    build::{Detached, Fill},
+    build::{Detached, Fill, Pages},
     context::Context,
     cut::Edit,
     edit::Progress as Changes,
@@ -41,8 +41,8 @@ use self::{entry::Slot, flush::Pending, node::Node};
 use crate::{
     account::Exhausted,
     addr::{GuestPhysAddr, GuestPhysRange, Level},
-    format::{Entry, Format, Leaf},
-    frame::Frames,
+    format::{Entry, Format},
+    frame::{Frames, Owned},
     invalidate::Invalidate,
     metered::Metered,
     platform::Platform,
@@ -55,12 +55,16 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Tables without mappings: one root.
+    /// Tables without mappings: one root. Its frames are the caller's until the rest of the space is made.
     ///
     /// # Errors
     /// There are no frames for it.
-    pub(crate) fn new<F: Format, M: Frames>(format: &F, tables: &Metered<M>) -> Result<Self, Exhausted> {
-        Ok(Self { root: node::new_root(format, tables)?, pending: None })
+    pub(crate) fn new<'f, F: Format, M: Frames>(
+        format: &F,
+        tables: &'f Metered<M>,
+    ) -> Result<(Self, Owned<'f, Metered<M>>), Exhausted> {
+        let root = node::new_root(format, tables)?;
+        Ok((Self { root: root.at(), pending: None }, root))
     }
 
     /// Where the root stands.
@@ -85,18 +89,20 @@ impl Table {
         context.operations().publish();
     }
 
-    /// Whether one table of pages translates all of `range`: a mapping of it takes no new table.
-    pub(crate) fn fills_here<P: Platform>(&self, context: &Context<P>, range: GuestPhysRange) -> bool {
-        self.graft_level(context, range) == Level::PAGE
+    /// The entries for `range`, in which all are absent, if one table of pages translates all of it: a mapping of it takes
+    /// no new table.
+    pub(crate) fn pages<'t, P: Platform>(&'t self, context: &Context<P>, range: GuestPhysRange) -> Option<Pages<'t>> {
+        self.page_table(context, range).map(|node| Pages(node.chunk::<P>(range)))
     }
 
-    /// Adds a mapping of `range`, which [`fills_here`](Self::fills_here) and in which all entries are absent, to memory in
-    /// one piece, which `leaf` begins.
-    pub(crate) fn fill_here<P: Platform>(&mut self, context: &Context<P>, range: GuestPhysRange, leaf: Leaf) {
-        let node = self.graft_node(context, range, Level::PAGE);
-        let filled = context.fill(node, range, Fill::Run(leaf), range.start);
-        debug_assert!(filled.is_ok(), "pages take no tables");
-        context.operations().publish();
+    /// The table of pages that translates all of `range`, if there is one.
+    #[inline]
+    fn page_table<P: Platform>(&self, context: &Context<P>, range: GuestPhysRange) -> Option<Node<'_>> {
+        // SAFETY: as for `lookup`.
+        #[allow(unsafe_code, reason = "reaches the root")]
+        unsafe {
+            context.descend_to_pages(self.root, range)
+        }
     }
 
     /// The lowest table, from `lowest` on, that translates all of `range`.

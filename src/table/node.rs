@@ -9,10 +9,10 @@ use core::{slice, sync::atomic::Ordering};
 pub(super) use loom::sync::atomic::AtomicU64;
 use memory_addr::{MemoryAddr, PAGE_SIZE_4K, PhysAddr};
 
-use super::{context::Context, entry::Slot};
+use super::{context::Context, entry::Slot, walk::Chunk};
 use crate::{
     account::Exhausted,
-    addr::{GuestPhysAddr, Level},
+    addr::{GuestPhysAddr, GuestPhysRange, Level},
     format::Format,
     frame::{Frames, Owned},
     metered::Metered,
@@ -82,6 +82,33 @@ impl<P: Platform> Context<P> {
             shift -= P::Format::INDEX_BITS;
             index = gpa.as_usize() >> shift & ((1 << P::Format::INDEX_BITS) - 1);
         }
+    }
+
+    /// The table of pages that translates all of `range`, from the root at `root` on, if there is one.
+    ///
+    /// # Safety
+    /// As for [`descend`](Self::descend).
+    #[inline]
+    pub(super) unsafe fn descend_to_pages<'a>(&self, root: PhysAddr, range: GuestPhysRange) -> Option<Node<'a>> {
+        let table_shift = Self::shift(Level(1));
+        let (first, last) = (range.start.as_usize(), range.end.as_usize() - 1);
+        let (mut level, _) = self.format.root_shape();
+        if first >> table_shift != last >> table_shift || level == Level::PAGE {
+            return None;
+        }
+        let mut shift = Self::shift(level);
+        let mut index = first >> shift;
+        let mut at = root;
+        while level > Level::PAGE {
+            // SAFETY: as in `descend`.
+            let entry = unsafe { self.tables.pointer(at).cast::<AtomicU64>().add(index).as_ref() };
+            at = self.format.next_table(level, entry.load(Ordering::Acquire))?;
+            level = level.below();
+            shift -= P::Format::INDEX_BITS;
+            index = first >> shift & ((1 << P::Format::INDEX_BITS) - 1);
+        }
+        // SAFETY: the caller's promise.
+        Some(unsafe { self.node(at, Level::PAGE, range.start.align_down(1_usize << table_shift)) })
     }
 
     /// The table that a valid entry of `level`, which translates from `start` on, points to.
@@ -168,11 +195,14 @@ impl<P: Platform> Context<P> {
 ///
 /// # Errors
 /// There are no frames for it.
-pub(super) fn new_root<F: Format, M: Frames>(format: &F, tables: &Metered<M>) -> Result<PhysAddr, Exhausted> {
+pub(super) fn new_root<'t, F: Format, M: Frames>(
+    format: &F,
+    tables: &'t Metered<M>,
+) -> Result<Owned<'t, Metered<M>>, Exhausted> {
     let geometry = format.geometry();
     let (entries, pages) = (geometry.entries(geometry.root_level), geometry.table_pages(geometry.root_level));
     let pages = pages * (geometry.page_size() / PAGE_SIZE_4K);
-    new_table(format, tables, entries, pages).map(Owned::into_raw)
+    new_table(format, tables, entries, pages)
 }
 
 /// A table without mappings, which is the caller's own.
@@ -206,5 +236,13 @@ impl<'a> Node<'a> {
     pub(super) fn slot<P: Platform>(&self, gpa: GuestPhysAddr) -> Slot<'a> {
         let entry = &self.entries[self.index::<P>(gpa)];
         Slot { entry, level: self.level, start: gpa.align_down(Context::<P>::span(self.level)) }
+    }
+
+    /// The entries of a table of pages that translate `range`.
+    #[inline]
+    pub(super) fn chunk<P: Platform>(&self, range: GuestPhysRange) -> Chunk<'a> {
+        let last = self.index::<P>(GuestPhysAddr::from_usize(range.end.as_usize() - 1));
+        let entries = &self.entries[self.index::<P>(range.start)..=last];
+        Chunk { entries, level: self.level, span: range, part: range }
     }
 }

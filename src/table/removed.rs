@@ -80,8 +80,8 @@ impl RemovedMemory {
     ///
     /// # Safety
     /// The invalidation that covers it is complete, no entry names it any more, and this value alone frees it.
-    pub(super) unsafe fn add<P: Platform>(&mut self, context: &Context<P>, level: Level, raw: u64) {
-        let piece = match context.format.decode(level, raw) {
+    pub(super) unsafe fn add<P: Platform>(&mut self, context: &Context<P>, level: Level, entry: Entry) {
+        let piece = match entry {
             // What is lent is on a loan's record, which frees it.
             Entry::Leaf(leaf) | Entry::Marked(Marked::Leaf(leaf)) if leaf.owner == Owner::Space => {
                 Piece::Frames(Frameset { at: leaf.at, pages: Context::<P>::leaf_pages(level) })

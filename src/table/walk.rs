@@ -93,11 +93,7 @@ impl<P: Platform> Context<P> {
         let first = node.index::<P>(range.start);
         let start = node.base.as_usize() + (first << Self::shift(node.level));
         if node.level == Level::PAGE {
-            let last = node.index::<P>(GuestPhysAddr::from_usize(range.end.as_usize() - 1));
-            let entries = &node.entries[first..=last];
-            let end = start + (entries.len() << Self::shift(node.level));
-            let span = GuestPhysRange { start: start.into(), end: end.into() };
-            return visit(Visit::Entries(Chunk { entries, level: node.level, span, part: range }));
+            return visit(Visit::Entries(node.chunk::<P>(range)));
         }
         let mut span = GuestPhysRange { start: start.into(), end: (start + Self::span(node.level)).into() };
         for entry in &node.entries[first..] {

@@ -180,21 +180,12 @@ impl Format for Ept {
 
     #[inline]
     fn decode(&self, level: Level, entry: u64) -> Entry {
-        if entry & ACCESS != 0 {
-            return match self.kind(level, entry) {
-                Some(Kind::Table) => Entry::Table(decode_address(entry)),
-                Some(Kind::Leaf) => Entry::Leaf(decode_leaf(entry)),
-                None => Entry::Absent,
-            };
+        if entry & ACCESS == 0 {
+            return self.decode_invalid(level, entry);
         }
-        if entry & BUSY != 0 {
-            return Entry::Busy;
-        }
-        let before = unmark(entry);
-        match self.kind(level, before) {
-            _ if before & ACCESS == 0 => Entry::Absent,
-            Some(Kind::Table) => Entry::Marked(Marked::Table(decode_address(before))),
-            Some(Kind::Leaf) => owner::withdrawn(decode_leaf(before)),
+        match self.kind(level, entry) {
+            Some(Kind::Table) => Entry::Table(decode_address(entry)),
+            Some(Kind::Leaf) => Entry::Leaf(decode_leaf(entry)),
             None => Entry::Absent,
         }
     }
@@ -258,6 +249,20 @@ enum Kind {
 }
 
 impl Ept {
+    /// What an entry says that is not present.
+    fn decode_invalid(&self, level: Level, entry: u64) -> Entry {
+        if entry & BUSY != 0 {
+            return Entry::Busy;
+        }
+        let before = unmark(entry);
+        match self.kind(level, before) {
+            _ if before & ACCESS == 0 => Entry::Absent,
+            Some(Kind::Table) => Entry::Marked(Marked::Table(decode_address(before))),
+            Some(Kind::Leaf) => owner::withdrawn(decode_leaf(before)),
+            None => Entry::Absent,
+        }
+    }
+
     /// By the level and bit 7; `None` for what the hardware calls a misconfiguration.
     #[inline]
     fn kind(&self, level: Level, entry: u64) -> Option<Kind> {
@@ -294,14 +299,19 @@ fn encode_flags(flags: MappingFlags) -> u64 {
 
 #[inline]
 fn decode_flags(entry: u64) -> MappingFlags {
-    let memory = match (entry & MEMORY_TYPE, entry & IGNORE_PAT != 0) {
-        (UNCACHEABLE, true) => MappingFlags::DEVICE | MappingFlags::UNCACHED,
-        (UNCACHEABLE, false) => MappingFlags::DEVICE,
-        (WRITE_COMBINING, _) => MappingFlags::UNCACHED,
-        _ => MappingFlags::empty(),
-    };
-    memory | MappingFlags::from_bits_truncate((entry & ACCESS) as usize)
+    MEMORY[((entry & (MEMORY_TYPE | IGNORE_PAT)) >> 3) as usize]
+        | MappingFlags::from_bits_retain((entry & ACCESS) as usize)
 }
+
+/// What bits 6:3 of a leaf make of its memory.
+const MEMORY: [MappingFlags; 16] = {
+    let mut memory = [MappingFlags::empty(); 16];
+    memory[(UNCACHEABLE >> 3) as usize] = MappingFlags::DEVICE;
+    memory[((UNCACHEABLE | IGNORE_PAT) >> 3) as usize] = MappingFlags::DEVICE.union(MappingFlags::UNCACHED);
+    memory[(WRITE_COMBINING >> 3) as usize] = MappingFlags::UNCACHED;
+    memory[((WRITE_COMBINING | IGNORE_PAT) >> 3) as usize] = MappingFlags::UNCACHED;
+    memory
+};
 
 // EPT has the three permissions in the same bits as the flags.
 const _: () = {
@@ -312,15 +322,12 @@ const _: () = {
 
 #[inline]
 fn decode_leaf(entry: u64) -> Leaf {
-    let used = match (entry & DIRTY != 0, entry & ACCESSED != 0) {
-        (true, _) => Used::Dirty,
-        (false, true) => Used::Accessed,
-        (false, false) => Used::Not,
-    };
+    const USED: [Used; 4] = [Used::Not, Used::Accessed, Used::Dirty, Used::Dirty];
+    let used = USED[((entry & (ACCESSED | DIRTY)) >> 8) as usize];
     Leaf {
         at: decode_address(entry),
         flags: decode_flags(entry),
-        owner: owner::decode(entry, OWNED, REGION, LOAN),
+        owner: owner::decode::<OWNED, REGION, LOAN>(entry),
         used,
     }
 }

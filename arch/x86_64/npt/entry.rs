@@ -276,7 +276,7 @@ impl Npt {
             (false, true) => Used::Accessed,
             (false, false) => Used::Not,
         };
-        let owner = owner::decode(entry, OWNED, REGION, LOAN);
+        let owner = owner::decode::<OWNED, REGION, LOAN>(entry);
         Leaf { at: address(entry & address_bits(level)), flags: self.decode_flags(level, entry), owner, used }
     }
 }
