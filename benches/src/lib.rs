@@ -7,4 +7,5 @@
 pub mod counts;
 pub mod floor;
 pub mod machine;
+pub mod peers;
 pub mod ready;

@@ -10,6 +10,7 @@
 mod callgrind;
 mod floors;
 mod ours;
+mod peers;
 mod rows;
 mod sets;
 mod table;
@@ -47,17 +48,23 @@ const OURS: &str = "stage2";
 
 /// All operations.
 fn operations() -> Vec<Operation> {
-    use crate::machine::{Arm, ArmDirty, Ept};
-    [
+    use crate::peers::{Aarch64Paging, PageTableGeneric, PageTableMultiarch, X8664};
+    let others = [
         floors::operations(),
-        ours::operations::<Ept>(),
-        ours::operations::<Arm>(),
-        ours::operations::<ArmDirty>(),
-        sets::operations(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+        peers::operations::<Aarch64Paging>(),
+        peers::operations::<PageTableGeneric>(),
+        peers::operations::<PageTableMultiarch>(),
+        peers::operations::<X8664>(),
+    ];
+    others.into_iter().flatten().chain(own_operations()).chain(sets::others()).collect()
+}
+
+/// The crate's own.
+fn own_operations() -> impl Iterator<Item = Operation> {
+    use crate::machine::{Arm, ArmDirty, Ept};
+    let own =
+        [ours::operations::<Ept>(), ours::operations::<Arm>(), ours::operations::<ArmDirty>(), sets::operations()];
+    own.into_iter().flatten()
 }
 
 /// Takes a result that no bench needs, so that it is computed.
@@ -82,24 +89,31 @@ fn begin() {
 
 /// Counts all operations or those whose names contain a word, or runs the one that is named.
 ///
-/// `--plain` prints a line for each, with the count of all its parts, instead of a table.
+/// With `--own`, those of this crate alone. With `--plain`, a line for each, with the count of all its parts, instead of
+/// a table.
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let given = |option| arguments.iter().any(|argument| argument == option);
     if let Some(place) = arguments.iter().position(|argument| argument == ARGUMENT) {
         return run(arguments.get(place + 1).map_or("", String::as_str));
     }
     let filter = arguments.iter().find(|argument| !argument.starts_with("--")).map_or("", String::as_str);
-    let form = if arguments.iter().any(|argument| argument == "--plain") { Form::Plain } else { Form::Table };
-    report(filter, &form)
-}
-
-/// How the counts are printed.
-enum Form {
-    /// For people.
-    Table,
-    /// For programs.
-    Plain,
+    let all: Vec<_> = if given("--own") { own_operations().collect() } else { operations() };
+    let chosen: Vec<_> = all.into_iter().filter(|operation| operation.name().contains(filter)).collect();
+    let counts = match callgrind::count(&chosen) {
+        Ok(counts) => counts,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if given("--plain") {
+        chosen.iter().zip(&counts).for_each(|(operation, count)| println!("{} = {count}", operation.name()));
+    } else {
+        table::print(&chosen, &counts);
+    }
+    ExitCode::SUCCESS
 }
 
 /// Runs one operation.
@@ -112,25 +126,4 @@ fn run(name: &str) -> ExitCode {
     measured(&mut *ready);
     // What is torn down is not counted, and would take its time.
     std::process::exit(0)
-}
-
-/// Counts those whose names contain `filter`.
-fn report(filter: &str, form: &Form) -> ExitCode {
-    let operations: Vec<_> = operations().into_iter().filter(|operation| operation.name().contains(filter)).collect();
-    let counts = match callgrind::count(&operations) {
-        Ok(counts) => counts,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match form {
-        Form::Table => table::print(&operations, &counts),
-        Form::Plain => {
-            for (operation, count) in operations.iter().zip(counts) {
-                println!("{} = {count}", operation.name());
-            }
-        }
-    }
-    ExitCode::SUCCESS
 }

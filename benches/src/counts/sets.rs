@@ -1,7 +1,4 @@
-//! Areas without tables, edited in their middles.
-
-use memory_addr::VirtAddr;
-use stage2::{MappingBackend, MemoryArea, MemorySet};
+//! Areas without tables, edited in their middles, beside `memory_set`, whose interface ours is.
 
 use super::{
     FLOOR, OURS, Operation, Ready,
@@ -19,85 +16,129 @@ const SIZE: usize = 0x4000;
 const EDIT: usize = 0x1000;
 
 /// The place of each edit.
-fn places(areas: usize) -> impl Iterator<Item = usize> {
-    shuffled(EDITS, areas).into_iter().map(|area| area * STRIDE + EDIT)
+fn places(areas: usize) -> Vec<usize> {
+    shuffled(EDITS, areas).into_iter().map(|area| area * STRIDE + EDIT).collect()
 }
 
-/// A backend that has nothing to do.
-#[derive(Clone)]
-struct Idle;
+/// A set that is edited.
+trait Set: Sized + 'static {
+    fn empty() -> Self;
 
-impl MappingBackend for Idle {
-    type Addr = VirtAddr;
-    type Flags = u8;
-    type PageTable = ();
+    fn map(&mut self, start: usize);
 
-    fn map(&self, _: VirtAddr, _: usize, _: u8, (): &mut ()) -> bool {
-        true
-    }
+    fn unmap(&mut self, start: usize);
 
-    fn unmap(&self, _: VirtAddr, _: usize, (): &mut ()) -> bool {
-        true
-    }
+    fn protect(&mut self, start: usize);
 
-    fn protect(&self, _: VirtAddr, _: usize, _: u8, (): &mut ()) -> bool {
-        true
+    fn of(areas: usize) -> Self {
+        let mut set = Self::empty();
+        (0..areas).for_each(|index| set.map(index * STRIDE));
+        set
     }
 }
 
-fn set(areas: usize) -> MemorySet<Idle> {
-    let mut set = MemorySet::new();
-    for index in 0..areas {
-        let area = MemoryArea::new(VirtAddr::from_usize(index * STRIDE), SIZE, 1, Idle);
-        set.map(area, &mut (), false).expect("nothing is there");
+/// Everything twice, since the two crates have their own types with the same names.
+macro_rules! contender {
+    ($module:ident, $krate:ident) => {
+        mod $module {
+            use memory_addr::VirtAddr;
+            use $krate::{MappingBackend, MemoryArea, MemorySet};
+
+            use super::{EDIT, SIZE, Set};
+
+            /// A backend that has nothing to do.
+            #[derive(Clone)]
+            pub struct Idle;
+
+            impl MappingBackend for Idle {
+                type Addr = VirtAddr;
+                type Flags = u8;
+                type PageTable = ();
+
+                fn map(&self, _: VirtAddr, _: usize, _: u8, (): &mut ()) -> bool {
+                    true
+                }
+
+                fn unmap(&self, _: VirtAddr, _: usize, (): &mut ()) -> bool {
+                    true
+                }
+
+                fn protect(&self, _: VirtAddr, _: usize, _: u8, (): &mut ()) -> bool {
+                    true
+                }
+            }
+
+            impl Set for MemorySet<Idle> {
+                fn empty() -> Self {
+                    Self::new()
+                }
+
+                fn map(&mut self, start: usize) {
+                    let area = MemoryArea::new(start.into(), SIZE, 1, Idle);
+                    self.map(area, &mut (), false).expect("nothing is there");
+                }
+
+                fn unmap(&mut self, start: usize) {
+                    self.unmap(start.into(), EDIT, &mut ()).expect("nothing fails");
+                }
+
+                fn protect(&mut self, start: usize) {
+                    self.protect(start.into(), EDIT, |_| Some(2), &mut ()).expect("nothing fails");
+                }
+            }
+        }
+    };
+}
+
+contender!(theirs, memory_set);
+contender!(ours, stage2);
+
+impl Set for Areas {
+    fn empty() -> Self {
+        Self::default()
     }
-    set
+
+    fn map(&mut self, start: usize) {
+        self.map(start, SIZE, 1);
+    }
+
+    fn unmap(&mut self, start: usize) {
+        self.unmap(start, EDIT);
+    }
+
+    fn protect(&mut self, start: usize) {
+        self.protect(start, EDIT, 2);
+    }
 }
 
-fn unmap<const AREAS: usize>() -> Ready {
-    let (mut set, places) = (set(AREAS), places(AREAS).collect::<Vec<_>>());
-    Box::new(move || {
-        let unmap = |&at: &usize| set.unmap(VirtAddr::from_usize(at), EDIT, &mut ()).expect("nothing fails");
-        places.iter().for_each(unmap);
-    })
+fn unmap<S: Set, const AREAS: usize>() -> Ready {
+    let (mut set, places) = (S::of(AREAS), places(AREAS));
+    Box::new(move || places.iter().for_each(|&at| set.unmap(at)))
 }
 
-fn protect<const AREAS: usize>() -> Ready {
-    let (mut set, places) = (set(AREAS), places(AREAS).collect::<Vec<_>>());
-    Box::new(move || {
-        let change = |&at: &usize| {
-            set.protect(VirtAddr::from_usize(at), EDIT, |_| Some(2), &mut ()).expect("nothing fails");
-        };
-        places.iter().for_each(change);
-    })
+fn protect<S: Set, const AREAS: usize>() -> Ready {
+    let (mut set, places) = (S::of(AREAS), places(AREAS));
+    Box::new(move || places.iter().for_each(|&at| set.protect(at)))
 }
 
-fn floor(areas: usize) -> Areas {
-    let mut floor = Areas::default();
-    (0..areas).for_each(|index| floor.map(index * STRIDE, SIZE, 1));
-    floor
-}
-
-fn floor_unmap<const AREAS: usize>() -> Ready {
-    let (mut floor, places) = (floor(AREAS), places(AREAS).collect::<Vec<_>>());
-    Box::new(move || places.iter().for_each(|&at| floor.unmap(at, EDIT)))
-}
-
-fn floor_protect<const AREAS: usize>() -> Ready {
-    let (mut floor, places) = (floor(AREAS), places(AREAS).collect::<Vec<_>>());
-    Box::new(move || places.iter().for_each(|&at| floor.protect(at, EDIT, 2)))
-}
-
-pub fn operations() -> Vec<Operation> {
-    let edits = |row, by, prepare| Operation { row, by, parts: EDITS, prepare };
+fn edits<S: Set>(by: &'static str) -> Vec<Operation> {
+    let edits = |row, prepare| Operation { row, by, parts: EDITS, prepare };
     vec![
-        edits(SET_UNMAP_1000, FLOOR, floor_unmap::<1000>),
-        edits(SET_UNMAP_1000, OURS, unmap::<1000>),
-        edits(SET_UNMAP_100000, FLOOR, floor_unmap::<100_000>),
-        edits(SET_UNMAP_100000, OURS, unmap::<100_000>),
-        edits(SET_PROTECT_1000, FLOOR, floor_protect::<1000>),
-        edits(SET_PROTECT_1000, OURS, protect::<1000>),
-        edits(SET_PROTECT_100000, FLOOR, floor_protect::<100_000>),
-        edits(SET_PROTECT_100000, OURS, protect::<100_000>),
+        edits(SET_UNMAP_1000, unmap::<S, 1000>),
+        edits(SET_UNMAP_100000, unmap::<S, 100_000>),
+        edits(SET_PROTECT_1000, protect::<S, 1000>),
+        edits(SET_PROTECT_100000, protect::<S, 100_000>),
     ]
+}
+
+/// The crate's own.
+pub fn operations() -> Vec<Operation> {
+    edits::<stage2::MemorySet<ours::Idle>>(OURS)
+}
+
+/// The floor, and the peer.
+pub fn others() -> Vec<Operation> {
+    let mut all = edits::<Areas>(FLOOR);
+    all.extend(edits::<memory_set::MemorySet<theirs::Idle>>("memory_set"));
+    all
 }
