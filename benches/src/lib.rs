@@ -8,4 +8,7 @@ pub mod counts;
 pub mod floor;
 pub mod machine;
 pub mod peers;
+pub mod pool;
 pub mod ready;
+pub mod scale;
+pub mod untouched;

@@ -1,6 +1,7 @@
 //! Callgrind, on this program.
 
 use std::{
+    collections::BTreeMap,
     env, fs, io,
     path::PathBuf,
     process::Command,
@@ -15,55 +16,92 @@ const LIBRARY: &str = "glibc.cpu.hwcaps=-AVX2,-AVX512F,-AVX512VL,-ERMS,-FSRM";
 
 /// How many instructions each operation takes, counted on all cores.
 pub fn count(operations: &[Operation]) -> io::Result<Vec<u64>> {
-    let next = AtomicUsize::new(0);
+    let names: Vec<_> = operations.iter().map(Operation::name).collect();
+    on_all_cores(&names, count_one)
+}
+
+/// What `one` answers for each name, asked on all cores.
+pub fn on_all_cores(names: &[String], one: impl Fn(&str) -> io::Result<u64> + Sync) -> io::Result<Vec<u64>> {
+    let (next, one) = (AtomicUsize::new(0), &one);
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let work = || {
-        let mut counts = Vec::new();
-        while let Some(operation) = operations.get(next.fetch_add(1, Ordering::Relaxed)).map(Operation::name) {
-            counts.push((operation.clone(), count_one(&operation)?));
+        let mut found = Vec::new();
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            let Some(name) = names.get(place) else { return Ok::<_, io::Error>(found) };
+            found.push((place, one(name)?));
         }
-        Ok::<_, io::Error>(counts)
     };
-    let mut counts = Vec::new();
+    let mut found = Vec::new();
     thread::scope(|scope| {
         let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
         for worker in workers {
-            counts.extend(worker.join().expect("no thread fails")?);
+            found.extend(worker.join().expect("no thread fails")?);
         }
         Ok::<_, io::Error>(())
     })?;
-    let of = |name: String| counts.iter().find(|(counted, _)| *counted == name).map(|(_, count)| *count);
-    operations.iter().map(|operation| of(operation.name()).ok_or_else(|| failed(&operation.name()))).collect()
+    found.sort_unstable();
+    Ok(found.into_iter().map(|(_, count)| count).collect())
 }
 
-/// Runs one operation under callgrind. What comes before it is forgotten when it begins.
+/// Runs one operation. What comes before it is forgotten when it begins.
 fn count_one(name: &str) -> io::Result<u64> {
-    let file = profile(name);
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--zero-before=*counts::begin*", "--toggle-collect=*counts::measured*"])
+    let options = [
+        "--zero-before=*counts::begin*",
+        "--toggle-collect=*counts::measured*",
         // Within what is counted these stop the counting, elsewhere they start it: hence the zeroing.
-        .args(["--toggle-collect=*ready::uncounted_take*", "--toggle-collect=*ready::uncounted_give*"])
-        .arg(format!("--callgrind-out-file={}", file.display()))
+        "--toggle-collect=*ready::uncounted_take*",
+        "--toggle-collect=*ready::uncounted_give*",
+    ];
+    Ok(run(name, &options, &[ARGUMENT, name])?.end)
+}
+
+/// What a run counted.
+pub struct Counted {
+    /// Each time when it was told to write it down.
+    pub parts: Vec<u64>,
+    /// Since then, when the program ended.
+    pub end: u64,
+}
+
+/// Runs this program with some arguments.
+pub fn run(name: &str, options: &[&str], arguments: &[&str]) -> io::Result<Counted> {
+    let folder = profiles(name)?;
+    let output = Command::new("valgrind")
+        .arg("--tool=callgrind")
+        .args(options)
+        .arg(format!("--callgrind-out-file={}", folder.join("out").display()))
         .arg(env::current_exe()?)
-        .args([ARGUMENT, name])
+        .args(arguments)
         .env("GLIBC_TUNABLES", LIBRARY)
         .output()?;
     if !output.status.success() {
         return Err(io::Error::other(format!("{name}: {}", String::from_utf8_lossy(&output.stderr))));
     }
-    let profile = fs::read_to_string(&file)?;
-    fs::remove_file(&file)?;
-    let total = profile.lines().find_map(|line| line.strip_prefix("totals: "));
-    total.and_then(|total| total.trim().parse().ok()).ok_or_else(|| failed(name))
+    let mut parts = BTreeMap::new();
+    for entry in fs::read_dir(&folder)? {
+        let path = entry?.path();
+        // The parts are numbered from 1 on; that of the end has no number, or the last one.
+        let number = path.extension().and_then(|number| number.to_str()?.parse::<usize>().ok());
+        let profile = fs::read_to_string(&path)?;
+        let total = profile.lines().find_map(|line| line.strip_prefix("totals: "));
+        let count = total.and_then(|total| total.trim().parse().ok()).ok_or_else(|| failed(name))?;
+        parts.insert(number.unwrap_or(usize::MAX), count);
+    }
+    fs::remove_dir_all(&folder)?;
+    let (_, end) = parts.pop_last().ok_or_else(|| failed(name))?;
+    Ok(Counted { parts: parts.into_values().collect(), end })
 }
 
 fn failed(name: &str) -> io::Error {
     io::Error::other(format!("{name}: callgrind counted nothing"))
 }
 
-/// Where callgrind writes, beside this program.
-fn profile(name: &str) -> PathBuf {
+/// An empty folder for callgrind to write to, beside this program.
+fn profiles(name: &str) -> io::Result<PathBuf> {
     let file: String = name.chars().map(|char| if char.is_ascii_alphanumeric() { char } else { '-' }).collect();
-    let folder = env::current_exe().ok().and_then(|program| program.parent().map(PathBuf::from)).unwrap_or_default();
-    folder.join(format!("callgrind.{file}.out"))
+    let program = env::current_exe()?;
+    let folder = program.with_file_name(format!("callgrind-{}-{file}", std::process::id()));
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
 }

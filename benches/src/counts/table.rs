@@ -14,6 +14,7 @@ struct Cell<'a> {
 pub fn print(operations: &[Operation], counts: &[u64]) {
     let cells: Vec<Cell<'_>> =
         operations.iter().zip(counts).map(|(operation, count)| cell(operation, *count)).collect();
+    println!("<!-- begin: instructions -->");
     println!("| instructions | floor | best peer | {} | {} | dirty state | must |", Ept::NAME, Arm::NAME);
     println!("|---|---|---|---|---|---|---|");
     for row in &ROWS {
@@ -43,6 +44,7 @@ pub fn print(operations: &[Operation], counts: &[u64]) {
             judged(of(&[ArmDirty::NAME]), dirty_limit),
         );
     }
+    println!("<!-- end: instructions -->");
 }
 
 fn cell(operation: &Operation, count: u64) -> Cell<'_> {
@@ -61,14 +63,22 @@ fn best_peer(cells: &[&Cell<'_>]) -> String {
 
 /// Two digits that matter below ten, and none behind the point above.
 fn number(value: f64) -> String {
-    let digits = if value < 10.0 { format!("{value:.1}") } else { format!("{value:.0}") };
-    let (whole, rest) = digits.split_once('.').map_or((digits.as_str(), ""), |(whole, rest)| (whole, rest));
+    if value < 9.95 && (value * 10.0).round() % 10.0 != 0.0 {
+        return format!("{value:.1}");
+    }
+    #[allow(clippy::cast_sign_loss, reason = "a count")]
+    grouped(value.round() as u64)
+}
+
+/// With a comma before each three digits.
+pub fn grouped(value: u64) -> String {
+    let digits = value.to_string();
     let mut grouped = String::new();
-    for (place, digit) in whole.chars().enumerate() {
-        if place > 0 && (whole.len() - place).is_multiple_of(3) {
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             grouped.push(',');
         }
         grouped.push(digit);
     }
-    if rest.is_empty() || rest == "0" { grouped } else { format!("{grouped}.{rest}") }
+    grouped
 }
