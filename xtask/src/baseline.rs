@@ -111,12 +111,12 @@ fn parse(written: &str) -> BTreeMap<String, Baseline> {
     let mut architecture = String::new();
     for line in written.lines() {
         if let Some(section) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            architecture = section.trim_end_matches(".counts").to_owned();
+            section.trim_end_matches(".counts").clone_into(&mut architecture);
             continue;
         }
         let baseline = all.entry(architecture.clone());
         if let Some(rustc) = line.strip_prefix("rustc = ") {
-            baseline.or_default().rustc = rustc.trim_matches('"').to_owned();
+            rustc.trim_matches('"').clone_into(&mut baseline.or_default().rustc);
         } else if let Some((name, count)) = entry(line) {
             baseline.or_default().counts.insert(name, count);
         }

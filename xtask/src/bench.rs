@@ -92,7 +92,7 @@ impl Part {
             }
             Self::Held => {
                 setup::tools(&[setup::VALGRIND])?;
-                program("counts", &["--held"])
+                program("held", &[])
             }
             Self::Bytes => program("memory", &[]),
             Self::Text => {

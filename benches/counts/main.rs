@@ -7,16 +7,16 @@
 //!
 //! The program runs itself once for each operation, and counts inside [`measured`] alone.
 
-mod callgrind;
 mod floors;
-mod held;
 mod ours;
 mod peers;
 mod rows;
 mod sets;
 mod table;
 
-use std::{hint::black_box, process::ExitCode};
+use std::{hint::black_box, io, process::ExitCode};
+
+use stage2_benches::callgrind;
 
 /// The argument that names an operation.
 const ARGUMENT: &str = "--operation";
@@ -49,7 +49,7 @@ const OURS: &str = "stage2";
 
 /// All operations.
 fn operations() -> Vec<Operation> {
-    use crate::peers::{Aarch64Paging, PageTableGeneric, PageTableMultiarch, X8664};
+    use stage2_benches::peers::{Aarch64Paging, PageTableGeneric, PageTableMultiarch, X8664};
     let others = [
         floors::operations(),
         peers::operations::<Aarch64Paging>(),
@@ -62,7 +62,7 @@ fn operations() -> Vec<Operation> {
 
 /// The crate's own.
 fn own_operations() -> impl Iterator<Item = Operation> {
-    use crate::machine::{Arm, ArmDirty, Ept};
+    use stage2_benches::machine::{Arm, ArmDirty, Ept};
     let own =
         [ours::operations::<Ept>(), ours::operations::<Arm>(), ours::operations::<ArmDirty>(), sets::operations()];
     own.into_iter().flatten()
@@ -91,24 +91,23 @@ fn begin() {
 
 /// Counts all operations or those whose names contain a word, or runs the one that is named.
 ///
-/// With `--held`, how long the space's lock is held instead. With `--own`, those of this crate alone. With `--plain`, a line for each, with the count of all its parts, instead of
+/// With `--own`, those of this crate alone. With `--plain`, a line for each, with the count of all its parts, instead of
 /// a table.
-#[must_use]
-pub fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let given = |option| arguments.iter().any(|argument| argument == option);
     if let Some(place) = arguments.iter().position(|argument| argument == ARGUMENT) {
         return run(arguments.get(place + 1).map_or("", String::as_str));
     }
-    if let Some(place) = arguments.iter().position(|argument| argument == held::ARGUMENT) {
-        return held::main(arguments.get(place + 1).map(String::as_str));
-    }
     let filter = arguments.iter().find(|argument| !argument.starts_with("--")).map_or("", String::as_str);
     let all: Vec<_> = if given("--own") { own_operations().collect() } else { operations() };
     let chosen: Vec<_> = all.into_iter().filter(|operation| operation.name().contains(filter)).collect();
-    let counts = match callgrind::count(&chosen) {
+    let counts = match count(&chosen) {
         Ok(counts) => counts,
-        Err(error) => return failure(&error),
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
     };
     if given("--plain") {
         chosen.iter().zip(&counts).for_each(|(operation, count)| println!("{} = {count}", operation.name()));
@@ -118,9 +117,22 @@ pub fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn failure(error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("{error}");
-    ExitCode::FAILURE
+/// How many instructions each operation takes.
+fn count(operations: &[Operation]) -> io::Result<Vec<u64>> {
+    let names: Vec<_> = operations.iter().map(Operation::name).collect();
+    callgrind::on_all_cores(&names, count_one)
+}
+
+/// Runs one operation. What comes before it is forgotten when it begins.
+fn count_one(name: &str) -> io::Result<u64> {
+    let options = [
+        "--zero-before=*counts::begin*",
+        "--toggle-collect=*counts::measured*",
+        // Within what is counted these stop the counting, elsewhere they start it: hence the zeroing.
+        "--toggle-collect=*ready::uncounted_take*",
+        "--toggle-collect=*ready::uncounted_give*",
+    ];
+    Ok(callgrind::run(name, &options, &[ARGUMENT, name])?.end)
 }
 
 /// Runs one operation.

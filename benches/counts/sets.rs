@@ -4,7 +4,7 @@ use super::{
     FLOOR, OURS, Operation, Ready,
     rows::{SET_PROTECT_1000, SET_PROTECT_100000, SET_UNMAP_1000, SET_UNMAP_100000},
 };
-use crate::{floor::Areas, machine::shuffled};
+use stage2_benches::{floor::Areas, machine::shuffled};
 
 /// How many areas are edited.
 const EDITS: usize = 100;

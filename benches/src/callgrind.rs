@@ -9,18 +9,13 @@ use std::{
     thread,
 };
 
-use super::{ARGUMENT, Operation};
-
 /// The same routines of the C library for memory on each CPU: those that every `x86_64` has.
 const LIBRARY: &str = "glibc.cpu.hwcaps=-AVX2,-AVX512F,-AVX512VL,-ERMS,-FSRM";
 
-/// How many instructions each operation takes, counted on all cores.
-pub fn count(operations: &[Operation]) -> io::Result<Vec<u64>> {
-    let names: Vec<_> = operations.iter().map(Operation::name).collect();
-    on_all_cores(&names, count_one)
-}
-
 /// What `one` answers for each name, asked on all cores.
+///
+/// # Errors
+/// The first that `one` answers.
 pub fn on_all_cores(names: &[String], one: impl Fn(&str) -> io::Result<u64> + Sync) -> io::Result<Vec<u64>> {
     let (next, one) = (AtomicUsize::new(0), &one);
     let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -44,18 +39,6 @@ pub fn on_all_cores(names: &[String], one: impl Fn(&str) -> io::Result<u64> + Sy
     Ok(found.into_iter().map(|(_, count)| count).collect())
 }
 
-/// Runs one operation. What comes before it is forgotten when it begins.
-fn count_one(name: &str) -> io::Result<u64> {
-    let options = [
-        "--zero-before=*counts::begin*",
-        "--toggle-collect=*counts::measured*",
-        // Within what is counted these stop the counting, elsewhere they start it: hence the zeroing.
-        "--toggle-collect=*ready::uncounted_take*",
-        "--toggle-collect=*ready::uncounted_give*",
-    ];
-    Ok(run(name, &options, &[ARGUMENT, name])?.end)
-}
-
 /// What a run counted.
 pub struct Counted {
     /// Each time when it was told to write it down.
@@ -65,6 +48,9 @@ pub struct Counted {
 }
 
 /// Runs this program with some arguments.
+///
+/// # Errors
+/// Valgrind cannot be run, the program fails, or nothing was counted.
 pub fn run(name: &str, options: &[&str], arguments: &[&str]) -> io::Result<Counted> {
     let folder = profiles(name)?;
     let output = Command::new("valgrind")

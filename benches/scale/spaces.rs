@@ -1,7 +1,7 @@
 //! 1 to 1,000 spaces that fault in turn.
 
 use super::{Extent, curve::Curve, nanoseconds, time};
-use crate::{
+use stage2_benches::{
     machine::{Arm, LAZY, READ_WRITE, Space, fault, pages_at, space_of},
     pool::Pool,
 };
@@ -27,9 +27,9 @@ fn times(count: usize) -> Vec<f64> {
     }
     let faulted = time(|| {
         for index in 0..PAGES {
-            spaces.iter().for_each(|space| {
+            for space in &spaces {
                 let _ = std::hint::black_box(fault(space, 0, index));
-            });
+            }
         }
     });
     let unmapped = time(|| spaces.iter().for_each(|space| space.unmap(everything).expect("it is mapped")));

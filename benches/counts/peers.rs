@@ -1,7 +1,7 @@
 //! What other crates' tables cost. They have no areas, no lock, and no frames of their own.
 
 use super::{Operation, Ready, ignore, ours, rows};
-use crate::{
+use stage2_benches::{
     machine::{GIB_PAGES, scattered},
     peers::{Access, Peer},
     ready,
@@ -20,17 +20,22 @@ fn many<P: Peer>(between: &[usize]) -> P {
     ready::stock(0);
     let mut peer = P::new();
     (0..ours::AREAS).for_each(|area| peer.map_page(4 * area, frame(4 * area)));
-    between.iter().for_each(|&area| peer.map_page(4 * area + 2, frame(4 * area + 2)));
+    for area in between {
+        peer.map_page(4 * area + 2, frame(4 * area + 2));
+    }
     peer
 }
 
 /// A frame that is there in name only.
 fn frame(page: usize) -> usize {
-    crate::machine::TARGET + page * 0x1000
+    stage2_benches::machine::TARGET + page * 0x1000
 }
 
+/// A row, how many parts it has, and what makes it ready.
+type Part = (&'static str, usize, fn() -> Ready);
+
 pub fn operations<P: Peer>() -> Vec<Operation> {
-    let all: [(&str, usize, fn() -> Ready); 8] = [
+    let all: [Part; 8] = [
         (rows::MAP, GIB_PAGES, || {
             ready::stock(0);
             let mut peer = P::new();

@@ -14,19 +14,24 @@ use std::{
 
 use stage2::{CpuId, GuestSpace, LockFamily, Snapshot, SpaceLock};
 
-use super::{
-    Ready, callgrind, failure, ignore,
-    ours::{AREAS, PAGES},
-};
-use crate::{
+use stage2_benches::{
+    callgrind,
+    figures::grouped,
     machine::{
         Arm, Ept, GIB_PAGES, Kind, LAZY, Machine, POPULATED, READ, READ_WRITE, fault, linear, pages_at, space_of,
     },
     ready,
 };
 
-/// The argument that asks for this; the name of an operation may follow.
-pub const ARGUMENT: &str = "--held";
+/// 64 MiB.
+const PAGES: usize = 16_384;
+/// How many areas there are where one page is changed.
+const AREAS: usize = 2000;
+/// What is to be run, once.
+type Ready = Box<dyn FnOnce()>;
+
+/// The argument that names an operation.
+const ARGUMENT: &str = "--operation";
 
 /// Whether the operation runs.
 static RUNS: AtomicBool = AtomicBool::new(false);
@@ -138,9 +143,10 @@ fn operations<K: Kind>() -> Vec<Operation> {
     vec![
         ("map 1 GiB, linear", || {
             let space = space::<K>(linear(GIB_PAGES), 1);
-            Box::new(move || {
-                space.map(pages_at(GIB_PAGES, GIB_PAGES), linear(0), READ_WRITE).expect("nothing is there")
-            })
+            {
+                let everything = pages_at(GIB_PAGES, GIB_PAGES);
+                Box::new(move || space.map(everything, linear(0), READ_WRITE).expect("nothing is there"))
+            }
         }),
         ("protect 1 GiB, linear", || {
             let space = space::<K>(linear(0), GIB_PAGES);
@@ -179,11 +185,15 @@ fn operations<K: Kind>() -> Vec<Operation> {
         }),
         ("fault on a fresh page", || {
             let space = space::<K>(LAZY, PAGES);
-            Box::new(move || ignore(fault(&space, 0, 1)))
+            Box::new(move || {
+                let _ = black_box(fault(&space, 0, 1));
+            })
         }),
         ("relocate a page", || {
             let space = space::<K>(POPULATED, PAGES);
-            Box::new(move || ignore(space.relocate(pages_at(1, 1))))
+            Box::new(move || {
+                let _ = black_box(space.relocate(pages_at(1, 1)));
+            })
         }),
         ("snapshot of 64 MiB", || {
             let space = space::<K>(POPULATED, PAGES);
@@ -210,14 +220,16 @@ fn operations<K: Kind>() -> Vec<Operation> {
 }
 
 /// Measures all of them, or runs the one that is named.
-pub fn main(name: Option<&str>) -> ExitCode {
-    match name {
-        Some(name) => run(name),
-        None => match report() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => failure(&error),
-        },
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip_while(|argument| argument != ARGUMENT);
+    if let Some(name) = arguments.nth(1) {
+        return run(&name);
     }
+    if let Err(error) = report() {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
 }
 
 /// The name with the kind of tables.
@@ -231,7 +243,7 @@ fn run(name: &str) -> ExitCode {
         eprintln!("there is no operation {name:?}");
         return ExitCode::FAILURE;
     };
-    let mut operation = prepare();
+    let operation = prepare();
     RUNS.store(true, Relaxed);
     operation();
     std::process::exit(0)
@@ -250,7 +262,7 @@ fn report() -> io::Result<()> {
     println!("| the lock is held exclusively, instructions at most | {} | {} |\n|---|---|---|", Ept::NAME, Arm::NAME);
     let (ept, arm) = counts.split_at(counts.len() / 2);
     for (((name, _), ept), arm) in operations::<Ept>().iter().zip(ept).zip(arm) {
-        println!("| {name} | {} | {} |", super::table::grouped(*ept), super::table::grouped(*arm));
+        println!("| {name} | {} | {} |", grouped(*ept), grouped(*arm));
     }
     println!("<!-- end: held -->");
     Ok(())

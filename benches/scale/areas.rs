@@ -1,7 +1,7 @@
 //! 10 to 100,000 areas in one space.
 
 use super::{Extent, curve::Curve, nanoseconds, time};
-use crate::{
+use stage2_benches::{
     machine::{Arm, READ, READ_WRITE, Space, fault, linear, page, pages_at, scattered, shuffled, space_of},
     pool::Pool,
 };

@@ -1,7 +1,11 @@
 //! The table of counts, in Markdown.
 
-use super::{FLOOR, OURS, Operation, rows::ROWS};
-use crate::machine::{Arm, ArmDirty, Ept, Kind};
+use stage2_benches::{
+    figures::number,
+    machine::{Arm, ArmDirty, Ept, Kind},
+};
+
+use crate::{FLOOR, OURS, Operation, rows::ROWS};
 
 /// What was counted for each part of an operation.
 struct Cell<'a> {
@@ -59,26 +63,4 @@ fn best_peer(cells: &[&Cell<'_>]) -> String {
     let peers = cells.iter().filter(|cell| !known.contains(&cell.by));
     let best = peers.min_by(|one, other| one.each.total_cmp(&other.each));
     best.map_or_else(String::new, |cell| format!("{} ({})", number(cell.each), cell.by))
-}
-
-/// Two digits that matter below ten, and none behind the point above.
-fn number(value: f64) -> String {
-    if value < 9.95 && (value * 10.0).round() % 10.0 != 0.0 {
-        return format!("{value:.1}");
-    }
-    #[allow(clippy::cast_sign_loss, reason = "a count")]
-    grouped(value.round() as u64)
-}
-
-/// With a comma before each three digits.
-pub fn grouped(value: u64) -> String {
-    let digits = value.to_string();
-    let mut grouped = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
 }

@@ -1,7 +1,7 @@
 //! 1 MiB to 64 GiB of memory in pages, on frames that take host memory only once they are touched.
 
 use super::{Extent, curve::Curve, least, nanoseconds, time};
-use crate::{
+use stage2_benches::{
     machine::{Arm, GIB_PAGES, POPULATED, READ, READ_WRITE, Space, linear, pages_at, space_of},
     untouched::Untouched,
 };

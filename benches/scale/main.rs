@@ -17,7 +17,7 @@ enum Extent {
 }
 
 /// Prints all curves.
-pub fn main() {
+fn main() {
     let quick = std::env::args().any(|argument| argument == "--quick");
     let extent = if quick { Extent::Quick } else { Extent::Full };
     sizes::measure(extent).print("sizes");

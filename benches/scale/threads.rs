@@ -3,7 +3,7 @@
 use std::{sync::Barrier, thread, time::Instant};
 
 use super::{Extent, curve::Curve, least, nanoseconds};
-use crate::{
+use stage2_benches::{
     machine::{Arm, LAZY, POPULATED, READ_WRITE, Space, fault, pages_at, space_of},
     pool::Pool,
 };
@@ -45,7 +45,9 @@ fn faults(threads: usize, mapping: stage2::Mapping) -> std::time::Duration {
             .collect();
         barrier.wait();
         let started = Instant::now();
-        workers.into_iter().for_each(|worker| worker.join().expect("no thread fails"));
+        for worker in workers {
+            worker.join().expect("no thread fails");
+        }
         started.elapsed()
     })
 }

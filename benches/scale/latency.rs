@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{Extent, curve::figure};
-use crate::{
+use stage2_benches::{
     machine::{Arm, LAZY, READ_WRITE, Space, fault, linear, pages_at, space_of},
     pool::Pool,
 };

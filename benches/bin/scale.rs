@@ -1,5 +1,0 @@
-//! How costs grow: `stage2_benches::scale`.
-
-fn main() {
-    stage2_benches::scale::main();
-}
