@@ -23,7 +23,7 @@ const FILE: &str = "benches/baseline.toml";
 /// The command that writes it.
 const UPDATE: &str = "cargo xtask bench --update-baseline";
 /// By how much of a hundred a count may differ without a word.
-const TOLERANCE: f64 = 3.0;
+const TOLERANCE: u64 = 3;
 
 /// Counts by the operations' names.
 type Counts = BTreeMap<String, u64>;
@@ -152,9 +152,9 @@ fn compare(before: &Counts, now: &Counts) -> Report {
         #[allow(clippy::cast_precision_loss, reason = "a ratio for people to read")]
         let percent = (count as f64 / old as f64 - 1.0) * 100.0;
         let line = format!("{name}: {old} instructions before, {count} now ({percent:+.1} %)");
-        if percent > TOLERANCE {
+        if count * 100 > old * (100 + TOLERANCE) {
             report.worse.push(line);
-        } else if percent < -TOLERANCE {
+        } else if count * 100 < old * (100 - TOLERANCE) {
             report.better.push(line);
         }
     }
