@@ -4,7 +4,11 @@
 //! `docs/performance.md` says what each bench measures.
 #![allow(clippy::missing_panics_doc, reason = "a bench that cannot go on ends")]
 
-pub mod counts;
+pub mod callgrind;
+pub mod figures;
 pub mod floor;
 pub mod machine;
+pub mod peers;
+pub mod pool;
 pub mod ready;
+pub mod untouched;

@@ -79,8 +79,17 @@ pub fn give(page: usize) {
     USED.push(page);
 }
 
+/// How many bytes the last allocation of several frames took.
+static TOGETHER: AtomicUsize = AtomicUsize::new(0);
+
+/// How many bytes the last allocation of several frames took, if there was one since this was asked.
+pub fn taken_together() -> usize {
+    TOGETHER.swap(0, Relaxed)
+}
+
 #[cold]
 fn take_several(count: usize, align: usize) -> usize {
+    TOGETHER.store(count * PAGE_SIZE_4K, Relaxed);
     host_memory(count, align)
 }
 

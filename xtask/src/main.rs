@@ -1,7 +1,9 @@
-//! `cargo xtask`: the project's two commands. `demo` boots a guest under the example hypervisor and says whether the
-//! guest's own checks passed; `test` runs every check that the project has.
+//! `cargo xtask`: the project's commands. `demo` boots a guest under the example hypervisor and says whether the
+//! guest's own checks passed; `test` runs every check that the project has; `bench` measures what the crate costs.
 
 mod apt;
+mod baseline;
+mod bench;
 mod board;
 mod bochs;
 mod demo;
@@ -18,6 +20,7 @@ mod qemu;
 mod setup;
 mod steps;
 mod test;
+mod text;
 mod verdict;
 mod workspace;
 
@@ -34,6 +37,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Measure what the crate costs, and write docs/performance.md's tables
+    Bench(bench::Options),
     /// Boot a guest under the example hypervisor in an emulator and judge it by its own words
     Demo(demo::Options),
     /// Put faults into the sources, one at a time, and see each caught by a test
@@ -49,6 +54,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let verdict = match arguments.command {
+        Task::Bench(options) => bench::run(&options),
         Task::Demo(options) => demo::run(&options),
         Task::Faults(options) => faults::run(&options),
         Task::Test(options) => test::run(&options),

@@ -27,6 +27,8 @@ pub const QEMU_X86_64: Tool = Tool { program: "qemu-system-x86_64", package: "qe
 
 pub const BOCHS: Tool = Tool { program: "bochs-bin", package: "bochs" };
 
+pub const VALGRIND: Tool = Tool { program: "valgrind", package: "valgrind" };
+
 /// The ROMs of a screen that Bochs wants to see, whether it is used or not, and the package that has the first.
 const VGA_ROMS: [&str; 3] =
     ["/usr/share/seabios/vgabios-stdvga.bin", "/usr/share/vgabios/vgabios.bin", "/usr/share/bochs/VGABIOS-lgpl-latest"];

@@ -62,7 +62,7 @@ pub fn lints() -> Result<Outcome> {
     for target in [AARCH64, X86_64, RISCV64] {
         clippy(&format!("lints-{target}"), &["--package", "stage2", "--lib", "--target", target])?;
     }
-    let programs = ["hypervisor", "neighbour", "stage2-qemu"].map(|program| ["--package", program]);
+    let programs = ["hypervisor", "neighbour", "stage2-qemu", "stage2-size"].map(|program| ["--package", program]);
     clippy("lints-bare-metal", &[programs.as_flattened(), &["--target", AARCH64]].concat())?;
     let programs = ["boot-rom", "hypervisor", "stage2-bochs", "stage2-svm"].map(|program| ["--package", program]);
     clippy("lints-pc", &[programs.as_flattened(), &["--target", X86_64]].concat())?;

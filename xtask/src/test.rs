@@ -5,8 +5,8 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-use crate::Verdict;
 use crate::steps::{self, Outcome};
+use crate::{Verdict, baseline};
 
 #[derive(Args, Debug)]
 pub struct Options {
@@ -29,6 +29,8 @@ pub enum Step {
     Unit,
     /// The shootdown, and waiting for a page, in every interleaving
     Loom,
+    /// No operation takes more instructions than the baseline says
+    Counts,
     /// The documentation builds without a warning
     Doc,
     /// The crate can be packaged, and builds from its package
@@ -56,6 +58,7 @@ impl Step {
             Self::Msrv => steps::msrv(),
             Self::Unit => steps::unit(),
             Self::Loom => steps::loom(),
+            Self::Counts => baseline::check(),
             Self::Doc => steps::doc(),
             Self::Package => steps::package(),
             Self::Qemu => steps::qemu(),
@@ -125,7 +128,7 @@ mod tests {
 
     #[test]
     fn without_a_choice_every_step_runs() {
-        assert_eq!(selected(&[]).len(), 12);
+        assert_eq!(selected(&[]).len(), 13);
     }
 
     #[test]

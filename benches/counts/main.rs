@@ -7,14 +7,16 @@
 //!
 //! The program runs itself once for each operation, and counts inside [`measured`] alone.
 
-mod callgrind;
 mod floors;
 mod ours;
+mod peers;
 mod rows;
 mod sets;
 mod table;
 
-use std::{hint::black_box, process::ExitCode};
+use std::{hint::black_box, io, process::ExitCode};
+
+use stage2_benches::callgrind;
 
 /// The argument that names an operation.
 const ARGUMENT: &str = "--operation";
@@ -47,17 +49,23 @@ const OURS: &str = "stage2";
 
 /// All operations.
 fn operations() -> Vec<Operation> {
-    use crate::machine::{Arm, ArmDirty, Ept};
-    [
+    use stage2_benches::peers::{Aarch64Paging, PageTableGeneric, PageTableMultiarch, X8664};
+    let others = [
         floors::operations(),
-        ours::operations::<Ept>(),
-        ours::operations::<Arm>(),
-        ours::operations::<ArmDirty>(),
-        sets::operations(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+        peers::operations::<Aarch64Paging>(),
+        peers::operations::<PageTableGeneric>(),
+        peers::operations::<PageTableMultiarch>(),
+        peers::operations::<X8664>(),
+    ];
+    others.into_iter().flatten().chain(own_operations()).chain(sets::others()).collect()
+}
+
+/// The crate's own.
+fn own_operations() -> impl Iterator<Item = Operation> {
+    use stage2_benches::machine::{Arm, ArmDirty, Ept};
+    let own =
+        [ours::operations::<Ept>(), ours::operations::<Arm>(), ours::operations::<ArmDirty>(), sets::operations()];
+    own.into_iter().flatten()
 }
 
 /// Takes a result that no bench needs, so that it is computed.
@@ -74,32 +82,57 @@ fn measured(operation: &mut dyn FnMut()) {
     black_box(());
 }
 
-/// What was counted until here is forgotten: see [`callgrind`].
+/// What was counted until here is forgotten: see [`callgrind`]. No other function does the same, or the compiler would
+/// make them one.
 #[inline(never)]
 fn begin() {
-    black_box(());
+    black_box(3_u32);
 }
 
 /// Counts all operations or those whose names contain a word, or runs the one that is named.
 ///
-/// `--plain` prints a line for each, with the count of all its parts, instead of a table.
-#[must_use]
-pub fn main() -> ExitCode {
+/// With `--own`, those of this crate alone. With `--plain`, a line for each, with the count of all its parts, instead of
+/// a table.
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let given = |option| arguments.iter().any(|argument| argument == option);
     if let Some(place) = arguments.iter().position(|argument| argument == ARGUMENT) {
         return run(arguments.get(place + 1).map_or("", String::as_str));
     }
     let filter = arguments.iter().find(|argument| !argument.starts_with("--")).map_or("", String::as_str);
-    let form = if arguments.iter().any(|argument| argument == "--plain") { Form::Plain } else { Form::Table };
-    report(filter, &form)
+    let all: Vec<_> = if given("--own") { own_operations().collect() } else { operations() };
+    let chosen: Vec<_> = all.into_iter().filter(|operation| operation.name().contains(filter)).collect();
+    let counts = match count(&chosen) {
+        Ok(counts) => counts,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if given("--plain") {
+        chosen.iter().zip(&counts).for_each(|(operation, count)| println!("{} = {count}", operation.name()));
+    } else {
+        table::print(&chosen, &counts);
+    }
+    ExitCode::SUCCESS
 }
 
-/// How the counts are printed.
-enum Form {
-    /// For people.
-    Table,
-    /// For programs.
-    Plain,
+/// How many instructions each operation takes.
+fn count(operations: &[Operation]) -> io::Result<Vec<u64>> {
+    let names: Vec<_> = operations.iter().map(Operation::name).collect();
+    callgrind::on_all_cores(&names, count_one)
+}
+
+/// Runs one operation. What comes before it is forgotten when it begins.
+fn count_one(name: &str) -> io::Result<u64> {
+    let options = [
+        "--zero-before=*counts::begin*",
+        "--toggle-collect=*counts::measured*",
+        // Within what is counted these stop the counting, elsewhere they start it: hence the zeroing.
+        "--toggle-collect=*ready::uncounted_take*",
+        "--toggle-collect=*ready::uncounted_give*",
+    ];
+    Ok(callgrind::run(name, &options, &[ARGUMENT, name])?.end)
 }
 
 /// Runs one operation.
@@ -112,25 +145,4 @@ fn run(name: &str) -> ExitCode {
     measured(&mut *ready);
     // What is torn down is not counted, and would take its time.
     std::process::exit(0)
-}
-
-/// Counts those whose names contain `filter`.
-fn report(filter: &str, form: &Form) -> ExitCode {
-    let operations: Vec<_> = operations().into_iter().filter(|operation| operation.name().contains(filter)).collect();
-    let counts = match callgrind::count(&operations) {
-        Ok(counts) => counts,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match form {
-        Form::Table => table::print(&operations, &counts),
-        Form::Plain => {
-            for (operation, count) in operations.iter().zip(counts) {
-                println!("{} = {count}", operation.name());
-            }
-        }
-    }
-    ExitCode::SUCCESS
 }

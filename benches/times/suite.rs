@@ -64,10 +64,13 @@ impl Suite {
         self.criterion.final_summary();
         let rows: Vec<_> = self.tasks.iter().flat_map(|task| self.rows(task)).collect();
         if !rows.is_empty() {
-            println!("\n{:44} {:20} {:>12} {:>12} {:>7}", "task", "contender", "median/part", "least/part", "ratio");
+            println!(
+                "\n<!-- begin: times -->\n| task | by | median, a part | least | least, in ratio |\n|---|---|---|---|---|"
+            );
             for row in rows {
                 println!("{row}");
             }
+            println!("<!-- end: times -->");
         }
     }
 
@@ -79,7 +82,7 @@ impl Suite {
         let elements = task.elements as f64;
         let row = |(name, times): &(&String, Times)| {
             let (median, least) = (Nanoseconds(times.median / elements), Nanoseconds(times.least / elements));
-            format!("{:44} {name:20} {median:>12} {least:>12} {:>7.2}", task.name, times.least / first)
+            format!("| {} | {name} | {median} | {least} | {:.2} |", task.name, times.least / first)
         };
         times.iter().map(row).collect()
     }

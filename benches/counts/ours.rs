@@ -11,7 +11,7 @@ use super::{
         PROTECT_PAGE, SNAPSHOT, TAKE, TRANSLATE, UNMAP, UNMAP_PAGE, UNMAP_POPULATED,
     },
 };
-use crate::{
+use stage2_benches::{
     machine::{
         GIB_PAGES, Kind, LAZY, POPULATED, READ, READ_WRITE, Space, fault, linear, page, pages_at, scattered, shuffled,
         space_of, touch,

@@ -1,7 +1,7 @@
 //! What the operations cost at the least.
 
 use super::{FLOOR, Operation, ignore, ours, rows};
-use crate::{
+use stage2_benches::{
     floor::{Store, Tables},
     machine::{GIB_PAGES, TARGET, scattered},
     ready,

@@ -1,7 +1,11 @@
 //! The table of counts, in Markdown.
 
-use super::{FLOOR, OURS, Operation, rows::ROWS};
-use crate::machine::{Arm, ArmDirty, Ept, Kind};
+use stage2_benches::{
+    figures::number,
+    machine::{Arm, ArmDirty, Ept, Kind},
+};
+
+use crate::{FLOOR, OURS, Operation, rows::ROWS};
 
 /// What was counted for each part of an operation.
 struct Cell<'a> {
@@ -14,6 +18,7 @@ struct Cell<'a> {
 pub fn print(operations: &[Operation], counts: &[u64]) {
     let cells: Vec<Cell<'_>> =
         operations.iter().zip(counts).map(|(operation, count)| cell(operation, *count)).collect();
+    println!("<!-- begin: instructions -->");
     println!("| instructions | floor | best peer | {} | {} | dirty state | must |", Ept::NAME, Arm::NAME);
     println!("|---|---|---|---|---|---|---|");
     for row in &ROWS {
@@ -43,6 +48,7 @@ pub fn print(operations: &[Operation], counts: &[u64]) {
             judged(of(&[ArmDirty::NAME]), dirty_limit),
         );
     }
+    println!("<!-- end: instructions -->");
 }
 
 fn cell(operation: &Operation, count: u64) -> Cell<'_> {
@@ -57,18 +63,4 @@ fn best_peer(cells: &[&Cell<'_>]) -> String {
     let peers = cells.iter().filter(|cell| !known.contains(&cell.by));
     let best = peers.min_by(|one, other| one.each.total_cmp(&other.each));
     best.map_or_else(String::new, |cell| format!("{} ({})", number(cell.each), cell.by))
-}
-
-/// Two digits that matter below ten, and none behind the point above.
-fn number(value: f64) -> String {
-    let digits = if value < 10.0 { format!("{value:.1}") } else { format!("{value:.0}") };
-    let (whole, rest) = digits.split_once('.').map_or((digits.as_str(), ""), |(whole, rest)| (whole, rest));
-    let mut grouped = String::new();
-    for (place, digit) in whole.chars().enumerate() {
-        if place > 0 && (whole.len() - place).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    if rest.is_empty() || rest == "0" { grouped } else { format!("{grouped}.{rest}") }
 }

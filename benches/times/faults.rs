@@ -9,8 +9,7 @@ use std::{
 use stage2::Outcome;
 
 use crate::{
-    floor,
-    machine::{LAZY, POPULATED, Part, Space, fault, mapped, pages_at, rounds, scattered},
+    machine::{LAZY, POPULATED, Part, Space, Tables, fault, mapped, pages_at, rounds, scattered},
     suite::Suite,
 };
 
@@ -18,9 +17,9 @@ use crate::{
 const PAGES: usize = 8192;
 
 pub fn bench(suite: &mut Suite) {
-    let mut tables = floor::Tables::new(PAGES);
+    let mut tables = Tables::new(PAGES);
     let tables = std::cell::RefCell::new(&mut tables);
-    let install = |turn| tables.borrow_mut().install(turn);
+    let install = |turn| tables.borrow_mut().fault(turn);
     let remove = |turn| tables.borrow_mut().remove(turn);
     suite.compare(
         "fault on a fresh page",

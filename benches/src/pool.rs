@@ -12,7 +12,9 @@ use memory_addr::{PAGE_SIZE_4K, PhysAddr, VirtAddr};
 use page_table_multiarch::PagingHandler;
 use stage2::Frames;
 
-/// The number of pages that move between a thread and everybody at a time.
+use crate::floor::Store;
+
+/// The number of pages that move between a thread and all others at a time.
 const BATCH: usize = 256;
 
 /// Pages that no thread has at hand.
@@ -22,7 +24,7 @@ thread_local! {
     static AT_HAND: RefCell<AtHand> = const { RefCell::new(AtHand(Vec::new())) };
 }
 
-/// The pages of one thread, for whoever comes next when it ends.
+/// The pages of one thread; others get them when it ends.
 struct AtHand(Vec<usize>);
 
 impl Drop for AtHand {
@@ -36,7 +38,7 @@ impl Drop for AtHand {
 pub struct Pool;
 
 /// One page, without looking at a lock nearly always.
-pub fn take_page() -> usize {
+fn take_page() -> usize {
     AT_HAND.with_borrow_mut(|at_hand| {
         if at_hand.0.is_empty() {
             at_hand.0 = refill();
@@ -46,7 +48,7 @@ pub fn take_page() -> usize {
 }
 
 /// Takes a page back.
-pub fn give_page(at: usize) {
+fn give_page(at: usize) {
     AT_HAND.with_borrow_mut(|at_hand| {
         at_hand.0.push(at);
         if at_hand.0.len() >= 2 * BATCH {
@@ -56,7 +58,7 @@ pub fn give_page(at: usize) {
 }
 
 /// A page of zeros.
-pub fn take_zeroed_page() -> usize {
+fn take_zeroed_page() -> usize {
     let at = take_page();
     // SAFETY: the page is the caller's alone.
     unsafe { Pool.pointer(PhysAddr::from_usize(at)).write_bytes(0, PAGE_SIZE_4K) }
@@ -120,5 +122,19 @@ impl PagingHandler for Pool {
 
     fn phys_to_virt(at: PhysAddr) -> VirtAddr {
         VirtAddr::from_usize(at.as_usize())
+    }
+}
+
+impl Store for Pool {
+    fn take() -> usize {
+        take_page()
+    }
+
+    fn take_zeroed() -> usize {
+        take_zeroed_page()
+    }
+
+    fn give(page: usize) {
+        give_page(page);
     }
 }

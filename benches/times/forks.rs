@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use stage2::{Outcome, Snapshot};
+use stage2::{Access, CpuId, Outcome, Snapshot};
+use stage2_benches::machine::touch;
 
 use crate::{
-    machine::{LAZY, POPULATED, Space, fault, mapped, pages_at, space, store_to},
+    machine::{LAZY, POPULATED, Space, fault, mapped, pages_at, space},
     suite::Suite,
 };
 
@@ -45,8 +46,7 @@ fn alone() -> Space {
 /// Reads so many pages for the first time.
 pub fn read_all(space: &Space, pages: usize) {
     for index in 0..pages {
-        let read = stage2::Fault { access: stage2::Access::Read, ..store_to(index) };
-        assert_eq!(space.fault(stage2::CpuId(0), read), Ok(Outcome::Resolved));
+        assert_eq!(space.fault(CpuId(0), touch(index, Access::Read)), Ok(Outcome::Resolved));
     }
 }
 

@@ -6,10 +6,9 @@ use std::{
 };
 
 use crate::{
-    floor,
     machine::{
-        GIB_PAGES, LAZY, POPULATED, Part, READ, READ_WRITE, Space, TARGET, again, each, linear, mapped, page, pages_at,
-        rounds, scattered, space,
+        GIB_PAGES, LAZY, POPULATED, Part, READ, READ_WRITE, Space, TARGET, Tables, again, each, linear, mapped, page,
+        pages_at, rounds, scattered, space,
     },
     peer,
     suite::Suite,
@@ -26,8 +25,8 @@ pub fn bench(suite: &mut Suite) {
 }
 
 /// A floor that has mapped 1 GiB.
-fn floor_mapped() -> floor::Tables {
-    let mut tables = floor::Tables::new(GIB_PAGES);
+fn floor_mapped() -> Tables {
+    let mut tables = Tables::new(GIB_PAGES);
     tables.map(TARGET);
     tables
 }
@@ -35,7 +34,7 @@ fn floor_mapped() -> floor::Tables {
 fn gib_linear(suite: &mut Suite) {
     let everything = pages_at(0, GIB_PAGES);
     let map = move |space: &mut Space| space.map(everything, linear(0), READ_WRITE).expect("nothing is there");
-    let mut ready = floor::Tables::new(GIB_PAGES);
+    let mut ready = Tables::new(GIB_PAGES);
     suite.compare(
         "map 1 GiB of pages, linear",
         GIB_PAGES,
@@ -79,9 +78,9 @@ fn unmap_gib(space: &mut Space) {
 fn gib_private(suite: &mut Suite) {
     let map = |space: &mut Space| space.map(pages_at(0, GIB_PAGES), POPULATED, READ_WRITE).expect("nothing is there");
     // Gives the pages back, untimed, each time.
-    let tables = || Emptied(floor::Tables::new(GIB_PAGES));
+    let tables = || Emptied(Tables::new(GIB_PAGES));
     let populated = || {
-        let mut tables = floor::Tables::new(GIB_PAGES);
+        let mut tables = Tables::new(GIB_PAGES);
         tables.populate();
         tables
     };
@@ -115,7 +114,7 @@ fn until_unlocked(iterations: u64) -> Duration {
 }
 
 /// Tables that give back what leaves own when they go.
-struct Emptied(floor::Tables);
+struct Emptied(Tables);
 
 impl Drop for Emptied {
     fn drop(&mut self) {

@@ -4,10 +4,9 @@ use memory_addr::{MemoryAddr, PAGE_SIZE_4K, PhysAddr};
 use page_table_multiarch::{PageSize, PageTable64, PagingMetaData};
 use stage2::{GuestPhysAddr, MappingFlags, aarch64::Stage2Entry};
 
-use crate::{
-    machine::{BASE, READ, READ_WRITE, TARGET},
-    pool::Pool,
-};
+use stage2_benches::pool::Pool;
+
+use crate::machine::{BASE, READ, READ_WRITE, TARGET};
 
 /// Three levels, as many as the space of the benches has, and nothing to invalidate.
 pub struct ThreeLevels;
