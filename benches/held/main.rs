@@ -71,8 +71,8 @@ impl<T: Send + Sync> SpaceLock<T> for WatchedLock<T> {
     where
         T: 'a;
 
-    fn new(value: T) -> Self {
-        Self(RwLock::new(value))
+    fn new(value: T, _: usize) -> Option<Self> {
+        Some(Self(RwLock::new(value)))
     }
 
     fn shared(&self, _: CpuId) -> RwLockReadGuard<'_, T> {
