@@ -83,7 +83,7 @@ impl Fresh<'_> {
         if !admit() {
             return Ok(None);
         }
-        book.reserve(page).ok_or(Exhausted::Memory)?;
+        book.reserve(page..page + 1).ok_or(Exhausted::Memory)?;
         let Some(at) = self.at.take() else { return Ok(None) };
         book.put(page, at);
         Ok(Some(at))
@@ -213,7 +213,7 @@ impl<P: Platform> Region for Memory<P> {
         }
         self.operations.synchronize(bytes, PAGE_SIZE_4K, Content::Data);
         let mut book = self.book.upgradeable_read().upgrade();
-        book.reserve(page).ok_or(Exhausted::Memory)?;
+        book.reserve(page..page + 1).ok_or(Exhausted::Memory)?;
         if admit().is_none() {
             return Ok(None);
         }

@@ -19,7 +19,7 @@ pub(crate) use self::{
     book::{Book, Given},
     memory::{Pool, Region},
     orphans::Orphans,
-    snapshot::{Part, offset_of, part_at},
+    snapshot::{Part, offset_of},
     supply::{Behind, behind, forsake, supply},
     view::{Lease, View, Window},
 };
