@@ -44,7 +44,7 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
             complaints.extend(undefined_codes(&name, &contents, &known));
         }
     }
-    let mut pages = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
+    let mut pages = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"].map(|page| root.join(page)).to_vec();
     collect(&root.join("docs"), "md", &mut pages)?;
     pages.sort();
     for page in pages {
