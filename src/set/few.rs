@@ -28,6 +28,12 @@ impl<T> Few<T> {
         Self { first: None, rest }
     }
 
+    /// A list of an item at most, with what [`room_for`] gave.
+    #[inline]
+    pub(super) const fn of(first: Option<T>, rest: Vec<T>) -> Self {
+        Self { first, rest }
+    }
+
     /// Appends an item, for which there is room.
     pub(super) fn push(&mut self, item: T) {
         if self.first.is_none() {
