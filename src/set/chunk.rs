@@ -140,8 +140,8 @@ impl<B: Backing> Chunk<B> {
     pub(super) fn take_all(&mut self, range: Range<usize>, mut gone: Option<&mut Few<MemoryArea<B>>>) {
         for &freed in &self.slots[range.clone()] {
             let area = self.areas[slot(freed)].take();
-            if let Some(gone) = &mut gone {
-                area.into_iter().for_each(|area| gone.push(area));
+            if let (Some(area), Some(gone)) = (area, &mut gone) {
+                gone.push(area);
             }
         }
         let len = self.len;
