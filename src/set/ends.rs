@@ -82,3 +82,33 @@ impl Ends {
         assert!(kept.iter().copied().eq(ends.chain(core::iter::repeat(FILLER)).take(kept.len())));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::Ends;
+
+    #[test]
+    fn many_groups_are_searched_as_one_is() {
+        let (mut ends, mut twin) = (Ends::new(), Vec::new());
+        // Any order.
+        for step in 0..300 {
+            let end = step * 77 % 300 * 2;
+            let index = twin.partition_point(|&other| other <= end);
+            ends.try_reserve().unwrap();
+            ends.insert(index, end, twin.len());
+            twin.insert(index, end);
+        }
+        for removed in [250..251, 100..200, 0..190] {
+            for addr in 0..600 {
+                assert_eq!(ends.up_to(addr), twin.partition_point(|&end| end <= addr));
+            }
+            assert!(ends.only_group().is_none() && ends.up_to(usize::MAX) >= twin.len());
+            ends.remove(removed.clone(), twin.len());
+            twin.drain(removed);
+            ends.check(twin.iter().copied(), twin.len());
+        }
+        assert!(ends.only_group().is_some());
+    }
+}
