@@ -92,7 +92,7 @@ mod known_interface {
     #[allow(clippy::items_after_statements, clippy::large_stack_arrays, reason = "it is theirs, unchanged")]
     fn the_example_that_users_of_memory_set_have_runs_unchanged() {
         use memory_addr::{va, va_range, VirtAddr};
-        use stage2::{Backing, MappingBackend, MemoryArea, MemorySet};
+        use stage2::{MappingBackend, MemoryArea, MemorySet};
 
         const MAX_ADDR: usize = 0x10000;
 
