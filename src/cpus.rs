@@ -110,12 +110,12 @@ impl Cpus {
         Ok(Owed { flush, other_vcpu: this.changes_vcpu(vcpu) })
     }
 
-    /// The CPU is out of the guest; `None` if there is no such CPU.
+    /// The CPU is out of the guest: whether there is such a CPU.
     ///
     /// Release: what the guest did on this CPU comes before what is done by a CPU that sees it outside.
-    pub(crate) fn leave(&self, cpu: CpuId) -> Option<()> {
-        self.all.get(cpu.0)?.in_guest.store(false, Ordering::Release);
-        Some(())
+    pub(crate) fn leave(&self, cpu: CpuId) -> bool {
+        let this = self.all.get(cpu.0);
+        this.inspect(|this| this.in_guest.store(false, Ordering::Release)).is_some()
     }
 
     /// Lets no CPU enter from now on, if none is in the guest; else the first that is. One at a time.

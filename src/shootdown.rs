@@ -149,8 +149,8 @@ impl<R: Copy, I: Invalidate<R>> Shootdown<I, R> {
         Ok(Ok(()))
     }
 
-    /// This CPU is out of the guest.
-    pub(crate) fn leave(&self, cpu: CpuId) -> Option<()> {
+    /// This CPU is out of the guest: whether there is such a CPU.
+    pub(crate) fn leave(&self, cpu: CpuId) -> bool {
         self.cpus.leave(cpu)
     }
 

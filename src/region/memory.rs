@@ -6,7 +6,7 @@ use core::{any::TypeId, ptr::NonNull};
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 use spin::rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Book, Given, Orphans, supply::Supply};
+use super::{Book, Given, RegionError, RemovedRegions, supply::Supply};
 use crate::{Content, Frames, Invalidate, Platform, account::Exhausted, frame::Owned};
 
 /// A region, whatever allocator and caches it was made for.
@@ -27,13 +27,13 @@ pub(crate) trait Region: Send + Sync {
     fn allocate(&self) -> Option<PhysAddr>;
 
     /// Gives a page a frame that `write` fills, which starts as zeros, if `admit` allows it in the end, under the region's
-    /// lock. Nothing if either of them does not want it.
+    /// lock: whether neither of them refused.
     fn receive(
         &self,
         page: usize,
-        write: &mut dyn FnMut(&mut [u8]) -> Option<()>,
-        admit: &mut dyn FnMut() -> Option<()>,
-    ) -> Result<Option<()>, Exhausted>;
+        write: &mut dyn FnMut(&mut [u8]) -> bool,
+        admit: &mut dyn FnMut() -> bool,
+    ) -> Result<bool, Exhausted>;
 
     /// Where pages come from that nobody touched; zeros, if from nowhere.
     fn supply(&self) -> Option<&Supply>;
@@ -83,7 +83,7 @@ impl Fresh<'_> {
         if !admit() {
             return Ok(None);
         }
-        book.reserve(page).ok_or(Exhausted::Memory)?;
+        book.reserve(page)?;
         let Some(at) = self.at.take() else { return Ok(None) };
         book.put(page, at);
         Ok(Some(at))
@@ -136,11 +136,24 @@ impl dyn Region {
 
     /// A mapping has its copy, and no CPU reaches the page through it any more.
     pub(crate) fn leave(&self, page: usize) {
-        let deserted = self.writing().leave(page);
-        if let Some(at) = deserted {
+        let unreachable = self.writing().leave(page);
+        if let Some(at) = unreachable {
             // SAFETY: every mapping there ever was has a copy, and nobody can make another: the book says so.
             unsafe { self.free(at) }
         }
+    }
+}
+
+/// For the last mapping, which takes the memory of its region back.
+impl dyn Region {
+    /// Refuses a region that anything but one mapping can reach. None can come meanwhile: a new mapping takes a handle.
+    pub(crate) fn check_sole(&self) -> Result<(), RegionError> {
+        self.reading().check_sole()
+    }
+
+    /// Forgets the frames of `size` bytes from a page on: the mapping, which is the only one, has them.
+    pub(crate) fn take(&self, first: usize, size: usize) {
+        self.writing().take(first..first + size / PAGE_SIZE_4K);
     }
 }
 
@@ -202,23 +215,23 @@ impl<P: Platform> Region for Memory<P> {
     fn receive(
         &self,
         page: usize,
-        write: &mut dyn FnMut(&mut [u8]) -> Option<()>,
-        admit: &mut dyn FnMut() -> Option<()>,
-    ) -> Result<Option<()>, Exhausted> {
+        write: &mut dyn FnMut(&mut [u8]) -> bool,
+        admit: &mut dyn FnMut() -> bool,
+    ) -> Result<bool, Exhausted> {
         let fresh = Owned::allocate(&self.frames, 1).ok_or(Exhausted::Memory)?.zeroed();
         let bytes = self.frames.pointer(fresh.at());
         // SAFETY: `fresh` owns the page, which nobody else has seen, and it is initialized.
-        if write(unsafe { core::slice::from_raw_parts_mut(bytes.as_ptr(), PAGE_SIZE_4K) }).is_none() {
-            return Ok(None);
+        if !write(unsafe { core::slice::from_raw_parts_mut(bytes.as_ptr(), PAGE_SIZE_4K) }) {
+            return Ok(false);
         }
         self.operations.synchronize(bytes, PAGE_SIZE_4K, Content::Data);
         let mut book = self.book.upgradeable_read().upgrade();
-        book.reserve(page).ok_or(Exhausted::Memory)?;
-        if admit().is_none() {
-            return Ok(None);
+        book.reserve(page)?;
+        if !admit() {
+            return Ok(false);
         }
         book.put(page, fresh.into_raw());
-        Ok(Some(()))
+        Ok(true)
     }
 
     fn supply(&self) -> Option<&Supply> {
@@ -249,9 +262,9 @@ impl<P: Platform> Drop for Memory<P> {
     fn drop(&mut self) {
         self.free_some(&mut { usize::MAX });
         // What stands behind it may go too, and what stands behind that: without recursion.
-        let mut orphans = Orphans::default();
+        let mut removed = RemovedRegions::default();
         while let Some(base) = self.book.get_mut().pop_base() {
-            orphans.add(base.view);
+            removed.add(base.view);
         }
     }
 }

@@ -3,9 +3,8 @@
 
 mod access;
 mod book;
-mod convert;
 mod memory;
-mod orphans;
+mod removed;
 mod snapshot;
 mod supply;
 mod view;
@@ -18,9 +17,9 @@ pub use self::snapshot::Snapshot;
 pub(crate) use self::{
     book::{Book, Given},
     memory::{Pool, Region},
-    orphans::Orphans,
+    removed::RemovedRegions,
     snapshot::{Part, offset_of, part_at},
-    supply::{Behind, behind, forsake, supply},
+    supply::{Behind, behind, end_waits, supply},
     view::{Lease, View, Window},
 };
 use self::{memory::Memory, supply::Supply};
@@ -252,7 +251,7 @@ impl Clone for SharedRegion {
 impl Drop for SharedRegion {
     fn drop(&mut self) {
         self.0.writing().handles -= 1;
-        supply::desert(&self.0);
+        supply::end_all_waits(&self.0);
     }
 }
 

@@ -92,19 +92,19 @@ impl Region for OnePage {
     fn receive(
         &self,
         _: usize,
-        write: &mut dyn FnMut(&mut [u8]) -> Option<()>,
-        admit: &mut dyn FnMut() -> Option<()>,
-    ) -> Result<Option<()>, Exhausted> {
-        if write(&mut [0; PAGE_SIZE_4K]).is_none() {
-            return Ok(None);
+        write: &mut dyn FnMut(&mut [u8]) -> bool,
+        admit: &mut dyn FnMut() -> bool,
+    ) -> Result<bool, Exhausted> {
+        if !write(&mut [0; PAGE_SIZE_4K]) {
+            return Ok(false);
         }
         let mut present = self.host.region.lock().unwrap();
-        if admit().is_none() {
-            return Ok(None);
+        if !admit() {
+            return Ok(false);
         }
         assert!(!*present, "it came twice");
         *present = true;
-        Ok(Some(()))
+        Ok(true)
     }
 
     fn supply(&self) -> Option<&Supply> {
@@ -146,12 +146,12 @@ impl World {
 
     /// As a space does.
     fn supply(&self) -> Supplied {
-        let still_missing = || {
+        let is_still_missing = || {
             let present = *self.host.region.lock().unwrap();
             let mapped = *self.host.table.lock().unwrap();
-            (!present && !mapped).then_some(())
+            !present && !mapped
         };
-        supply(&self.region, 0, still_missing).unwrap()
+        supply(&self.region, 0, is_still_missing).unwrap()
     }
 
     /// A ticket of a source that answers later.

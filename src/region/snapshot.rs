@@ -9,7 +9,7 @@ use super::{
     SharedRegion, View,
     book::{Base, Book},
 };
-use crate::{GuestPhysAddr, GuestPhysRange, MappingFlags};
+use crate::{GuestPhysAddr, GuestPhysRange, MappingFlags, account::Exhausted};
 
 /// A guest's own memory as it was at one moment: [`GuestSpace::snapshot`](crate::GuestSpace::snapshot) takes it, and
 /// [`GuestSpace::restore`](crate::GuestSpace::restore) starts any number of guests from it.
@@ -89,7 +89,7 @@ impl SharedRegion {
     }
 
     /// Makes room for so many [bases](Self::inherit).
-    pub(crate) fn reserve_bases(&self, count: usize) -> Option<()> {
+    pub(crate) fn reserve_bases(&self, count: usize) -> Result<(), Exhausted> {
         self.region().writing().reserve_bases(count)
     }
 
@@ -104,7 +104,7 @@ impl SharedRegion {
 impl Filling<'_> {
     /// Makes room for frames of `size` bytes from `offset` on.
     #[inline]
-    pub(crate) fn reserve(&mut self, offset: usize, size: usize) -> Option<()> {
+    pub(crate) fn reserve(&mut self, offset: usize, size: usize) -> Result<(), Exhausted> {
         pages(offset, size).try_for_each(|page| self.0.reserve(page))
     }
 

@@ -44,7 +44,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let State { areas, table, .. } = &mut *guard;
         let mut filling = region.filling();
         table.own_memory(&self.context, range, |gpa, _, size| {
-            filling.reserve(gpa - range.start, size).ok_or(out_of_memory)
+            filling.reserve(gpa - range.start, size).map_err(|_| out_of_memory)
         })?;
         drop(filling);
         let view = View::new(Window::open(region.region()).ok_or(out_of_memory)?, range.start, 0);
@@ -62,11 +62,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         drop(filling);
         self.context.frames.account().give_back(bytes / PAGE_SIZE_4K);
         table.change_owners(&self.context, range, Owner::Space, Owner::Shared);
-        let gone = plan.rebase(|| Backend::Shared(view.clone()));
+        let replaced = plan.rebase(|| Backend::Shared(view.clone()));
         lease.keep();
         drop(guard);
         // Regions whose last reference this is go without the lock.
-        drop(gone);
+        drop(replaced);
         Ok(region)
     }
 
@@ -119,9 +119,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         table.change_owners(&self.context, range, Owner::Shared, Owner::Space);
         charge.keep();
-        let gone = plan.rebase(|| Backend::Private(LeafPolicy::Pages));
+        let replaced = plan.rebase(|| Backend::Private(LeafPolicy::Pages));
         drop(guard);
-        drop((leases, gone));
+        drop((leases, replaced));
         Ok(())
     }
 

@@ -36,7 +36,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             return Ok(Copied::Lost);
         };
         let Backend::CopyOnWrite(view) = area.backend() else { return Ok(Copied::Lost) };
-        let copied = self.copy_here(&state, (area, view), (fault.gpa, fault.access), frame)?;
+        let copied = self.copy_here(&state, area, view, fault, frame)?;
         // A page that was taken was not broken.
         self.forget_denial(fault);
         Ok(copied)
@@ -53,10 +53,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     pub(super) fn copy_here(
         &self,
         state: &State,
-        (area, view): (&MemoryArea<Backend>, &View),
-        (gpa, access): (GuestPhysAddr, Access),
+        area: &MemoryArea<Backend>,
+        view: &View,
+        fault: &Fault,
         frame: Owned<'_, P::Frames>,
     ) -> Result<Copied, Error> {
+        let (gpa, access) = (fault.gpa, fault.access);
         let range = Context::<P>::page_of(gpa);
         let operations = self.context.operations();
         let charge = self.context.frames.account().charge(1).map_err(|exhausted| exhausted.at(range))?;

@@ -90,7 +90,7 @@ impl<P: Platform, L: LockFamily> Protecting<'_, P, L> {
         let (range, flags) = (self.rest, self.flags);
         let mut guard = self.space.exclusive()?;
         self.space.check_not_on_loan(&guard, range)?;
-        let State { areas, table, gone, .. } = &mut *guard;
+        let State { areas, table, removed, .. } = &mut *guard;
         let end = if entries == usize::MAX {
             range.end
         } else {
@@ -121,9 +121,9 @@ impl<P: Platform, L: LockFamily> Protecting<'_, P, L> {
         }
         self.seam = self.seam.or(cut);
         new.into_iter().for_each(Lease::keep);
-        gone.leases = leases;
+        removed.leases = leases;
         flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
-        gone.leases.clear();
+        removed.leases.clear();
         self.rest.start = end;
         Ok(self.progress())
     }

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use super::{GuestSpace, State};
 use crate::{
+    account::Exhausted,
     addr::{GuestPhysAddr, GuestPhysRange, Level},
     backend::Backend,
     error::Error,
@@ -65,7 +66,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let range = GuestPhysRange { start: first.range.start, end: last.range.end };
         let out_of_memory = Error::NoMemory(range);
         let region = self.region(last.offset + last.range.size()).map_err(|_| out_of_memory)?;
-        region.reserve_bases(state.areas.len()).ok_or(out_of_memory)?;
+        region.reserve_bases(state.areas.len()).map_err(|_| out_of_memory)?;
         let window = Window::open(region.region()).ok_or(out_of_memory)?;
         region.freeze().map_err(|cause| Error::Region { range, cause })?;
         Ok(Draft { parts, range, region, window })
@@ -164,8 +165,9 @@ impl Draft {
         // A block may reach across areas that touch: they are side by side in the region too.
         let (mut filling, mut parts) = (self.region.filling(), Offsets::of(&self.parts));
         table.own_memory(context, range, |gpa, _, size| {
-            let room = parts.find(gpa).and_then(|offset| filling.reserve(offset, size));
-            room.ok_or(Error::NoMemory(self.range))
+            let place = parts.find(gpa).ok_or(Exhausted::Memory);
+            let room = place.and_then(|offset| filling.reserve(offset, size));
+            room.map_err(|exhausted| exhausted.at(self.range))
         })
     }
 

@@ -169,7 +169,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         &self,
         state: &State,
         place: GuestPhysRange,
-        (memory, owner): (&Extents, Owner),
+        memory: &Extents,
+        owner: Owner,
         flags: MappingFlags,
     ) -> Result<Detached<'_, P>, Error> {
         let level = state.table.graft_level(&self.context, place);

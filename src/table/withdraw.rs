@@ -52,7 +52,7 @@ impl Table {
         self.visit(context, range, |level, part, entry| match entry {
             Entry::Leaf(leaf) if leaf.owner == Owner::Space => {
                 let at = leaf.at + (part.start - Context::<P>::entry_range(level, part.start).start);
-                extents.push(at, part.size(), seams).ok_or(Unowned::NoMemory)
+                extents.push(at, part.size(), seams).map_err(|_| Unowned::NoMemory)
             }
             Entry::Absent => Err(Unowned::Missing(part.start)),
             other => Err(Unowned::Is(part.start, PageState::of(other).unwrap_or(PageState::Nothing))),
@@ -114,7 +114,7 @@ impl Table {
         self.visit(context, range, |level, part, entry| match entry {
             Entry::Leaf(leaf) if leaf.owner == owner => {
                 let at = leaf.at + (part.start - Context::<P>::entry_range(level, part.start).start);
-                extents.push(at, part.size(), Seams::Forgotten).ok_or(())
+                extents.push(at, part.size(), Seams::Forgotten).map_err(drop)
             }
             _ => Ok(()),
         })

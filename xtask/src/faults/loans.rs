@@ -56,10 +56,10 @@ pub const FAULTS: &[Fault] = &[
         rules: &["T6"],
         edits: &[Edit {
             file: UNMAP,
-            text: "        *gone = Gone { leases, areas: plan.carve() };
+            text: "        *removed = RemovedAreas { leases, areas: plan.carve() };
 ",
-            instead: "        *gone = Gone { leases, areas: plan.carve() };
-        gone.give_back();
+            instead: "        *removed = RemovedAreas { leases, areas: plan.carve() };
+        removed.give_back();
 ",
         }],
         host: &[toy("loans::deaf_cpus::what_a_borrowers_cpu_still_reaches")],
@@ -80,7 +80,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "a-dead-lenders-memory-lost",
         rules: &["W14"],
-        edits: &[Edit { file: LOAN, text: "|loan| loan.terms().orphan()", instead: "drop" }],
+        edits: &[Edit { file: LOAN, text: "|loan| loan.terms().lender_ends()", instead: "drop" }],
         host: &[toy("loans::deaths"), host("cortex_a57::lending::the_end_of_either")],
         emulator: HOST_ONLY,
     },

@@ -70,11 +70,11 @@ pub const FAULTS: &[Fault] = &[
         rules: &["C5", "H22"],
         edits: &[Edit {
             file: BOOK,
-            text: "let deserted = handles == 0 && record.copies() == Some(ever);",
-            instead: "let deserted = handles == 0 && ever > 0;",
+            text: "let unreachable = handles == 0 && record.copies() == Some(ever);",
+            instead: "let unreachable = handles == 0 && ever > 0;",
         }],
         host: &[
-            unit("a_page_that_all_copied_at_once_is_deserted"),
+            unit("a_page_that_all_copied_at_once_is_unreachable"),
             host("cortex_a57::copying::the_last_sharer"),
             host("worlds_are_what_their_twins_are"),
         ],

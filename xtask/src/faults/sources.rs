@@ -84,9 +84,9 @@ pub const FAULTS: &[Fault] = &[
         rules: &["T10"],
         edits: &[Edit {
             file: UNMAP,
-            text: "        _forsaken = Forsaken(lost);",
+            text: "        _ended = EndedWaits(lost);",
             instead: "        drop(Forsaken(lost));
-        _forsaken = Forsaken(alloc::vec::Vec::new());",
+        _ended = EndedWaits(alloc::vec::Vec::new());",
         }],
         host: &[toy("sources::callbacks::are_called_without_any_lock")],
         emulator: Emulator::Cannot("the source there calls nobody"),
@@ -96,9 +96,9 @@ pub const FAULTS: &[Fault] = &[
         rules: &["L4"],
         edits: &[Edit {
             file: UNMAP,
-            text: "        _forsaken = Forsaken(lost);",
+            text: "        _ended = EndedWaits(lost);",
             instead: "        drop(lost);
-        _forsaken = Forsaken(alloc::vec::Vec::new());",
+        _ended = EndedWaits(alloc::vec::Vec::new());",
         }],
         host: &[toy("sources::private::unmapping_cancels"), host("cortex_a57::sources::unmapping_cancels")],
         emulator: Emulator::Shows(A57, &["sources::unmapping_cancels"]),

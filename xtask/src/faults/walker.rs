@@ -222,7 +222,7 @@ pub const FAULTS: &[Fault] = &[
         rules: &["L6"],
         edits: &[Edit {
             file: "src/space/unmap.rs",
-            text: "flush.detach(&mut debris.remains)",
+            text: "flush.detach(&mut into.memory)",
             instead: "flush.finish()",
         }],
         host: &[toy("steps::unmap::")],
