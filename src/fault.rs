@@ -2,7 +2,7 @@
 
 use page_table_multiarch::MappingFlags;
 
-use crate::{Access, GuestPhysAddr, Ticket};
+use crate::{addr::GuestPhysAddr, format::Access, ticket::Ticket};
 
 /// A fault that the second stage of translation raised, as the architecture's decoder makes it from the registers.
 ///

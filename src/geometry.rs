@@ -2,7 +2,7 @@
 
 use memory_addr::MemoryAddr;
 
-use crate::{GuestPhysAddr, GuestPhysRange, Level};
+use crate::addr::{GuestPhysAddr, GuestPhysRange, Level};
 
 /// The shape of a tree: how an address selects an entry at each level.
 ///

@@ -42,8 +42,10 @@ mod account;
 mod addr;
 mod backend;
 mod counted;
+mod cpu_id;
 mod cpus;
 mod error;
+mod extents;
 mod fault;
 mod format;
 mod frame;
@@ -52,6 +54,7 @@ mod invalidate;
 mod loan;
 mod lock;
 mod metered;
+mod ownership;
 mod plain;
 mod platform;
 mod region;
@@ -61,20 +64,21 @@ mod source;
 mod space;
 mod stripes;
 mod table;
+mod ticket;
 
 pub use account::{Limits, Resource, Usage};
 pub use addr::{GuestPhysAddr, GuestPhysRange, Level, PhysAddr};
 pub use arch::*;
-pub use backend::{LeafPolicy, Mapping, Populate};
-pub use cpus::{CpuId, VcpuId};
+pub use backend::{Mapping, Populate};
+pub use cpu_id::{CpuId, VcpuId};
 pub use error::Error;
 pub use fault::{Cause, Fault, Origin, Outcome};
 pub use format::{
-    Access, Change, Denials, Entry, Fields, Format, Inexpressible, Leaf, Marked, Owner, Translation, Used,
+    Access, Change, Denials, Entry, Fields, Format, Inexpressible, Leaf, LeafPolicy, Marked, Owner, Translation, Used,
 };
 pub use frame::{Contents, Frames, Handler, Pieces};
 pub use geometry::Geometry;
-pub use invalidate::{Changed, Content, Invalidate, Reach, Scope, Unreachable};
+pub use invalidate::{Changed, Content, Invalidate, Invalidations, Reach, Scope, Unreachable};
 pub use loan::{Handover, Loan, LoanKind, PageState};
 pub use lock::{LockFamily, SpaceLock, Spin, Striped};
 pub use page_table_multiarch::MappingFlags;
@@ -84,7 +88,6 @@ pub use region::{RegionError, RegionWriter, SharedRegion, Snapshot};
 pub use set::{
     AreaError, Backing, Few, MappingBackend, MappingChange, MappingError, MappingResult, MemoryArea, MemorySet, Plan,
 };
-pub use shootdown::Invalidations;
 pub use source::{Pager, Settled, Source, SourceError, SourceFailed, Supply, Ticket, Waiting};
 pub use space::{
     Area, AreaKind, Config, Dismantling, GuestSpace, Progress, Protecting, Snapshotting, Stats, Unmapping,

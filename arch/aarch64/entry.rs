@@ -13,7 +13,10 @@ use super::{
     config::{INDEX_BITS, PAGE_SHIFT},
 };
 use crate::{
-    Access, Change, Denials, Entry, Fields, Format, Geometry, Inexpressible, Leaf, Level, Marked, Used, arch::owner,
+    addr::Level,
+    arch::owner,
+    format::{Access, Change, Denials, Entry, Fields, Format, Inexpressible, Leaf, Marked, Used},
+    geometry::Geometry,
 };
 
 /// `AArch64` stage 2: descriptors of 4 KiB, 2 MiB and 1 GiB.

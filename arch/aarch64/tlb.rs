@@ -5,7 +5,11 @@
 use core::ptr::NonNull;
 
 use super::{Capabilities, Domain, Errata, Executor, Features, HCR_BITS, Kind, Op, Root, Stage1, Tlbi, operand};
-use crate::{Content, CpuId, GuestPhysAddr, Invalidate, Reach, Scope, Unreachable};
+use crate::{
+    addr::GuestPhysAddr,
+    cpu_id::CpuId,
+    invalidate::{Content, Invalidate, Reach, Scope, Unreachable},
+};
 
 /// The most operations by address that one invalidation sends.
 ///

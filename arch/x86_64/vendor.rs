@@ -13,8 +13,10 @@ use super::{
     npt::{self, Npt},
 };
 use crate::{
-    Access, Change, Content, CpuId, Denials, Entry, Fields, Format, GuestPhysAddr, Inexpressible, Invalidate, Leaf,
-    Level, Reach, Scope, Unreachable,
+    addr::{GuestPhysAddr, Level},
+    cpu_id::CpuId,
+    format::{Access, Change, Denials, Entry, Fields, Format, Inexpressible, Leaf},
+    invalidate::{Content, Invalidate, Reach, Scope, Unreachable},
 };
 
 /// How a CPU runs guests. Other vendors' CPUs have one of the two as well.

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::Loan;
-use crate::{GuestPhysRange, account::Exhausted};
+use crate::{account::Exhausted, addr::GuestPhysRange};
 
 /// The loans that a space gave, by the addresses that the memory has in it. A page is on loan once.
 #[derive(Default)]
@@ -43,7 +43,7 @@ impl Loans {
     }
 
     /// How many end at or before `gpa`.
-    fn behind(&self, gpa: crate::GuestPhysAddr) -> usize {
+    fn behind(&self, gpa: crate::addr::GuestPhysAddr) -> usize {
         self.0.partition_point(|loan| loan.lender_range().end <= gpa)
     }
 }

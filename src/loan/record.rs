@@ -7,9 +7,17 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use memory_addr::PAGE_SIZE_4K;
+use page_table_multiarch::MappingFlags;
 
-use super::{Extents, LoanKind};
-use crate::{Content, Frames, GuestPhysRange, Invalidate, MappingFlags, Platform, counted::Counted};
+use super::LoanKind;
+use crate::{
+    addr::GuestPhysRange,
+    counted::Counted,
+    extents::Extents,
+    frame::Frames,
+    invalidate::{Content, Invalidate},
+    platform::Platform,
+};
 
 /// A loan, whatever allocator its memory is from.
 pub(crate) trait Lending: Send + Sync {

@@ -6,8 +6,8 @@ use memory_addr::PAGE_SIZE_4K;
 
 use super::{RegionError, RegionWriter, SharedRegion};
 use crate::{
-    Content, Plain, Word,
-    plain::{self, sealed::Cell},
+    invalidate::Content,
+    plain::{self, Plain, Word, sealed::Cell},
 };
 
 impl SharedRegion {

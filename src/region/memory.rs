@@ -7,10 +7,16 @@ use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 use spin::rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{Book, Given, RegionError, RemovedRegions, supply::Supply};
-use crate::{Content, Frames, Invalidate, Platform, account::Exhausted, frame::Owned};
+use crate::{
+    account::Exhausted,
+    frame::{Frames, Owned},
+    invalidate::{Content, Invalidate},
+    platform::Platform,
+    source::PageOwner,
+};
 
 /// A region, whatever allocator and caches it was made for.
-pub(crate) trait Region: Send + Sync {
+pub(crate) trait Region: PageOwner {
     /// Its size in bytes.
     fn size(&self) -> usize;
 
@@ -25,15 +31,6 @@ pub(crate) trait Region: Send + Sync {
 
     /// Allocates a frame for a page: zeroed, and in step with the caches.
     fn allocate(&self) -> Option<PhysAddr>;
-
-    /// Gives a page a frame that `write` fills, which starts as zeros, if `admit` allows it in the end, under the region's
-    /// lock: whether neither of them refused.
-    fn receive(
-        &self,
-        page: usize,
-        write: &mut dyn FnMut(&mut [u8]) -> bool,
-        admit: &mut dyn FnMut() -> bool,
-    ) -> Result<bool, Exhausted>;
 
     /// Where pages come from that nobody touched; zeros, if from nowhere.
     fn supply(&self) -> Option<&Supply>;
@@ -212,28 +209,6 @@ impl<P: Platform> Region for Memory<P> {
         Some(fresh.into_raw())
     }
 
-    fn receive(
-        &self,
-        page: usize,
-        write: &mut dyn FnMut(&mut [u8]) -> bool,
-        admit: &mut dyn FnMut() -> bool,
-    ) -> Result<bool, Exhausted> {
-        let fresh = Owned::allocate(&self.frames, 1).ok_or(Exhausted::Memory)?.zeroed();
-        let bytes = self.frames.pointer(fresh.at());
-        // SAFETY: `fresh` owns the page, which nobody else has seen, and it is initialized.
-        if !write(unsafe { core::slice::from_raw_parts_mut(bytes.as_ptr(), PAGE_SIZE_4K) }) {
-            return Ok(false);
-        }
-        self.operations.synchronize(bytes, PAGE_SIZE_4K, Content::Data);
-        let mut book = self.book.upgradeable_read().upgrade();
-        book.reserve(page)?;
-        if !admit() {
-            return Ok(false);
-        }
-        book.put(page, fresh.into_raw());
-        Ok(true)
-    }
-
     fn supply(&self) -> Option<&Supply> {
         self.supply.as_ref()
     }
@@ -255,6 +230,30 @@ impl<P: Platform> Region for Memory<P> {
 
     fn pool(&self) -> Option<Pool> {
         Pool::of(&self.frames)
+    }
+}
+
+impl<P: Platform> PageOwner for Memory<P> {
+    fn receive(
+        &self,
+        page: usize,
+        write: &mut dyn FnMut(&mut [u8]) -> bool,
+        admit: &mut dyn FnMut() -> bool,
+    ) -> Result<bool, Exhausted> {
+        let fresh = Owned::allocate(&self.frames, 1).ok_or(Exhausted::Memory)?.zeroed();
+        let bytes = self.frames.pointer(fresh.at());
+        // SAFETY: `fresh` owns the page, which nobody else has seen, and it is initialized.
+        if !write(unsafe { core::slice::from_raw_parts_mut(bytes.as_ptr(), PAGE_SIZE_4K) }) {
+            return Ok(false);
+        }
+        self.operations.synchronize(bytes, PAGE_SIZE_4K, Content::Data);
+        let mut book = self.book.upgradeable_read().upgrade();
+        book.reserve(page)?;
+        if !admit() {
+            return Ok(false);
+        }
+        book.put(page, fresh.into_raw());
+        Ok(true)
     }
 }
 

@@ -3,13 +3,17 @@
 use alloc::vec::Vec;
 
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
+use page_table_multiarch::MappingFlags;
 use spin::rwlock::RwLockWriteGuard;
 
 use super::{
     SharedRegion, View,
     book::{Base, Book},
 };
-use crate::{GuestPhysAddr, GuestPhysRange, MappingFlags, account::Exhausted};
+use crate::{
+    account::Exhausted,
+    addr::{GuestPhysAddr, GuestPhysRange},
+};
 
 /// A guest's own memory as it was at one moment: [`GuestSpace::snapshot`](crate::GuestSpace::snapshot) takes it, and
 /// [`GuestSpace::restore`](crate::GuestSpace::restore) starts any number of guests from it.

@@ -4,10 +4,10 @@ use memory_addr::PAGE_SIZE_4K;
 
 use super::{Region, RegionError, SharedRegion, View};
 use crate::{
-    GuestPhysRange, Pager,
     account::Exhausted,
+    addr::GuestPhysRange,
     counted::Counted,
-    source::{Entered, Supplied},
+    source::{Entered, PageOwner, Pager, Supplied},
 };
 
 /// Where a region's pages come from.
@@ -63,7 +63,7 @@ pub(crate) fn supply(
     is_still_missing: impl FnOnce() -> bool,
 ) -> Result<Supplied, Exhausted> {
     let Some(supply) = region.supply() else { return Ok(Supplied::Ready) };
-    match supply.pager.enter(region, page, supply.offset + page * PAGE_SIZE_4K) {
+    match supply.pager.enter(&owner(region), page, supply.offset + page * PAGE_SIZE_4K) {
         Entered::Other(supplied) => Ok(supplied),
         // What another brought, or took away, before this one's ticket was written down.
         Entered::First(_) if !is_still_missing() => Ok(Supplied::Ready),
@@ -71,11 +71,16 @@ pub(crate) fn supply(
     }
 }
 
+/// The region as its pager knows it.
+pub(super) fn owner(region: &Counted<dyn Region>) -> Counted<dyn PageOwner> {
+    region.clone().known_as(|inner| inner)
+}
+
 /// A mapping has lost a part: the waits for its pages end if there is no other mapping, and no handle.
 pub(crate) fn end_waits(view: &View, part: GuestPhysRange) {
     let region = view.region();
     if let Some(supply) = region.supply().filter(|_| region.reading().is_alone()) {
-        supply.pager.cancel_pages(region, &(view.page(part.start)..view.page(part.end)));
+        supply.pager.cancel_pages(&owner(region), &(view.page(part.start)..view.page(part.end)));
     }
 }
 
@@ -83,7 +88,7 @@ pub(crate) fn end_waits(view: &View, part: GuestPhysRange) {
 pub(super) fn end_all_waits(region: &Counted<dyn Region>) {
     let Some(supply) = region.supply() else { return };
     if region.reading().is_unreachable() {
-        supply.pager.cancel_pages(region, &(0..usize::MAX));
+        supply.pager.cancel_pages(&owner(region), &(0..usize::MAX));
     }
 }
 

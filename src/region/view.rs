@@ -5,7 +5,7 @@ use core::fmt;
 use memory_addr::PAGE_SIZE_4K;
 
 use super::{Region, RegionError, supply::end_all_waits};
-use crate::{GuestPhysAddr, counted::Counted};
+use crate::{addr::GuestPhysAddr, counted::Counted};
 
 /// One mapping of a region: all areas that it was cut into share it.
 #[derive(Clone)]

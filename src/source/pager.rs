@@ -6,10 +6,10 @@ use core::{fmt, num::NonZeroUsize, ops::Range};
 use memory_addr::PAGE_SIZE_4K;
 
 use super::{
-    Settled, Source, SourceFailed, Supply, Ticket,
+    PageOwner, Settled, Source, SourceFailed, Supply, Ticket,
     desk::{Desk, Entry, Place},
 };
-use crate::{account::Exhausted, counted::Counted, region::Region};
+use crate::{account::Exhausted, counted::Counted};
 
 /// A source, and the pages that it was asked for and has not brought yet: a handle, of which there may be many.
 ///
@@ -72,7 +72,7 @@ struct Inner {
 }
 
 /// For whom a page is: a region, which it keeps.
-type Owner = Counted<dyn Region>;
+type Owner = Counted<dyn PageOwner>;
 
 /// Whether a ticket is still to be waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

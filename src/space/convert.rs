@@ -2,16 +2,17 @@
 //! be seen, or not any more.
 
 use memory_addr::PAGE_SIZE_4K;
+use page_table_multiarch::MappingFlags;
 
 use super::{GuestSpace, State, shared, supply::missing_page};
 use crate::{
-    MappingFlags,
     addr::GuestPhysRange,
-    backend::{Backend, LeafPolicy},
+    backend::Backend,
     error::Error,
-    format::Owner,
-    loan::{Handover, PageState, Seams},
+    extents::Seams,
+    format::{LeafPolicy, Owner},
     lock::{LockFamily, SpaceLock},
+    ownership::{Handover, PageState},
     platform::Platform,
     region::{Lease, Pool, SharedRegion, View, Window},
     set::MemoryArea,

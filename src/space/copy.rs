@@ -28,7 +28,7 @@ pub(super) enum Copied {
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Gives the guest a page that is not its own yet. The frame is allocated before the lock is taken.
-    pub(super) fn copy(&self, cpu: crate::CpuId, fault: &Fault) -> Result<Copied, Error> {
+    pub(super) fn copy(&self, cpu: crate::cpu_id::CpuId, fault: &Fault) -> Result<Copied, Error> {
         let frame = self.frame_for(fault.gpa)?;
         let state = self.state.shared(cpu);
         state.check_rest()?;

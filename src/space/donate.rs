@@ -1,16 +1,17 @@
 //! Memory that changes its owner for good, where it stands.
 
 use memory_addr::PAGE_SIZE_4K;
+use page_table_multiarch::MappingFlags;
 
 use super::{GuestSpace, State, transfer::Prepared, transfer::Transfer};
 use crate::{
-    MappingFlags,
     addr::{GuestPhysAddr, GuestPhysRange},
-    backend::{Backend, LeafPolicy},
+    backend::Backend,
     error::Error,
-    format::Owner,
-    loan::{Handover, Seams},
+    extents::Seams,
+    format::{LeafPolicy, Owner},
     lock::LockFamily,
+    ownership::Handover,
     platform::Platform,
     region::Pool,
     set::{Few, MemoryArea},

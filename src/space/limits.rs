@@ -8,7 +8,7 @@ use crate::{
     fault::{Fault, Outcome},
     lock::{LockFamily, SpaceLock},
     platform::Platform,
-    space::fault::{Later, Verdict},
+    space::{fault::Later, fault::Verdict},
     table::Context,
 };
 

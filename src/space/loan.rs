@@ -2,15 +2,18 @@
 
 use alloc::vec::Vec;
 
+use page_table_multiarch::MappingFlags;
+
 use super::{GuestSpace, State, transfer::Prepared, transfer::Transfer};
 use crate::{
-    MappingFlags,
     addr::{GuestPhysAddr, GuestPhysRange},
     backend::Backend,
     error::Error,
+    extents::Seams,
     format::{Inexpressible, Owner},
-    loan::{Handover, Loan, LoanKind, Seams, Terms},
+    loan::{Loan, LoanKind, Terms},
     lock::{LockFamily, SpaceLock},
+    ownership::Handover,
     platform::Platform,
     set::{MemoryArea, MemorySet},
     table::Noted,

@@ -2,9 +2,10 @@
 
 use alloc::vec::Vec;
 
+use page_table_multiarch::MappingFlags;
+
 use super::{GuestSpace, Progress, State, edit, shared};
 use crate::{
-    MappingFlags,
     addr::{GuestPhysAddr, GuestPhysRange},
     backend::Backend,
     error::Error,

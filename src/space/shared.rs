@@ -2,17 +2,18 @@
 
 use alloc::vec::Vec;
 
+use page_table_multiarch::MappingFlags;
+
 use super::{GuestSpace, State};
 use crate::{
-    MappingFlags,
     addr::{GuestPhysAddr, GuestPhysRange, Level, PhysAddr},
     backend::Backend,
-    error::Error,
+    error::{Error, RegionError},
     format::{Format, Leaf, Owner, Used},
     invalidate::{Content, Invalidate},
     lock::LockFamily,
     platform::Platform,
-    region::{Lease, RegionError, SharedRegion, View, Window},
+    region::{Lease, SharedRegion, View, Window},
     set::{MemoryArea, Plan},
     table::{Context, Installed},
 };

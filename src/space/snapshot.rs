@@ -7,10 +7,10 @@ use crate::{
     account::Exhausted,
     addr::{GuestPhysAddr, GuestPhysRange, Level},
     backend::Backend,
-    error::Error,
+    error::{Error, RegionError},
     lock::LockFamily,
     platform::Platform,
-    region::{Part, RegionError, SharedRegion, Snapshot, View, Window, offset_of, part_at},
+    region::{Part, SharedRegion, Snapshot, View, Window, offset_of, part_at},
     set::{MemoryArea, MemorySet},
     table::{Changes, Context, Table},
 };
@@ -119,9 +119,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         for area in own() {
             let (range, flags) = (area.va_range(), area.flags());
             if let Backend::Borrowed(_) = area.backend() {
-                return Err(self.page_is(range.start, crate::PageState::Borrowed));
+                return Err(self.page_is(range.start, crate::ownership::PageState::Borrowed));
             }
-            self.check_flags(range, crate::Owner::Frozen.limit(flags))?;
+            self.check_flags(range, crate::format::Owner::Frozen.limit(flags))?;
             self.check_page_size(range)?;
             parts.push(Part { range, flags, offset });
             offset += range.size();
@@ -194,7 +194,7 @@ impl Draft {
             let Some(offset) = offset_of(&self.parts, range.start) else { return };
             let new = Backend::CopyOnWrite(View::new(self.window.clone(), range.start, offset));
             if let Backend::CopyOnWrite(view) = core::mem::replace(backend, new) {
-                self.region.inherit(&Part { range, flags: crate::MappingFlags::empty(), offset }, view);
+                self.region.inherit(&Part { range, flags: page_table_multiarch::MappingFlags::empty(), offset }, view);
             }
         });
     }

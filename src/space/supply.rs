@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use memory_addr::PAGE_SIZE_4K;
+use page_table_multiarch::MappingFlags;
 
 use super::{
     GuestSpace, State,
@@ -11,16 +12,15 @@ use super::{
     shared::writes,
 };
 use crate::{
-    MappingFlags,
     account::Exhausted,
     addr::{GuestPhysAddr, GuestPhysRange},
     backend::{Backend, Mapping},
-    cpus::CpuId,
-    error::Error,
+    cpu_id::CpuId,
+    error::{Error, RegionError},
     fault::{Fault, Outcome},
     lock::{LockFamily, SpaceLock},
     platform::Platform,
-    region::{Behind, RegionError, SharedRegion, View, behind, end_waits, supply},
+    region::{Behind, SharedRegion, View, behind, end_waits, supply},
     set::{MemoryArea, Plan},
     source::{Pager, Supplied},
     table::{Context, Found},

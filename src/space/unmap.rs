@@ -1,12 +1,14 @@
 //! Taking a range away: at once for every CPU, and in steps for the allocator.
 
+use page_table_multiarch::MappingFlags;
+
 use super::{
     GuestSpace, Progress, State,
     removed::{Removed, RemovedAreas},
     shared,
     supply::{self, EndedWaits},
 };
-use crate::{MappingFlags, addr::GuestPhysRange, error::Error, lock::LockFamily, platform::Platform, table::Edit};
+use crate::{addr::GuestPhysRange, error::Error, lock::LockFamily, platform::Platform, table::Edit};
 
 /// A range that no CPU reaches any more, and whose memory is still to be freed:
 /// [`GuestSpace::unmap_in_steps`] makes it.

@@ -1,6 +1,7 @@
 //! Memory that changes hands: withdrawn leaf by leaf, and put back, handed over, or gone.
 
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
+use page_table_multiarch::MappingFlags;
 
 use super::{
     Table,
@@ -11,12 +12,12 @@ use super::{
     walk::{Step, Visit},
 };
 use crate::{
-    MappingFlags,
     addr::{GuestPhysAddr, GuestPhysRange, Level},
+    extents::{Extents, Seams},
     format::{Entry, Format, Leaf, Marked, Owner},
     frame::{self, Frames},
     invalidate::{Changed, Content, Invalidate, Unreachable},
-    loan::{Extents, Handover, PageState, Seams},
+    ownership::{Handover, PageState},
     platform::Platform,
 };
 

@@ -8,7 +8,10 @@ use page_table_multiarch::MappingFlags;
 
 use super::{Capabilities, Exceptions, Features, LargeLeaves, Root, Tracking};
 use crate::{
-    Access, Change, Denials, Entry, Fields, Format, Geometry, Inexpressible, Leaf, Level, Marked, Used, arch::owner,
+    addr::Level,
+    arch::owner,
+    format::{Access, Change, Denials, Entry, Fields, Format, Inexpressible, Leaf, Marked, Used},
+    geometry::Geometry,
 };
 
 /// Bit 0: reads are allowed. An entry without any of bits 2:0 is not present, and its other bits are ignored.

@@ -7,7 +7,12 @@
 use core::ptr::NonNull;
 
 use super::{Capabilities, Executor, Interrupt, Invept, Op, Root, VmFail};
-use crate::{Content, CpuId, GuestPhysAddr, Invalidate, Reach, Scope, Unreachable, x86_64::lines::lines};
+use crate::{
+    addr::GuestPhysAddr,
+    arch::x86_64::lines::lines,
+    cpu_id::CpuId,
+    invalidate::{Content, Invalidate, Reach, Scope, Unreachable},
+};
 
 /// Invalidates the translations of EPT tables: on this CPU by INVEPT, on others by interrupting them.
 ///

@@ -6,7 +6,7 @@
 use loom::{cell::UnsafeCell, sync::Arc, thread};
 
 use super::*;
-use crate::{GuestPhysAddr, loan::Seams};
+use crate::{addr::GuestPhysAddr, extents::Seams};
 
 struct World {
     terms: Terms,
