@@ -2,6 +2,8 @@
 
 use alloc::vec::Vec;
 
+use page_table_multiarch::MappingFlags;
+
 use super::{GuestSpace, State};
 use crate::{
     account::Exhausted,
@@ -194,7 +196,7 @@ impl Draft {
             let Some(offset) = offset_of(&self.parts, range.start) else { return };
             let new = Backend::CopyOnWrite(View::new(self.window.clone(), range.start, offset));
             if let Backend::CopyOnWrite(view) = core::mem::replace(backend, new) {
-                self.region.inherit(&Part { range, flags: page_table_multiarch::MappingFlags::empty(), offset }, view);
+                self.region.inherit(&Part { range, flags: MappingFlags::empty(), offset }, view);
             }
         });
     }

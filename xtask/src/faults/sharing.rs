@@ -85,7 +85,7 @@ pub const FAULTS: &[Fault] = &[
         rules: &["C6"],
         edits: &[Edit {
             file: SNAPSHOT,
-            text: "self.region.inherit(&Part { range, flags: crate::MappingFlags::empty(), offset }, view);",
+            text: "self.region.inherit(&Part { range, flags: MappingFlags::empty(), offset }, view);",
             instead: "drop(view);",
         }],
         host: &[host("cortex_a57::snapshots::a_fork_is_forked"), host("worlds_are_what_their_twins_are")],

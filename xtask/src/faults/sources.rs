@@ -18,8 +18,8 @@ pub const FAULTS: &[Fault] = &[
         rules: &["F1"],
         edits: &[Edit {
             file: REGION,
-            text: "Entered::First(_) if still_missing().is_none() =>",
-            instead: "Entered::First(_) if false && still_missing().is_none() =>",
+            text: "Entered::First(_) if !is_still_missing() =>",
+            instead: "Entered::First(_) if false && !is_still_missing() =>",
         }],
         host: &[toy("sources::races::a_page_that_another_brought_and_took")],
         emulator: BETWEEN,
@@ -71,10 +71,13 @@ pub const FAULTS: &[Fault] = &[
         rules: &["F8"],
         edits: &[Edit {
             file: PAGER,
-            text: "        self.0.desk.fail(ticket)?;
-        self.0.source.settled(ticket, Settled::Failed);",
+            text: "        let was_pending = self.0.desk.fail(ticket);
+        if was_pending {
+            self.0.source.settled(ticket, Settled::Failed);
+        }
+        was_pending",
             instead: "        self.0.source.settled(ticket, Settled::Failed);
-        self.0.desk.fail(ticket)?;",
+        self.0.desk.fail(ticket)",
         }],
         host: &[toy("sources::callbacks::come_when_the_ticket_is_over")],
         emulator: BETWEEN,
