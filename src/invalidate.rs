@@ -58,6 +58,13 @@ pub trait Invalidate<R>: Send + Sync + 'static {
     /// and with [`Content::Code`] for its instruction fetches ([H14](crate::hardware#h14)).
     fn synchronize(&self, bytes: NonNull<u8>, len: usize, content: Content);
 
+    /// Whether [`synchronize`](Self::synchronize) does anything for such memory: where it does not, it need not be asked
+    /// for each page.
+    fn synchronizes(&self, content: Content) -> bool {
+        let _ = content;
+        true
+    }
+
     /// Loads the root into this CPU's registers.
     fn activate(&self, root: R);
 }

@@ -245,6 +245,10 @@ impl<E: Executor> Invalidate<Root> for Tlb<E> {
         }
     }
 
+    fn synchronizes(&self, content: Content) -> bool {
+        content != Content::Data || !self.capabilities.features.contains(Features::FORCED_WRITE_BACK)
+    }
+
     fn activate(&self, root: Root) {
         // Walks in flight by the old registers are over before the registers change (H2).
         self.barrier(Domain::InnerShareable, Kind::All);

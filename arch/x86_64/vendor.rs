@@ -283,6 +283,13 @@ impl<E: Invalidate<ept::Root>, N: Invalidate<npt::Root>> Invalidate<Root> for Ne
         }
     }
 
+    fn synchronizes(&self, content: Content) -> bool {
+        match self {
+            Self::Ept(tlb) => tlb.synchronizes(content),
+            Self::Npt(tlb) => tlb.synchronizes(content),
+        }
+    }
+
     fn activate(&self, root: Root) {
         self.ask(root, Invalidate::activate, Invalidate::activate);
     }

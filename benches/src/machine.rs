@@ -47,6 +47,7 @@ pub trait Kind: 'static {
 pub struct Idle;
 
 impl ept::Executor for Idle {
+    #[inline]
     fn execute(&self, _: ept::Op) -> Result<(), ept::VmFail> {
         Ok(())
     }
@@ -59,29 +60,36 @@ impl ept::Interrupt for Idle {
 }
 
 impl aarch64::Executor for Idle {
+    #[inline]
     fn execute(&self, _: aarch64::Op) {}
 
+    #[inline]
     fn vttbr(&self) -> u64 {
         1 << 48
     }
 
+    #[inline]
     fn vtcr(&self) -> u64 {
         // The space's own, which is active.
         0x8005_3558
     }
 
+    #[inline]
     fn hcr(&self) -> u64 {
         0
     }
 
+    #[inline]
     fn stage1(&self) -> aarch64::Stage1 {
         aarch64::Stage1 { tcr: 0, sctlr: 0 }
     }
 
+    #[inline]
     fn mask_interrupts(&self) -> u64 {
         0
     }
 
+    #[inline]
     fn restore_interrupts(&self, _: u64) {}
 }
 

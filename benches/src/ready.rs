@@ -93,6 +93,7 @@ fn take_several(count: usize, align: usize) -> usize {
     host_memory(count, align)
 }
 
+#[inline]
 fn pointer(at: PhysAddr) -> NonNull<u8> {
     NonNull::new(std::ptr::with_exposed_provenance_mut(at.as_usize())).expect("no page is at 0")
 }
@@ -119,10 +120,12 @@ unsafe impl<const ZEROED: bool> Frames for Ready<ZEROED> {
         pointer(at)
     }
 
+    #[inline]
     fn contents(&self) -> Contents {
         if ZEROED { Contents::Zeroed } else { Contents::Unknown }
     }
 
+    #[inline]
     fn pool(&self) -> Option<usize> {
         Some(0)
     }
@@ -177,10 +180,12 @@ unsafe impl Frames for Uncounted {
         pointer(at)
     }
 
+    #[inline]
     fn contents(&self) -> Contents {
         Contents::Zeroed
     }
 
+    #[inline]
     fn pool(&self) -> Option<usize> {
         Some(0)
     }

@@ -178,26 +178,40 @@ impl Book {
         self.frames
     }
 
-    /// Makes room for a page's record.
-    #[inline]
-    pub(super) fn reserve(&mut self, page: usize) -> Result<(), Exhausted> {
-        let chunk = self.chunks.get_mut(page / CHUNK).ok_or(Exhausted::Memory)?;
-        if chunk.is_empty() {
-            chunk.try_reserve_exact(CHUNK).map_err(|_| Exhausted::Memory)?;
-            chunk.resize(CHUNK, Record::default());
+    /// Makes room for the records of some pages.
+    pub(super) fn reserve(&mut self, pages: core::ops::Range<usize>) -> Result<(), Exhausted> {
+        for chunk in pages.start / CHUNK..pages.end.div_ceil(CHUNK) {
+            let chunk = self.chunks.get_mut(chunk).ok_or(Exhausted::Memory)?;
+            if chunk.is_empty() {
+                chunk.try_reserve_exact(CHUNK).map_err(|_| Exhausted::Memory)?;
+                chunk.resize(CHUNK, Record::default());
+            }
         }
         Ok(())
     }
 
     /// Gives a page that has none a frame. Its room is reserved.
-    #[inline]
     pub(super) fn put(&mut self, page: usize, at: PhysAddr) {
-        let record = self.record(page);
-        debug_assert!(record.is_some(), "the room was reserved");
-        if let Some(record) = record {
-            record.set_frame(Some(at));
-            self.frames += 1;
+        self.put_all(page, core::iter::once(at));
+    }
+
+    /// Gives pages from `first` on, which have none, a frame each. Their room is reserved.
+    #[inline]
+    pub(super) fn put_all(&mut self, first: usize, mut frames: impl Iterator<Item = PhysAddr>) {
+        let mut page = first;
+        while let Some(records) = self.chunks.get_mut(page / CHUNK).and_then(|chunk| chunk.get_mut(page % CHUNK..)) {
+            let before = page;
+            // The records come first: a frame that is taken out of the iterator has one.
+            for (record, at) in records.iter_mut().zip(&mut frames) {
+                record.set_frame(Some(at));
+                page += 1;
+            }
+            self.frames += page - before;
+            if page == before || !page.is_multiple_of(CHUNK) {
+                break;
+            }
         }
+        debug_assert!(frames.next().is_none(), "the room was reserved");
     }
 
     fn record(&mut self, page: usize) -> Option<&mut Record> {
@@ -297,7 +311,7 @@ mod tests {
     /// Page 3 populated, and some mappings.
     fn book(windows: usize) -> Book {
         let mut book = Book::new(1000).unwrap();
-        book.reserve(3).unwrap();
+        book.reserve(3..4).unwrap();
         book.put(3, FRAME);
         (0..windows).for_each(|_| book.open_window());
         book

@@ -80,7 +80,7 @@ impl Fresh<'_> {
         if !admit() {
             return Ok(None);
         }
-        book.reserve(page)?;
+        book.reserve(page..page + 1)?;
         let Some(at) = self.at.take() else { return Ok(None) };
         book.put(page, at);
         Ok(Some(at))
@@ -248,7 +248,7 @@ impl<P: Platform> PageOwner for Memory<P> {
         }
         self.operations.synchronize(bytes, PAGE_SIZE_4K, Content::Data);
         let mut book = self.book.upgradeable_read().upgrade();
-        book.reserve(page)?;
+        book.reserve(page..page + 1)?;
         if !admit() {
             return Ok(false);
         }

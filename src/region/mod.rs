@@ -18,7 +18,7 @@ pub(crate) use self::{
     book::{Book, Given},
     memory::{Pool, Region},
     removed::RemovedRegions,
-    snapshot::{Part, offset_of, part_at},
+    snapshot::{Part, offset_of},
     supply::{Behind, behind, end_waits, supply},
     view::{Lease, View, Window},
 };

@@ -74,13 +74,8 @@ impl Snapshot {
 
 /// Where in a snapshot's region an address of one of its parts is.
 pub(crate) fn offset_of(parts: &[Part], gpa: GuestPhysAddr) -> Option<usize> {
-    part_at(parts, gpa).map(|part| part.offset + (gpa - part.range.start))
-}
-
-/// The part of a snapshot that an address is in.
-pub(crate) fn part_at(parts: &[Part], gpa: GuestPhysAddr) -> Option<&Part> {
     let part = parts.get(parts.partition_point(|part| part.range.end <= gpa))?;
-    part.range.contains(gpa).then_some(part)
+    part.range.contains(gpa).then(|| part.offset + (gpa - part.range.start))
 }
 
 /// A region that is being given a guest's frames, with its lock held. No other CPU knows the region yet.
@@ -109,15 +104,15 @@ impl Filling<'_> {
     /// Makes room for frames of `size` bytes from `offset` on.
     #[inline]
     pub(crate) fn reserve(&mut self, offset: usize, size: usize) -> Result<(), Exhausted> {
-        pages(offset, size).try_for_each(|page| self.0.reserve(page))
+        self.0.reserve(pages(offset, size))
     }
 
-    /// Gives it frames of its allocator, for `size` bytes from `offset` on. Their room is reserved.
+    /// Gives it frames of its allocator from `offset` on: pieces, with their sizes in bytes, of whole pages. Their room is
+    /// reserved.
     #[inline]
-    pub(crate) fn adopt(&mut self, offset: usize, size: usize, at: PhysAddr) {
-        for page in pages(offset, size) {
-            self.0.put(page, at + (page * PAGE_SIZE_4K - offset));
-        }
+    pub(crate) fn adopt(&mut self, offset: usize, pieces: impl Iterator<Item = (PhysAddr, usize)>) {
+        let frames = pieces.flat_map(|(at, size)| (0..size / PAGE_SIZE_4K).map(move |page| at + page * PAGE_SIZE_4K));
+        self.0.put_all(offset / PAGE_SIZE_4K, frames);
     }
 }
 

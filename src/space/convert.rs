@@ -44,8 +44,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.check_convertible(&guard, range)?;
         let State { areas, table, .. } = &mut *guard;
         let mut filling = region.filling();
-        table.own_memory(&self.context, range, |gpa, _, size| {
-            filling.reserve(gpa - range.start, size).map_err(|_| out_of_memory)
+        table.own_memory(&self.context, range, |run| {
+            filling.reserve(run.range.start - range.start, run.range.size()).map_err(|_| out_of_memory)
         })?;
         drop(filling);
         let view = View::new(Window::open(region.region()).ok_or(out_of_memory)?, range.start, 0);
@@ -55,9 +55,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.split_at_ends(table, range)?;
         // Nothing fails from here on.
         let (mut filling, mut bytes) = (region.filling(), 0);
-        let Ok(()) = table.own_memory(&self.context, range, |gpa, at, size| {
-            filling.adopt(gpa - range.start, size, at);
-            bytes += size;
+        let Ok(()) = table.own_memory(&self.context, range, |run| {
+            filling.adopt(run.range.start - range.start, run.pieces());
+            bytes += run.range.size();
             Ok::<_, core::convert::Infallible>(())
         });
         drop(filling);

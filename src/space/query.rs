@@ -198,8 +198,8 @@ fn copied_frames<P: Platform>(context: &Context<P>, state: &State) -> usize {
     let inherited = state.areas.iter().filter(|area| matches!(area.backend(), Backend::CopyOnWrite(_)));
     let mut bytes = 0;
     for area in inherited {
-        let Ok(()) = state.table.own_memory(context, area.va_range(), |_, _, size| {
-            bytes += size;
+        let Ok(()) = state.table.own_memory(context, area.va_range(), |run| {
+            bytes += run.range.size();
             Ok::<_, Infallible>(())
         });
     }

@@ -7,12 +7,12 @@ use page_table_multiarch::MappingFlags;
 use super::{GuestSpace, State};
 use crate::{
     account::Exhausted,
-    addr::{GuestPhysAddr, GuestPhysRange, Level},
+    addr::{GuestPhysRange, Level},
     backend::Backend,
     error::{Error, RegionError},
     lock::LockFamily,
     platform::Platform,
-    region::{Part, SharedRegion, Snapshot, View, Window, offset_of, part_at},
+    region::{Part, SharedRegion, Snapshot, View, Window, offset_of},
     set::{MemoryArea, MemorySet},
     table::{Changes, Context, Table},
 };
@@ -165,22 +165,22 @@ impl Draft {
         range: GuestPhysRange,
     ) -> Result<(), Error> {
         // A block may reach across areas that touch: they are side by side in the region too.
-        let (mut filling, mut parts) = (self.region.filling(), Offsets::of(&self.parts));
-        table.own_memory(context, range, |gpa, _, size| {
-            let place = parts.find(gpa).ok_or(Exhausted::Memory);
-            let room = place.and_then(|offset| filling.reserve(offset, size));
+        let mut filling = self.region.filling();
+        table.own_memory(context, range, |run| {
+            // Areas that touch are side by side in the region too: a run may reach across them.
+            let offset = offset_of(&self.parts, run.range.start).ok_or(Exhausted::Memory);
+            let room = offset.and_then(|offset| filling.reserve(offset, run.range.size()));
             room.map_err(|exhausted| exhausted.at(self.range))
         })
     }
 
     /// Gives the region the frames that are in `range`, for which there is room: they are off the space's account.
     pub(super) fn adopt<P: Platform>(&self, context: &Context<P>, table: &Table, range: GuestPhysRange) {
-        let (mut filling, mut parts) = (self.region.filling(), Offsets::of(&self.parts));
-        let mut bytes = 0;
-        let Ok(()) = table.own_memory(context, range, |gpa, at, size| {
-            if let Some(offset) = parts.find(gpa) {
-                filling.adopt(offset, size, at);
-                bytes += size;
+        let (mut filling, mut bytes) = (self.region.filling(), 0);
+        let Ok(()) = table.own_memory(context, range, |run| {
+            if let Some(offset) = offset_of(&self.parts, run.range.start) {
+                filling.adopt(offset, run.pieces());
+                bytes += run.range.size();
             }
             Ok::<_, core::convert::Infallible>(())
         });
@@ -204,27 +204,5 @@ impl Draft {
     /// The snapshot.
     pub(super) fn into_snapshot(self) -> Snapshot {
         Snapshot::new(self.region, self.parts)
-    }
-}
-
-/// Finds where addresses that only rise are in a snapshot's region.
-struct Offsets<'p> {
-    parts: &'p [Part],
-    /// The part of the last address.
-    last: Option<&'p Part>,
-}
-
-impl<'p> Offsets<'p> {
-    fn of(parts: &'p [Part]) -> Self {
-        Self { parts, last: None }
-    }
-
-    /// Where `gpa` is, if it is in a part.
-    #[inline]
-    fn find(&mut self, gpa: GuestPhysAddr) -> Option<usize> {
-        if !self.last.is_some_and(|part| part.range.contains(gpa)) {
-            self.last = part_at(self.parts, gpa);
-        }
-        self.last.map(|part| part.offset + (gpa - part.range.start))
     }
 }

@@ -114,7 +114,9 @@ impl<P: Platform> Context<P> {
     /// or left in them, must not meet the next owner (H14).
     #[inline]
     pub(super) fn retire(&self, at: memory_addr::PhysAddr, pages: usize) {
-        self.operations().synchronize(self.frames.pointer(at), pages * PAGE_SIZE_4K, Content::Data);
+        if self.operations().synchronizes(Content::Data) {
+            self.operations().synchronize(self.frames.pointer(at), pages * PAGE_SIZE_4K, Content::Data);
+        }
     }
 }
 

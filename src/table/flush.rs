@@ -102,11 +102,14 @@ impl<'t, P: Platform> Flush<'t, P> {
     /// Invalidates, then gives every marked entry its final form.
     fn reap(&mut self, removed: &mut RemovedMemory) -> Result<(), Unreachable> {
         self.invalidate()?;
-        if let Some(mut pending) = self.table.pending.take() {
-            if pending.has_marks {
-                pending.finish(self.context, self.table, removed);
+        let Table { root, pending } = &mut *self.table;
+        if let Some(edit) = pending {
+            if edit.has_marks {
+                // The root, while what is pending in the same tables is borrowed.
+                edit.finish(self.context, &Table { root: *root, pending: None }, removed);
             }
-            pending.cuts.iter().for_each(|cut| self.context.discard_cut(cut));
+            edit.discard(self.context);
+            *pending = None;
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ mod install;
 #[cfg(all(test, loom))]
 mod model;
 mod node;
+mod own;
 mod query;
 mod relocate;
 mod removed;

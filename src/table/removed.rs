@@ -12,11 +12,7 @@ use arrayvec::ArrayVec;
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 use smallvec::SmallVec;
 
-use super::{
-    context::Context,
-    node::{AtomicU64, Node},
-    query::LEVELS,
-};
+use super::{context::Context, node::Node, query::LEVELS};
 use crate::{
     addr::{GuestPhysAddr, Level},
     format::{Entry, Fields, Format, Marked, Owner},
@@ -203,44 +199,55 @@ impl Cursor {
         let Fields { address, owned, .. } = context.format.fields(self.level);
         // SAFETY: the caller's promise: the table stands until it is freed.
         let Node { entries, .. } = unsafe { context.node(self.table, self.level, GuestPhysAddr::from_usize(0)) };
-        // The last entry that owned its frames, without its address.
-        let mut kind = None;
         while let Some(entry) = entries.get(self.next) {
             if *budget == 0 {
                 return Next::Later;
             }
-            if self.level == Level::PAGE && self.next.is_multiple_of(GROUP) && owns_none(&entries[self.next..], owned) {
+            let in_groups = self.level == Level::PAGE && self.next.is_multiple_of(GROUP);
+            // SAFETY: the caller's promise; the group ends where the table does, or before.
+            if in_groups
+                && self.next + GROUP <= entries.len()
+                && unsafe { context.owns_none::<GROUP>(self.table, self.next, owned) }
+            {
                 self.next += GROUP;
                 continue;
             }
-            self.next += 1;
             let raw = entry.load(Ordering::Acquire);
-            if kind != Some(raw & !address) {
-                match context.format.decode(self.level, raw) {
-                    Entry::Leaf(leaf) | Entry::Marked(Marked::Leaf(leaf)) if leaf.owner == Owner::Space => {
-                        kind = Some(raw & !address);
+            match context.format.decode(self.level, raw) {
+                Entry::Leaf(leaf) | Entry::Marked(Marked::Leaf(leaf)) if leaf.owner == Owner::Space => {
+                    if pages > *budget {
+                        self.next += 1;
+                        return Next::Frames(Frameset { at: leaf.at, pages });
                     }
-                    Entry::Table(table) | Entry::Marked(Marked::Table(table)) => return Next::Below(table),
-                    _ => continue,
+                }
+                Entry::Table(table) | Entry::Marked(Marked::Table(table)) => {
+                    self.next += 1;
+                    return Next::Below(table);
+                }
+                _ => {
+                    self.next += 1;
+                    continue;
                 }
             }
-            let at = context.format.leaf_address(self.level, raw);
-            if pages > *budget {
-                return Next::Frames(Frameset { at, pages });
+            // All that follow and are of the same kind.
+            let kind = raw & !address;
+            let most = (*budget / pages).min(entries.len() - self.next);
+            let mut freed = 0;
+            for entry in &entries[self.next..self.next + most] {
+                let raw = entry.load(Ordering::Acquire);
+                if raw & !address != kind {
+                    break;
+                }
+                let at = context.format.leaf_address(self.level, raw & address | kind);
+                // SAFETY: the caller's promise.
+                unsafe { context.free_frames(at, pages) };
+                freed += 1;
             }
-            // SAFETY: the caller's promise.
-            unsafe { context.free_frames(at, pages) };
-            *budget -= pages;
+            self.next += freed;
+            *budget -= freed * pages;
         }
         if *budget == 0 { Next::Later } else { Next::Up }
     }
-}
-
-/// Whether no entry of the next group has a bit of `owned`.
-#[inline]
-fn owns_none(entries: &[AtomicU64], owned: u64) -> bool {
-    let Some(group) = entries.first_chunk::<GROUP>() else { return false };
-    group.iter().fold(0, |all, entry| all | entry.load(Ordering::Relaxed)) & owned == 0
 }
 
 impl Frameset {

@@ -153,26 +153,45 @@ impl<P: Platform> Context<P> {
     }
 }
 
+/// How many entries are changed together.
+const GROUP: usize = 4;
+
 /// Entries that begin with some that are alike: they differ in their address alone.
-struct Alike<'a> {
-    entries: &'a [AtomicU64],
+#[derive(Clone, Copy)]
+pub(super) struct Alike<'a> {
+    pub entries: &'a [AtomicU64],
     /// What they have in common.
-    kind: u64,
+    pub kind: u64,
     /// Where their address is.
-    address: u64,
+    pub address: u64,
 }
 
 impl Alike<'_> {
     /// How many there are.
     #[inline]
-    fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.while_alike(|_, _| true)
     }
 
     /// Changes `bits` of all of them by plain stores: how many there were.
     #[inline]
     fn flip(&self, bits: u64) -> usize {
-        self.while_alike(|entry, raw| {
+        let mut done = 0;
+        // By the group: the loop's own instructions would be half of it.
+        let (groups, _) = self.entries.as_chunks::<GROUP>();
+        for group in groups {
+            // Nothing is left of an entry of the kind but its address.
+            let addresses = group.each_ref().map(|entry| entry.load(Ordering::Acquire) ^ self.kind);
+            if addresses.iter().fold(0, |all, address| all | address) & !self.address != 0 {
+                break;
+            }
+            for (entry, address) in group.iter().zip(addresses) {
+                entry.store(address ^ (self.kind ^ bits), Ordering::Release);
+            }
+            done += GROUP;
+        }
+        let rest = Self { entries: &self.entries[done..], ..*self };
+        done + rest.while_alike(|entry, raw| {
             entry.store(raw ^ bits, Ordering::Release);
             true
         })

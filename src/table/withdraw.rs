@@ -1,20 +1,13 @@
 //! Memory that changes hands: withdrawn leaf by leaf, and put back, handed over, or gone.
 
-use memory_addr::{PAGE_SIZE_4K, PhysAddr};
+use memory_addr::PAGE_SIZE_4K;
 use page_table_multiarch::MappingFlags;
 
-use super::{
-    Table,
-    context::Context,
-    cut::Edit,
-    edit::Progress,
-    entry::Noted,
-    walk::{Step, Visit},
-};
+use super::{Table, context::Context, cut::Edit, edit::Progress, entry::Noted};
 use crate::{
-    addr::{GuestPhysAddr, GuestPhysRange, Level},
+    addr::{GuestPhysAddr, GuestPhysRange},
     extents::{Extents, Seams},
-    format::{Entry, Format, Leaf, Marked, Owner},
+    format::{Entry, Format, Marked, Owner},
     frame::{self, Frames},
     invalidate::{Changed, Content, Invalidate, Unreachable},
     ownership::{Handover, PageState},
@@ -59,49 +52,6 @@ impl Table {
             other => Err(Unowned::Is(part.start, PageState::of(other).unwrap_or(PageState::Nothing))),
         })?;
         Ok(extents)
-    }
-
-    /// Shows all of the space's own memory that is mapped in `range` to `each`, leaf by leaf: where it is for the guest and
-    /// in the host's memory, and how many bytes of the leaf lie in the range.
-    ///
-    /// # Errors
-    /// The first of `each`.
-    pub(crate) fn own_memory<P: Platform, S>(
-        &self,
-        context: &Context<P>,
-        range: GuestPhysRange,
-        mut each: impl FnMut(GuestPhysAddr, PhysAddr, usize) -> Result<(), S>,
-    ) -> Result<(), S> {
-        let mut result = Ok(());
-        context.walk(self.root(context), range, &mut |visit| {
-            let Visit::Entries(chunk) = visit else { return Step::Into };
-            let address = context.format.fields(chunk.level).address;
-            // What the last entry was, without its address, and whether that is the space's own.
-            let (mut kind, mut is_own) = (None, false);
-            for slot in chunk.slots::<P>() {
-                let raw = slot.load();
-                if kind != Some(raw & !address) {
-                    kind = Some(raw & !address);
-                    let entry = context.format.decode(chunk.level, raw);
-                    is_own = matches!(entry, Entry::Leaf(Leaf { owner: Owner::Space, .. }));
-                }
-                if !is_own {
-                    continue;
-                }
-                let at = context.format.leaf_address(chunk.level, raw);
-                let (start, skipped, size) = if chunk.level == Level::PAGE {
-                    (slot.start, 0, Context::<P>::span(Level::PAGE))
-                } else {
-                    (chunk.part.start, chunk.part.start - chunk.span.start, chunk.part.size())
-                };
-                result = each(start, at + skipped, size);
-                if result.is_err() {
-                    return Step::Stop;
-                }
-            }
-            Step::Over
-        });
-        result
     }
 
     /// Where the memory of the leaves in `range` is that are `owner`'s; `None` where there is no memory to note it.

@@ -135,6 +135,10 @@ impl<E: Executor, H: Interrupt> Invalidate<Root> for Tlb<E, H> {
         }
     }
 
+    fn synchronizes(&self, content: Content) -> bool {
+        content == Content::Uncached
+    }
+
     fn activate(&self, root: Root) {
         if let Err(failure) = self.executor.execute(Op::SetEptp(root.eptp)) {
             log::error!("VMWRITE of {root:x?}: {failure}");

@@ -104,6 +104,10 @@ impl<E: Executor, H: Interrupt> Invalidate<Root> for Tlb<E, H> {
         }
     }
 
+    fn synchronizes(&self, content: Content) -> bool {
+        content == Content::Uncached
+    }
+
     fn activate(&self, root: Root) {
         self.executor.execute(Op::SetRoot(root));
     }
