@@ -116,7 +116,8 @@ pub enum Error {
     /// An atomic access is not aligned to its size.
     #[error("{0:#x?} is not aligned to its size")]
     Unaligned(GuestPhysRange),
-    /// The source behind it has not brought the page yet. The ticket's [pager](crate::Pager) tells when to try again.
+    /// The source behind it has not brought the page yet. The ticket's [pager](crate::pager::Pager) tells when to try
+    /// again.
     #[error("{range:#x?} is not there yet: {ticket}")]
     NotYet {
         /// What was not accessed.

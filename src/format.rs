@@ -7,10 +7,8 @@ use core::fmt::Debug;
 use memory_addr::PhysAddr;
 use page_table_multiarch::MappingFlags;
 
-use crate::{
-    addr::{GuestPhysAddr, Level},
-    geometry::Geometry,
-};
+use crate::addr::{GuestPhysAddr, Level};
+pub use crate::geometry::Geometry;
 
 /// How large the leaves of private memory may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,7 +28,11 @@ use crate::{
 ///
 /// # Example
 /// ```
-/// use stage2::{Format, MappingFlags, aarch64::{Capabilities, ConfigError, IdRegisters, Stage2, Tracking, Vmid}};
+/// use stage2::{
+///     MappingFlags,
+///     aarch64::{Capabilities, ConfigError, IdRegisters, Stage2, Tracking, Vmid},
+///     format::Format,
+/// };
 ///
 /// let neoverse_n1 = IdRegisters { mmfr0: 0x0010_1125, mmfr1: 0x1021_2122, mmfr2: 0x1011, ..IdRegisters::default() };
 /// let capabilities = Capabilities::from_registers(neoverse_n1);

@@ -33,7 +33,7 @@ const SCTLR_MMU: u64 = 1 << 0;
 ///
 /// # Example
 /// ```
-/// use stage2::{Invalidate, Reach, aarch64::{Capabilities, IdRegisters, Tlb}};
+/// use stage2::{aarch64::{Capabilities, IdRegisters, Tlb}, invalidate::{Invalidate, Reach}};
 /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
 /// # use host::Idle;
 ///

@@ -20,7 +20,7 @@ use crate::{addr::GuestPhysRange, counted::Counted, platform::Platform};
 ///
 /// # Example
 /// ```
-/// use stage2::{Handover, LeafPolicy, Mapping, Populate};
+/// use stage2::{LeafPolicy, Mapping, Populate, loan::Handover};
 /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
 /// # use host::{RW, guest, range};
 ///

@@ -59,7 +59,7 @@ pub struct SharedRegion(Counted<dyn Region>);
 ///
 /// # Example
 /// ```
-/// use stage2::RegionError;
+/// use stage2::region::RegionError;
 /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
 /// # use host::guest;
 ///

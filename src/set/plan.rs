@@ -19,7 +19,7 @@ use super::{
 /// # Example
 /// ```
 /// use memory_addr::{VirtAddr, va, va_range};
-/// use stage2::{Backing, MemoryArea, MemorySet};
+/// use stage2::{MemoryArea, MemorySet, areas::Backing};
 ///
 /// # #[derive(Clone)]
 /// # struct Mine;
@@ -35,7 +35,7 @@ use super::{
 /// assert_eq!(plan.pieces().map(|(_, part)| part).collect::<Vec<_>>(), [va_range!(0x2000..0x3000)]);
 /// // What follows cannot.
 /// let gone = plan.carve();
-/// assert_eq!((gone.len(), set.len()), (1, 2));
+/// assert_eq!((gone.iter().count(), set.len()), (1, 2));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "a plan changes nothing until it is carried out"]

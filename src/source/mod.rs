@@ -9,8 +9,7 @@ mod pager;
 
 pub(crate) use self::pager::{Entered, Supplied};
 pub use self::pager::{Pager, SourceError, Waiting};
-use crate::account::Exhausted;
-pub use crate::ticket::Ticket;
+use crate::{account::Exhausted, ticket::Ticket};
 
 /// Where pages come from. All its methods are called without any lock of this crate's, on whichever CPU missed the page
 /// or ended the wait: they may call spaces, regions and pagers.
@@ -18,7 +17,7 @@ pub use crate::ticket::Ticket;
 /// # Example
 /// ```
 /// use std::{num::NonZeroUsize, sync::Arc};
-/// use stage2::{Pager, Settled, Source, Supply, Ticket};
+/// use stage2::pager::{Pager, Settled, Source, Supply, Ticket};
 /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
 /// # use host::{RW, guest, range};
 ///

@@ -31,7 +31,10 @@ use crate::{account::Exhausted, counted::Counted};
 /// # Example
 /// ```
 /// use std::{num::NonZeroUsize, sync::Arc};
-/// use stage2::{Access, Cause, CpuId, Fault, Origin, Outcome, Pager, Settled, Source, Supply, Ticket, Waiting};
+/// use stage2::{
+///     Access, Cause, CpuId, Fault, Origin, Outcome,
+///     pager::{Pager, Settled, Source, Supply, Ticket, Waiting},
+/// };
 /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
 /// # use host::{RW, guest, range};
 ///

@@ -79,8 +79,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// # Errors
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
     /// - [`Error::NotMapped`] with the first hole, [`Error::State`] with the first page that is not a region's;
-    /// - [`Error::Region`] with [`InUse`](crate::RegionError::InUse) while somebody else maps the region or has a handle,
-    ///   and for a frozen one;
+    /// - [`Error::Region`] with [`InUse`](crate::region::RegionError::InUse) while anything else maps the region or has a
+    ///   handle, and for a frozen one;
     /// - [`Error::Allocators`] for a region whose frames this space does not free;
     /// - [`Error::NotYet`], [`Error::SourceFailed`] with the first page that its source has not brought, and was asked for;
     /// - [`Error::NoMemory`], [`Error::Limit`];

@@ -67,7 +67,7 @@ const WRITE_BACK: u64 = 6 << 3;
 ///
 /// # Example
 /// ```
-/// use stage2::{Format, Level, x86_64::ept::{Capabilities, ConfigError, Depth, Ept, Registers, Tracking}};
+/// use stage2::{Level, format::Format, x86_64::ept::{Capabilities, ConfigError, Depth, Ept, Registers, Tracking}};
 ///
 /// let skylake = Registers { ept_vpid_cap: 0xf01_0673_4141, arch_capabilities: 0x40, physical_bits: 46 };
 /// let capabilities = Capabilities::from_registers(skylake);

@@ -21,7 +21,11 @@ use crate::{
 ///
 /// # Example
 /// ```
-/// use stage2::{CpuId, Invalidate, Reach, Unreachable, x86_64::ept::{Capabilities, Executor, Op, Registers, Tlb, VmFail}};
+/// use stage2::{
+///     CpuId,
+///     invalidate::{Invalidate, Reach, Unreachable},
+///     x86_64::ept::{Capabilities, Executor, Op, Registers, Tlb, VmFail},
+/// };
 ///
 /// /// On hardware: `Instructions`.
 /// struct Idle;

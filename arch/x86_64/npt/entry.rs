@@ -64,7 +64,7 @@ const LOAN: u64 = 1 << 56;
 ///
 /// # Example
 /// ```
-/// use stage2::{Format, MappingFlags, x86_64::npt::{Asid, Capabilities, ConfigError, Npt, Registers}};
+/// use stage2::{MappingFlags, format::Format, x86_64::npt::{Asid, Capabilities, ConfigError, Npt, Registers}};
 ///
 /// let milan = Registers {
 ///     extended_ecx: 0x75c2_37ff,

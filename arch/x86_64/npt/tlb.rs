@@ -20,7 +20,7 @@ use crate::{
 ///
 /// # Example
 /// ```
-/// use stage2::{CpuId, Invalidate, Reach, Unreachable, x86_64::npt::{Executor, Op, Tlb}};
+/// use stage2::{CpuId, invalidate::{Invalidate, Reach, Unreachable}, x86_64::npt::{Executor, Op, Tlb}};
 ///
 /// /// On hardware: `Instructions`, whose `NextRun` finds what is this CPU's.
 /// struct Idle;

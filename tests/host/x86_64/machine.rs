@@ -10,7 +10,9 @@ use std::{
 };
 
 use stage2::{
-    Config, CpuId, GuestPhysAddr, GuestSpace, Limits, PhysAddr, Platform, Unreachable, Used,
+    Config, CpuId, GuestPhysAddr, GuestSpace, Limits, PhysAddr, Platform,
+    format::Used,
+    invalidate::Unreachable,
     x86_64::{
         Nested, NestedTlb, Root,
         ept::{self as intel, Capabilities, Depth, Ept, Errata, Features, Interrupt, LargeLeaves, Tlb, Tracking},
