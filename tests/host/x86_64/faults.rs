@@ -1,4 +1,4 @@
-//! Faults to put into what the crate does on Intel's and AMD's CPUs.
+//! Defects to put into what the crate does on Intel's and AMD's CPUs.
 
 use std::{
     ptr::NonNull,

@@ -1,6 +1,6 @@
-//! Faults in memory that comes from a source: who asks, who is told, and what is never shown.
+//! Defects in memory that comes from a source: who asks, who is told, and what is never shown.
 
-use super::table::{A57, Edit, Emulator, Fault, host, toy};
+use super::table::{A57, Defect, Edit, Emulator, host, toy};
 
 const COPY: &str = "src/space/copy.rs";
 const DESK: &str = "src/source/desk.rs";
@@ -12,8 +12,8 @@ const UNMAP: &str = "src/space/unmap.rs";
 
 const BETWEEN: Emulator = Emulator::Cannot("it would need a CPU between two instructions");
 
-pub const FAULTS: &[Fault] = &[
-    Fault {
+pub const DEFECTS: &[Defect] = &[
+    Defect {
         name: "a-page-asked-for-twice",
         rules: &["F1"],
         edits: &[Edit {
@@ -24,14 +24,14 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("sources::races::a_page_that_another_brought_and_took")],
         emulator: BETWEEN,
     },
-    Fault {
+    Defect {
         name: "the-tables-looked-at-first",
         rules: &["F1", "H26"],
         edits: &[Edit { file: SPACE, text: "matches!(state.table.find(gpa), Found::Nothing(_))", instead: "true" }],
         host: &[toy("sources::races::a_page_that_another_brought_and_took")],
         emulator: BETWEEN,
     },
-    Fault {
+    Defect {
         name: "zeros-instead-of-the-sources",
         rules: &["G4"],
         edits: &[Edit {
@@ -42,7 +42,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("sources::snapshots::have_the_source"), host("cortex_a57::sources::a_snapshot_keeps")],
         emulator: Emulator::Shows(A57, &["sources::a_snapshot_keeps_its_source"]),
     },
-    Fault {
+    Defect {
         name: "a-write-that-does-not-wait",
         rules: &["G4"],
         edits: &[Edit {
@@ -53,7 +53,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("sources::snapshots::have_the_source"), host("threads::sources::everything_goes_on")],
         emulator: Emulator::Shows(A57, &["sources::a_snapshot_keeps_its_source"]),
     },
-    Fault {
+    Defect {
         name: "a-source-sees-old-data",
         rules: &["G4"],
         edits: &[Edit {
@@ -66,7 +66,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("sources::private::comes_with_the_first_touch")],
         emulator: Emulator::Cannot("the image there writes what it is asked for, and looks at nothing else"),
     },
-    Fault {
+    Defect {
         name: "told-before-it-is-over",
         rules: &["F8"],
         edits: &[Edit {
@@ -82,7 +82,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("sources::callbacks::come_when_the_ticket_is_over")],
         emulator: BETWEEN,
     },
-    Fault {
+    Defect {
         name: "told-under-the-spaces-lock",
         rules: &["T10"],
         edits: &[Edit {
@@ -94,7 +94,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("sources::callbacks::are_called_without_any_lock")],
         emulator: Emulator::Cannot("the source there calls nobody"),
     },
-    Fault {
+    Defect {
         name: "unmapping-cancels-nothing",
         rules: &["L4"],
         edits: &[Edit {
@@ -106,7 +106,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("sources::private::unmapping_cancels"), host("cortex_a57::sources::unmapping_cancels")],
         emulator: Emulator::Shows(A57, &["sources::unmapping_cancels"]),
     },
-    Fault {
+    Defect {
         name: "any-ticket-will-do",
         rules: &["L4"],
         edits: &[Edit {
@@ -117,7 +117,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("sources::private::unmapping_cancels")],
         emulator: Emulator::Cannot("nobody there answers a failure too late"),
     },
-    Fault {
+    Defect {
         name: "pending-pages-without-limit",
         rules: &["L3"],
         edits: &[Edit {
