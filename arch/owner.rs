@@ -1,6 +1,6 @@
 //! Whose frame a leaf maps, in three bits that the hardware ignores.
 
-use crate::{Entry, Leaf, Marked, Owner};
+use crate::format::{Entry, Leaf, Marked, Owner};
 
 /// `own` alone is the space's own, `region` alone a region's, both a frozen region's, none foreign memory; with `loan`,
 /// `own` is on loan to another space, and without `own` it is another space's.

@@ -5,7 +5,10 @@ use core::{fmt, marker::PhantomData};
 use memory_addr::PhysAddr;
 use page_table_multiarch::{GenericPTE, MappingFlags};
 
-use crate::{Entry, Format, Leaf, Level, Owner, Used};
+use crate::{
+    addr::Level,
+    format::{Entry, Format, Leaf, Owner, Used},
+};
 
 /// A format with one value that needs no look at the CPU: as all CPUs have it, or all that matter.
 ///

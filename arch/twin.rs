@@ -9,7 +9,7 @@ use super::{
     aarch64::Stage2Entry,
     x86_64::{ept::EptEntry, npt::NptEntry},
 };
-use crate::GuestPhysAddr;
+use crate::addr::GuestPhysAddr;
 
 /// Four levels, and nothing to invalidate: nothing walks these.
 struct FourLevels;

@@ -7,7 +7,7 @@
 mod host;
 
 use host::{RW, fault, guest, range};
-use stage2::{Access, Handover, LeafPolicy, Mapping, Populate};
+use stage2::{Access, LeafPolicy, Mapping, Populate, loan::Handover};
 
 const RAM: usize = 0x8000_0000;
 const WINDOW: usize = 0x1_0000_0000;

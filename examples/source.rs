@@ -14,7 +14,10 @@ use std::{
 };
 
 use host::{RW, guest, range};
-use stage2::{Access, Cause, CpuId, Fault, Origin, Outcome, Pager, Settled, Source, Supply, Ticket, Waiting};
+use stage2::{
+    Access, Cause, CpuId, Fault, Origin, Outcome,
+    pager::{Pager, Settled, Source, Supply, Ticket, Waiting},
+};
 
 /// The other machine, and the virtual CPUs that wait for it.
 struct Other {

@@ -3,8 +3,8 @@
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::{
-    CpuId, Error, GuestPhysRange,
     counted::Counted,
+    cpu_id::CpuId,
     stripes::{Stripes, anybody},
 };
 
@@ -75,16 +75,6 @@ pub(crate) enum Exhausted {
     Memory,
     /// So many of these are all that the space may have.
     Limit(Resource, usize),
-}
-
-impl Exhausted {
-    /// The error of an operation on `range` that it ended.
-    pub(crate) const fn at(self, range: GuestPhysRange) -> Error {
-        match self {
-            Self::Memory => Error::NoMemory(range),
-            Self::Limit(what, limit) => Error::Limit { range, what, limit },
-        }
-    }
 }
 
 /// The accounts of a space, one for each resource, and what else its CPUs count.

@@ -44,6 +44,12 @@ impl<T: ?Sized> Counted<T> {
         Some(Self(unsize(inner)))
     }
 
+    /// The same owner, to whom the value is known as something less definite: `unsize` is a coercion, `|inner| inner`.
+    pub(crate) fn known_as<U: ?Sized>(self, unsize: fn(NonNull<Inner<T>>) -> NonNull<Inner<U>>) -> Counted<U> {
+        // It goes on counting.
+        Counted(unsize(core::mem::ManuallyDrop::new(self).0))
+    }
+
     /// Whether both own the same value.
     pub(crate) fn is(&self, other: &Self) -> bool {
         core::ptr::addr_eq(self.0.as_ptr(), other.0.as_ptr())

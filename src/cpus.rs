@@ -5,30 +5,14 @@
 //! in [`Cpus::enter`].
 
 use alloc::{boxed::Box, vec::Vec};
-use core::{
-    fmt,
-    sync::atomic::{self, Ordering},
-};
+use core::sync::atomic::{self, Ordering};
 
 #[cfg(all(test, loom))]
 use self::model::interrupted::{AtomicBool, AtomicU64, fence};
 #[cfg(not(all(test, loom)))]
 use core::sync::atomic::{AtomicBool, AtomicU64, fence};
 
-/// A CPU's number: below the number of CPUs that the space was made for where a call brackets running the guest,
-/// any number elsewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CpuId(pub usize);
-
-impl fmt::Display for CpuId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CPU {}", self.0)
-    }
-}
-
-/// A virtual CPU's number, unique in its space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct VcpuId(pub usize);
+use crate::cpu_id::{CpuId, VcpuId};
 
 /// The CPUs of a space.
 pub(crate) struct Cpus {
@@ -110,12 +94,12 @@ impl Cpus {
         Ok(Owed { flush, other_vcpu: this.changes_vcpu(vcpu) })
     }
 
-    /// The CPU is out of the guest; `None` if there is no such CPU.
+    /// The CPU is out of the guest: whether there is such a CPU.
     ///
     /// Release: what the guest did on this CPU comes before what is done by a CPU that sees it outside.
-    pub(crate) fn leave(&self, cpu: CpuId) -> Option<()> {
-        self.all.get(cpu.0)?.in_guest.store(false, Ordering::Release);
-        Some(())
+    pub(crate) fn leave(&self, cpu: CpuId) -> bool {
+        let this = self.all.get(cpu.0);
+        this.inspect(|this| this.in_guest.store(false, Ordering::Release)).is_some()
     }
 
     /// Lets no CPU enter from now on, if none is in the guest; else the first that is. One at a time.

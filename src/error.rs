@@ -1,9 +1,16 @@
 //! What can go wrong, with the range that it is about.
 
-use memory_addr::PhysAddr;
 use page_table_multiarch::MappingFlags;
 
-use crate::{CpuId, GuestPhysRange, Inexpressible, PageState, RegionError, Resource, Ticket, Unreachable};
+use crate::{
+    account::{Exhausted, Resource},
+    addr::{GuestPhysAddr, GuestPhysRange, PhysAddr},
+    cpu_id::CpuId,
+    format::Inexpressible,
+    invalidate::Unreachable,
+    ownership::PageState,
+    ticket::Ticket,
+};
 
 /// Why an operation on a space did nothing.
 ///
@@ -21,7 +28,7 @@ pub enum Error {
     #[error("{size:#x} bytes at {start:#x?} overflow the address space")]
     Overflow {
         /// Where the range starts.
-        start: crate::GuestPhysAddr,
+        start: GuestPhysAddr,
         /// Its size in bytes.
         size: usize,
     },
@@ -109,7 +116,8 @@ pub enum Error {
     /// An atomic access is not aligned to its size.
     #[error("{0:#x?} is not aligned to its size")]
     Unaligned(GuestPhysRange),
-    /// The source behind it has not brought the page yet. The ticket's [pager](crate::Pager) tells when to try again.
+    /// The source behind it has not brought the page yet. The ticket's [pager](crate::pager::Pager) tells when to try
+    /// again.
     #[error("{range:#x?} is not there yet: {ticket}")]
     NotYet {
         /// What was not accessed.
@@ -156,4 +164,100 @@ pub enum Error {
     /// The CPU is in the guest, and must not be.
     #[error("{0} is in the guest")]
     InGuest(CpuId),
+}
+
+/// Why something cannot be done with a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegionError {
+    /// A region has one page at least, and whole pages.
+    #[error("a region cannot have {size:#x} bytes")]
+    BadSize {
+        /// The size in bytes that was asked for.
+        size: usize,
+    },
+    /// It is not that large.
+    #[error("{size:#x} bytes at offset {offset:#x} reach past the region's {region:#x} bytes")]
+    Beyond {
+        /// The offset in bytes that was asked for.
+        offset: usize,
+        /// The size in bytes that was asked for.
+        size: usize,
+        /// The region's size in bytes.
+        region: usize,
+    },
+    /// The offset is no multiple of what it has to be: a page in a mapping, its own size for a word.
+    #[error("offset {offset:#x} is not aligned to {align:#x} bytes")]
+    Unaligned {
+        /// The offset in bytes.
+        offset: usize,
+        /// What it should be a multiple of.
+        align: usize,
+    },
+    /// It cannot be written any more.
+    #[error("the region is frozen")]
+    Frozen,
+    /// It can still be written, and what is copied on write must not change.
+    #[error("the region is not frozen")]
+    NotFrozen,
+    /// It cannot be frozen while somebody can write it.
+    #[error("the region is writable: {mapped:#x} bytes of it by guests, and by {handles} handles")]
+    Written {
+        /// How many bytes guests may write, in all mappings together.
+        mapped: usize,
+        /// How many [`RegionWriter`](crate::region::RegionWriter)s there are.
+        handles: usize,
+    },
+    /// Somebody else can reach it.
+    #[error("the region has {mappings} mappings and {handles} handles")]
+    InUse {
+        /// How many mappings there are, of all spaces and snapshots.
+        mappings: usize,
+        /// How many [`SharedRegion`](crate::SharedRegion)s there are, and what has one.
+        handles: usize,
+    },
+    /// The space's pages are not the region's, which have 4 KiB.
+    #[error("a region has pages of 4 KiB, the space of {page_size:#x} bytes")]
+    PageSize {
+        /// The space's page size in bytes.
+        page_size: usize,
+    },
+    /// The region's source has not brought the page yet. The ticket's pager tells when it is time to try again.
+    #[error("{size:#x} bytes at offset {offset:#x} are not there yet: {ticket}")]
+    NotYet {
+        /// The offset in bytes of what is not there.
+        offset: usize,
+        /// How much was still to be accessed from there on, in bytes.
+        size: usize,
+        /// What to wait for.
+        ticket: Ticket,
+    },
+    /// The region's source cannot have the page.
+    #[error("{size:#x} bytes at offset {offset:#x} cannot be had: {ticket} failed")]
+    SourceFailed {
+        /// The offset in bytes of what cannot be had.
+        offset: usize,
+        /// How much was still to be accessed from there on, in bytes.
+        size: usize,
+        /// What failed.
+        ticket: Ticket,
+    },
+    /// The allocator has nothing left.
+    #[error("out of memory for {size:#x} bytes at offset {offset:#x}")]
+    NoMemory {
+        /// The offset in bytes of what could not be had.
+        offset: usize,
+        /// Its size in bytes.
+        size: usize,
+    },
+}
+
+impl Exhausted {
+    /// The error of an operation on `range` that it ended.
+    pub(crate) const fn at(self, range: GuestPhysRange) -> Error {
+        match self {
+            Self::Memory => Error::NoMemory(range),
+            Self::Limit(what, limit) => Error::Limit { range, what, limit },
+        }
+    }
 }

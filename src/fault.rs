@@ -2,7 +2,7 @@
 
 use page_table_multiarch::MappingFlags;
 
-use crate::{Access, GuestPhysAddr, Ticket};
+use crate::{addr::GuestPhysAddr, format::Access, ticket::Ticket};
 
 /// A fault that the second stage of translation raised, as the architecture's decoder makes it from the registers.
 ///
@@ -72,9 +72,9 @@ pub enum Outcome {
     /// emulated device ([H11](crate::hardware#h11)).
     Inject,
     /// The page comes from a source that has not brought it yet: the virtual CPU waits until the ticket is over, and then
-    /// the same fault is answered anew. How a wake-up cannot be lost says [`Pager`](crate::Pager).
+    /// the same fault is answered anew. How a wake-up cannot be lost says [`Pager`](crate::pager::Pager).
     NotYet(Ticket),
     /// The page comes from a source that cannot have it: what a machine does whose memory has failed, or
-    /// [`Pager::retry`](crate::Pager::retry).
+    /// [`Pager::retry`](crate::pager::Pager::retry).
     SourceFailed(Ticket),
 }

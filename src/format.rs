@@ -7,7 +7,18 @@ use core::fmt::Debug;
 use memory_addr::PhysAddr;
 use page_table_multiarch::MappingFlags;
 
-use crate::{Geometry, GuestPhysAddr, Level};
+use crate::addr::{GuestPhysAddr, Level};
+pub use crate::geometry::Geometry;
+
+/// How large the leaves of private memory may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeafPolicy {
+    /// Pages only.
+    Pages,
+    /// The largest block that alignment, the area, the format and the allocator allow, smaller ones where one of them
+    /// does not. A fault populates 2 MiB at most (4 KiB granule): a guest must not cause more work than that at once.
+    Largest,
+}
 
 /// One architecture's table entries: pure encoding and decoding.
 ///

@@ -12,8 +12,8 @@ use page_table_multiarch::PagingHandler;
 ///
 /// # Safety
 /// - [`allocate`](Frames::allocate) answers memory that nobody else uses until it is freed, `count` pages of 4 KiB,
-///   aligned to `align`, below 2^[`output_bits`](crate::Format::output_bits) of the space's format: what an entry does
-///   not hold of an address is cut off.
+///   aligned to `align`, below 2^[`output_bits`](crate::format::Format::output_bits) of the space's format: what an
+///   entry does not hold of an address is cut off.
 /// - [`pointer`](Frames::pointer) of an address in allocated memory is valid for reads and writes of the rest of
 ///   its page, and of the pages behind it that were allocated with it, for as long as they are allocated. The same
 ///   holds for memory that is mapped linearly without [`DEVICE`](crate::MappingFlags::DEVICE), for as long as it is

@@ -2,7 +2,7 @@
 
 use memory_addr::MemoryAddr;
 
-use crate::{GuestPhysAddr, GuestPhysRange, Level};
+use crate::addr::{GuestPhysAddr, GuestPhysRange, Level};
 
 /// The shape of a tree: how an address selects an entry at each level.
 ///
@@ -11,7 +11,7 @@ use crate::{GuestPhysAddr, GuestPhysRange, Level};
 ///
 /// # Example
 /// ```
-/// use stage2::{Geometry, Level};
+/// use stage2::{Level, format::Geometry};
 ///
 /// // A 40-bit space of 4 KiB pages: two tables of 512 entries side by side are the root.
 /// let geometry = Geometry { page_shift: 12, index_bits: 9, root_level: Level(2), root_index_bits: 10 };

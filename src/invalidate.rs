@@ -4,7 +4,10 @@ use core::ptr::NonNull;
 
 use page_table_multiarch::MappingFlags;
 
-use crate::{CpuId, GuestPhysAddr, GuestPhysRange, Level};
+use crate::{
+    addr::{GuestPhysAddr, GuestPhysRange, Level},
+    cpu_id::CpuId,
+};
 
 /// The CPU's side of changing tables that it walks.
 ///
@@ -136,3 +139,14 @@ impl Content {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} cannot be told to forget its translations")]
 pub struct Unreachable(pub CpuId);
+
+/// How often a space had CPUs forget something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Invalidations {
+    /// Of a range of addresses.
+    pub ranges: u64,
+    /// Of everything a space has.
+    pub all: u64,
+    /// Of one cached denial, on one CPU.
+    pub denials: u64,
+}

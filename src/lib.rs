@@ -42,50 +42,74 @@ mod account;
 mod addr;
 mod backend;
 mod counted;
+mod cpu_id;
 mod cpus;
 mod error;
+mod extents;
 mod fault;
-mod format;
+pub mod format;
 mod frame;
 mod geometry;
-mod invalidate;
-mod loan;
-mod lock;
+pub mod invalidate;
+pub mod loan;
+pub mod lock;
 mod metered;
+mod ownership;
 mod plain;
 mod platform;
-mod region;
+pub mod region;
 mod set;
 mod shootdown;
 mod source;
-mod space;
+pub mod space;
 mod stripes;
 mod table;
+mod ticket;
 
-pub use account::{Limits, Resource, Usage};
+/// Areas: which ranges are mapped, with which flags, and what stands behind them. [`MemorySet`] keeps them, and can be
+/// used without the rest of the crate.
+pub mod areas {
+    pub use crate::set::{
+        AreaError, Backing, Few, MappingBackend, MappingChange, MappingError, MappingResult, MemoryArea, MemorySet,
+        Plan,
+    };
+}
+
+/// Host frames: what a hypervisor's allocator promises, and the adapter for one that is a
+/// [`PagingHandler`](page_table_multiarch::PagingHandler).
+pub mod frames {
+    pub use crate::frame::{Contents, Frames, Handler, Pieces};
+}
+
+/// Values that can be read from guest memory and written to it: any that every bit pattern is one of, and words that are
+/// accessed atomically.
+pub mod guest_memory {
+    pub use crate::plain::{Plain, Word};
+}
+
+/// Pages that come from somewhere else: an image in memory, a file, another machine. A [`Pager`](pager::Pager) asks a
+/// [`Source`](pager::Source) for each page that is missed.
+pub mod pager {
+    pub use crate::{
+        source::{Pager, Settled, Source, SourceError, SourceFailed, Supply, Waiting},
+        ticket::Ticket,
+    };
+}
+
+pub use account::{Limits, Usage};
 pub use addr::{GuestPhysAddr, GuestPhysRange, Level, PhysAddr};
 pub use arch::*;
-pub use backend::{LeafPolicy, Mapping, Populate};
-pub use cpus::{CpuId, VcpuId};
+pub use backend::{Mapping, Populate};
+pub use cpu_id::{CpuId, VcpuId};
 pub use error::Error;
 pub use fault::{Cause, Fault, Origin, Outcome};
-pub use format::{
-    Access, Change, Denials, Entry, Fields, Format, Inexpressible, Leaf, Marked, Owner, Translation, Used,
-};
-pub use frame::{Contents, Frames, Handler, Pieces};
-pub use geometry::Geometry;
-pub use invalidate::{Changed, Content, Invalidate, Reach, Scope, Unreachable};
-pub use loan::{Handover, Loan, LoanKind, PageState};
-pub use lock::{LockFamily, SpaceLock, Spin, Striped};
+#[doc(inline)]
+pub use format::{Access, LeafPolicy, Translation};
+pub use frame::{Frames, Handler};
 pub use page_table_multiarch::MappingFlags;
-pub use plain::{Plain, Word};
 pub use platform::{Platform, Root};
-pub use region::{RegionError, RegionWriter, SharedRegion, Snapshot};
-pub use set::{
-    AreaError, Backing, Few, MappingBackend, MappingChange, MappingError, MappingResult, MemoryArea, MemorySet, Plan,
-};
-pub use shootdown::Invalidations;
-pub use source::{Pager, Settled, Source, SourceError, SourceFailed, Supply, Ticket, Waiting};
-pub use space::{
-    Area, AreaKind, Config, Dismantling, GuestSpace, Progress, Protecting, Snapshotting, Stats, Unmapping,
-};
+#[doc(inline)]
+pub use region::{SharedRegion, Snapshot};
+pub use set::{MappingBackend, MappingError, MappingResult, MemoryArea, MemorySet};
+#[doc(inline)]
+pub use space::{Config, GuestSpace};

@@ -28,7 +28,7 @@ use loom::{
     sync::atomic::{AtomicU64, Ordering, fence},
 };
 
-use crate::{CpuId, stripes::Stripes};
+use crate::{cpu_id::CpuId, stripes::Stripes};
 
 /// Makes the locks that a space uses.
 pub trait LockFamily: 'static {

@@ -6,10 +6,9 @@ use core::ptr::NonNull;
 use memory_addr::PhysAddr;
 
 use crate::{
-    Contents, Frames, Pieces, Resource,
-    account::{Account, Accounts, Exhausted},
+    account::{Account, Accounts, Exhausted, Resource},
     counted::Counted,
-    frame::Owned,
+    frame::{Contents, Frames, Owned, Pieces},
 };
 
 /// An allocator that counts what is out, and has a limit.

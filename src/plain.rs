@@ -19,7 +19,7 @@ use core::{
 ///
 /// # Example
 /// ```
-/// use stage2::Plain;
+/// use stage2::guest_memory::Plain;
 /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
 /// # use host::{RW, guest, range};
 ///

@@ -8,8 +8,9 @@ use core::hint::spin_loop;
 use loom::hint::spin_loop;
 
 use crate::{
-    CpuId, Invalidate, Reach, Scope, Unreachable, VcpuId,
+    cpu_id::{CpuId, VcpuId},
     cpus::{Barred, Cpus, Generation},
+    invalidate::{Invalidate, Invalidations, Reach, Scope, Unreachable},
 };
 
 /// One space's way to make CPUs forget.
@@ -26,17 +27,6 @@ struct Counters {
     ranges: AtomicU64,
     all: AtomicU64,
     denials: AtomicU64,
-}
-
-/// A reading of the counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Invalidations {
-    /// Of a range of addresses.
-    pub ranges: u64,
-    /// Of everything a space has.
-    pub all: u64,
-    /// Of one cached denial, on one CPU.
-    pub denials: u64,
 }
 
 impl<R: Copy, I: Invalidate<R>> Shootdown<I, R> {
@@ -149,8 +139,8 @@ impl<R: Copy, I: Invalidate<R>> Shootdown<I, R> {
         Ok(Ok(()))
     }
 
-    /// This CPU is out of the guest.
-    pub(crate) fn leave(&self, cpu: CpuId) -> Option<()> {
+    /// This CPU is out of the guest: whether there is such a CPU.
+    pub(crate) fn leave(&self, cpu: CpuId) -> bool {
         self.cpus.leave(cpu)
     }
 
@@ -173,7 +163,7 @@ impl<R: Copy, I: Invalidate<R>> Shootdown<I, R> {
     }
 
     /// This CPU took a permission fault that the entry does not justify any more.
-    pub(crate) fn invalidate_denial(&self, gpa: crate::GuestPhysAddr) {
+    pub(crate) fn invalidate_denial(&self, gpa: crate::addr::GuestPhysAddr) {
         self.counters.denials.fetch_add(1, Ordering::Relaxed);
         self.invalidate.invalidate_denial(self.root, gpa);
     }

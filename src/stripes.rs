@@ -2,7 +2,7 @@
 
 use alloc::{boxed::Box, vec::Vec};
 
-use crate::CpuId;
+use crate::cpu_id::CpuId;
 
 /// The most places there are: beyond it, CPUs share them.
 const MOST: usize = 16;

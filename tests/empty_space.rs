@@ -9,9 +9,9 @@ use std::{
 
 use memory_addr::PAGE_SIZE_4K;
 use stage2::{
-    Config, Content, CpuId, Frames, GuestPhysAddr, GuestSpace, Invalidate, Limits, PhysAddr, Platform, Reach, Scope,
-    Unreachable,
+    Config, CpuId, Frames, GuestPhysAddr, GuestSpace, Limits, PhysAddr, Platform,
     aarch64::{Capabilities, IdRegisters, Stage2, Vmid},
+    invalidate::{Content, Invalidate, Reach, Scope, Unreachable},
 };
 
 thread_local! {

@@ -14,8 +14,10 @@ use std::{
 use memory_addr::{PAGE_SIZE_4K as PAGE, VirtAddr};
 use page_table_multiarch::PagingHandler;
 use stage2::{
-    Config, Content, CpuId, Frames, GuestPhysAddr, GuestPhysRange, GuestSpace, Handler, Invalidate, LeafPolicy, Limits,
-    Mapping, MappingFlags, PhysAddr, Pieces, Platform, Populate, Reach, Scope, Unreachable,
+    Config, CpuId, Frames, GuestPhysAddr, GuestPhysRange, GuestSpace, Handler, LeafPolicy, Limits, Mapping,
+    MappingFlags, PhysAddr, Platform, Populate,
+    frames::Pieces,
+    invalidate::{Content, Invalidate, Reach, Scope, Unreachable},
     x86_64::ept::{Capabilities, Depth, Ept, Registers, Root},
 };
 

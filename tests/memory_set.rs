@@ -3,7 +3,7 @@
 use std::{cell::Cell, cmp::Ordering, error::Error, ops::Range};
 
 use memory_addr::{AddrRange, VirtAddr, va, va_range};
-use stage2::{Backing, MappingBackend, MappingError, MappingResult, MemoryArea, MemorySet};
+use stage2::{MappingBackend, MappingError, MappingResult, MemoryArea, MemorySet, areas::Backing};
 
 /// A page table: what stands at each of the addresses below its length, and the call that fails, counted from now.
 struct Table {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use memory_addr::{AddrRange, VirtAddr};
-use stage2::{Few, MappingBackend, MappingError, MemoryArea, MemorySet};
+use stage2::{MappingBackend, MappingError, MemoryArea, MemorySet, areas::Few};
 
 thread_local! {
     /// Allocations of this thread that succeed before all fail; `None` is without end.

@@ -29,11 +29,15 @@ use std::{
 
 use memory_addr::PAGE_SIZE_4K as PAGE;
 use stage2::{
-    Access, Area, Cause, Config, Content, CpuId, Error, Fault, Format, Frames, GuestPhysAddr, GuestPhysRange,
-    GuestSpace, Invalidate, LeafPolicy, Limits, Mapping, MappingFlags, Origin, Outcome, Pager, PhysAddr, Pieces,
-    Platform, Populate, Progress, Reach, RegionError, Resource, Scope, Settled, SharedRegion, Source, SourceError,
-    Supply, Ticket, Translation, Unreachable, Usage, Waiting,
+    Access, Cause, Config, CpuId, Error, Fault, Frames, GuestPhysAddr, GuestPhysRange, GuestSpace, LeafPolicy, Limits,
+    Mapping, MappingFlags, Origin, Outcome, PhysAddr, Platform, Populate, SharedRegion, Translation, Usage,
     aarch64::{Stage2, Vmid},
+    format::Format,
+    frames::Pieces,
+    invalidate::{Content, Invalidate, Reach, Scope, Unreachable},
+    pager::{Pager, Settled, Source, SourceError, Supply, Ticket, Waiting},
+    region::RegionError,
+    space::{Area, Progress, Resource},
     x86_64::{
         ept::{self, Depth, Ept},
         npt::{self, Asid, Npt},

@@ -12,7 +12,11 @@ use std::{
 
 use memory_addr::{PhysAddr, VirtAddr};
 use page_table_multiarch::PagingHandler;
-use stage2::{CpuId, Frames, Handler, LockFamily, Pieces, SpaceLock, Spin};
+use stage2::{
+    CpuId, Frames, Handler,
+    frames::Pieces,
+    lock::{LockFamily, SpaceLock, Spin},
+};
 
 /// A hypervisor that reaches physical memory somewhere else than where it stands.
 struct Shifted;

@@ -53,8 +53,11 @@ use std::sync::{
 use board::{Board, Event, Machine, range};
 use format::Toy;
 use stage2::{
-    Access, Cause, Changed, Content, CpuId, Entry, Error, Fault, Format, Frames, GuestPhysAddr, GuestSpace, LeafPolicy,
-    Level, Mapping, MappingFlags, Origin, Outcome, PhysAddr, Pieces, Populate, Reach, Used, VcpuId,
+    Access, Cause, CpuId, Error, Fault, Frames, GuestPhysAddr, GuestSpace, LeafPolicy, Level, Mapping, MappingFlags,
+    Origin, Outcome, PhysAddr, Populate, VcpuId,
+    format::{Entry, Format, Used},
+    frames::Pieces,
+    invalidate::{Changed, Content, Reach},
 };
 
 const PAGE: usize = 0x1000;

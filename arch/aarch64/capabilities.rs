@@ -40,8 +40,8 @@ bitflags! {
         /// Cortex-A57 1319537, Cortex-A72 1319367, Cortex-A55 1530923, Cortex-A76 1165522: a translation that EL2
         /// speculates for EL1 mixes the `VTTBR_EL2` of one guest with the stage-1 registers of another, and is cached
         /// ([H2](crate::hardware#h2)). [`Tlb`](super::Tlb) keeps it from invalidations. A hypervisor that changes
-        /// guests sets `TCR_EL1.EPD0` and `EPD1` before [`activate`](crate::Invalidate::activate) and loads the next
-        /// guest's `TCR_EL1` last.
+        /// guests sets `TCR_EL1.EPD0` and `EPD1` before [`activate`](crate::invalidate::Invalidate::activate) and loads the
+        /// next guest's `TCR_EL1` last.
         const SPECULATIVE_TRANSLATION = 1 << 0;
         /// Cortex-A57 834220: a stage-2 fault is reported where stage 1 faults, with a wrong address
         /// ([H10](crate::hardware#h10)).

@@ -7,7 +7,7 @@ use aarch64_cpu::registers::{VTCR_EL2, VTTBR_EL2};
 use memory_addr::{MemoryAddr, PhysAddr};
 
 use super::{Capabilities, Features, Stage2};
-use crate::{Geometry, Level};
+use crate::{addr::Level, geometry::Geometry};
 
 /// The identifier of one guest's translations in the TLBs.
 ///

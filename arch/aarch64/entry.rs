@@ -13,7 +13,10 @@ use super::{
     config::{INDEX_BITS, PAGE_SHIFT},
 };
 use crate::{
-    Access, Change, Denials, Entry, Fields, Format, Geometry, Inexpressible, Leaf, Level, Marked, Used, arch::owner,
+    addr::Level,
+    arch::owner,
+    format::{Access, Change, Denials, Entry, Fields, Format, Inexpressible, Leaf, Marked, Used},
+    geometry::Geometry,
 };
 
 /// `AArch64` stage 2: descriptors of 4 KiB, 2 MiB and 1 GiB.
@@ -25,7 +28,11 @@ use crate::{
 ///
 /// # Example
 /// ```
-/// use stage2::{Format, MappingFlags, aarch64::{Capabilities, ConfigError, IdRegisters, Stage2, Tracking, Vmid}};
+/// use stage2::{
+///     MappingFlags,
+///     aarch64::{Capabilities, ConfigError, IdRegisters, Stage2, Tracking, Vmid},
+///     format::Format,
+/// };
 ///
 /// let neoverse_n1 = IdRegisters { mmfr0: 0x0010_1125, mmfr1: 0x1021_2122, mmfr2: 0x1011, ..IdRegisters::default() };
 /// let capabilities = Capabilities::from_registers(neoverse_n1);

@@ -7,7 +7,7 @@ use super::{
     Capabilities, Domain, Executor, IdRegisters, Kind, Op, Stage1, Tlbi, Unresolved,
     tlb::{HCR_E2H, HCR_TGE},
 };
-use crate::Fault;
+use crate::fault::Fault;
 
 /// Reads a system register.
 macro_rules! read {

@@ -4,7 +4,11 @@
 //! level), `FAR_EL2`, `HPFAR_EL2`, `PAR_EL1`.
 
 use super::Errata;
-use crate::{Access, Cause, Fault, GuestPhysAddr, Origin};
+use crate::{
+    addr::GuestPhysAddr,
+    fault::{Cause, Fault, Origin},
+    format::Access,
+};
 
 /// What an exception to EL2 leaves in the registers.
 ///

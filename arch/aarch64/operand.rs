@@ -3,7 +3,10 @@
 //! Arm DDI 0487, edition K.a, C5.5: `TLBI IPAS2E1IS`, `TLBI RIPAS2E1IS`.
 
 use super::{Features, Tlbi};
-use crate::{Changed, GuestPhysAddr, Level, Scope};
+use crate::{
+    addr::{GuestPhysAddr, Level},
+    invalidate::{Changed, Scope},
+};
 
 /// log2 of a page's size: operands count pages.
 const PAGE_SHIFT: u32 = 12;

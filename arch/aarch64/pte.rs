@@ -2,8 +2,9 @@
 
 use super::{Capabilities, Errata, Features, Stage2, Tracking, Vmid};
 use crate::{
-    Geometry, Level,
-    arch::pte::{Baseline, PagingEntry},
+    addr::Level,
+    arch::{pte::Baseline, pte::PagingEntry},
+    geometry::Geometry,
 };
 
 /// A descriptor of [`Stage2`] as any CPU reads it: no `FEAT_S2FWB`, no `FEAT_XNX`, use tracked by software.

@@ -5,7 +5,11 @@
 use core::ptr::NonNull;
 
 use super::{Capabilities, Domain, Errata, Executor, Features, HCR_BITS, Kind, Op, Root, Stage1, Tlbi, operand};
-use crate::{Content, CpuId, GuestPhysAddr, Invalidate, Reach, Scope, Unreachable};
+use crate::{
+    addr::GuestPhysAddr,
+    cpu_id::CpuId,
+    invalidate::{Content, Invalidate, Reach, Scope, Unreachable},
+};
 
 /// The most operations by address that one invalidation sends.
 ///
@@ -29,7 +33,7 @@ const SCTLR_MMU: u64 = 1 << 0;
 ///
 /// # Example
 /// ```
-/// use stage2::{Invalidate, Reach, aarch64::{Capabilities, IdRegisters, Tlb}};
+/// use stage2::{aarch64::{Capabilities, IdRegisters, Tlb}, invalidate::{Invalidate, Reach}};
 /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
 /// # use host::Idle;
 ///

@@ -4,10 +4,7 @@ use memory_addr::PhysAddr;
 use page_table_multiarch::{GenericPTE, MappingFlags};
 
 use super::{Baseline, PagingEntry};
-use crate::{
-    aarch64::Stage2,
-    x86_64::{ept::Ept, npt::Npt},
-};
+use crate::arch::{aarch64::Stage2, x86_64::ept::Ept, x86_64::npt::Npt};
 
 const READ: MappingFlags = MappingFlags::READ;
 

@@ -1,6 +1,6 @@
 //! The way from one CPU to another, which the hypervisor has.
 
-use crate::{CpuId, Unreachable};
+use crate::{cpu_id::CpuId, invalidate::Unreachable};
 
 /// The hypervisor's way to interrupt its other CPUs.
 ///

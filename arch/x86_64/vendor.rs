@@ -13,8 +13,10 @@ use super::{
     npt::{self, Npt},
 };
 use crate::{
-    Access, Change, Content, CpuId, Denials, Entry, Fields, Format, GuestPhysAddr, Inexpressible, Invalidate, Leaf,
-    Level, Reach, Scope, Unreachable,
+    addr::{GuestPhysAddr, Level},
+    cpu_id::CpuId,
+    format::{Access, Change, Denials, Entry, Fields, Format, Inexpressible, Leaf},
+    invalidate::{Content, Invalidate, Reach, Scope, Unreachable},
 };
 
 /// How a CPU runs guests. Other vendors' CPUs have one of the two as well.
@@ -54,7 +56,7 @@ impl Extension {
 ///
 /// # Example
 /// ```
-/// use stage2::{Format, x86_64::{Extension, Nested, ept, npt}};
+/// use stage2::{format::Format, x86_64::{Extension, Nested, ept, npt}};
 ///
 /// # let skylake = ept::Registers { ept_vpid_cap: 0xf01_0673_4141, arch_capabilities: 0x40, physical_bits: 46 };
 /// # let intel = ept::Capabilities::from_registers(skylake);
@@ -190,7 +192,7 @@ const _: () = assert!(Ept::PAGE_SHIFT == Npt::PAGE_SHIFT && Ept::INDEX_BITS == N
 /// # Example
 /// ```
 /// use stage2::x86_64::{NestedTlb, ept, npt};
-/// use stage2::{CpuId, Invalidate, Reach, Unreachable};
+/// use stage2::{CpuId, invalidate::{Invalidate, Reach, Unreachable}};
 ///
 /// # struct Idle;
 /// # impl ept::Executor for Idle {

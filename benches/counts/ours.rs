@@ -2,7 +2,10 @@
 
 use std::{mem::ManuallyDrop, num::NonZeroUsize, sync::Arc};
 
-use stage2::{Access, CpuId, Frames, Mapping, Outcome, Pager, Settled, Snapshot, Source, Supply, Ticket};
+use stage2::{
+    Access, CpuId, Frames, Mapping, Outcome, Snapshot,
+    pager::{Pager, Settled, Source, Supply, Ticket},
+};
 
 use super::{
     Operation, Ready, ignore,

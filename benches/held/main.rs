@@ -12,7 +12,10 @@ use std::{
     },
 };
 
-use stage2::{CpuId, GuestSpace, LockFamily, Snapshot, SpaceLock};
+use stage2::{
+    CpuId, GuestSpace, Snapshot,
+    lock::{LockFamily, SpaceLock},
+};
 
 use stage2_benches::{
     callgrind,
@@ -156,7 +159,7 @@ fn operations<K: Kind>() -> Vec<Operation> {
             let space = space::<K>(linear(0), GIB_PAGES);
             Box::new(move || {
                 let mut protecting = space.protect_in_steps(pages_at(0, GIB_PAGES), READ).expect("it is mapped");
-                while protecting.step(512).expect("no CPU is out of reach") != stage2::Progress::Done {}
+                while protecting.step(512).expect("no CPU is out of reach") != stage2::space::Progress::Done {}
             })
         }),
         ("unmap 1 GiB, linear", || {
@@ -203,7 +206,7 @@ fn operations<K: Kind>() -> Vec<Operation> {
             let space = space::<K>(POPULATED, PAGES);
             Box::new(move || {
                 let mut taking = space.snapshot_in_steps().expect("there is memory");
-                while taking.step(512).expect("no CPU is out of reach") != stage2::Progress::Done {}
+                while taking.step(512).expect("no CPU is out of reach") != stage2::space::Progress::Done {}
                 std::mem::forget(taking.finish());
             })
         }),

@@ -4,9 +4,12 @@ use std::marker::PhantomData;
 
 use memory_addr::PAGE_SIZE_4K;
 use stage2::{
-    Access, Cause, Config, CpuId, Fault, Format, Frames, GuestPhysAddr, GuestPhysRange, GuestSpace, Invalidate,
-    LeafPolicy, Limits, LockFamily, Mapping, MappingFlags, Origin, Outcome, PhysAddr, Platform, Populate, Unreachable,
-    aarch64, x86_64::ept,
+    Access, Cause, Config, CpuId, Fault, Frames, GuestPhysAddr, GuestPhysRange, GuestSpace, LeafPolicy, Limits,
+    Mapping, MappingFlags, Origin, Outcome, PhysAddr, Platform, Populate, aarch64,
+    format::Format,
+    invalidate::{Invalidate, Unreachable},
+    lock::LockFamily,
+    x86_64::ept,
 };
 
 /// A guest may read.

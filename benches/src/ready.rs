@@ -9,7 +9,7 @@ use std::{
 
 use memory_addr::{PAGE_SIZE_4K, PhysAddr, VirtAddr};
 use page_table_multiarch::PagingHandler;
-use stage2::{Contents, Frames};
+use stage2::{Frames, frames::Contents};
 
 /// As many frames as a list can hold: 512 MiB.
 const MOST: usize = 1 << 17;

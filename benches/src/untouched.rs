@@ -12,7 +12,7 @@ use std::{
 };
 
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
-use stage2::{Contents, Frames};
+use stage2::{Frames, frames::Contents};
 
 use crate::machine::GIB_PAGES;
 

@@ -1,8 +1,15 @@
 //! Which frames stand behind an area.
 
 use memory_addr::PhysAddr;
+use page_table_multiarch::MappingFlags;
 
-use crate::{GuestPhysAddr, Loan, MappingFlags, SharedRegion, region::View, set::Backing};
+use crate::{
+    addr::GuestPhysAddr,
+    format::LeafPolicy,
+    loan::Loan,
+    region::{SharedRegion, View},
+    set::Backing,
+};
 
 /// What to map.
 ///
@@ -61,16 +68,6 @@ pub enum Populate {
     Lazy,
     /// At once.
     Now,
-}
-
-/// How large the leaves of private memory may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeafPolicy {
-    /// Pages only.
-    Pages,
-    /// The largest block that alignment, the area, the format and the allocator allow, smaller ones where one of them
-    /// does not. A fault populates 2 MiB at most (4 KiB granule): a guest must not cause more work than that at once.
-    Largest,
 }
 
 /// What stands behind an area: never adjusted when the area is split.

@@ -20,7 +20,11 @@ use loom::{
 };
 
 use super::{CpuId, Cpus, VcpuId};
-use crate::{Content, GuestPhysAddr, Invalidate, Reach, Scope, Unreachable, shootdown::Shootdown};
+use crate::{
+    addr::GuestPhysAddr,
+    invalidate::{Content, Invalidate, Reach, Scope, Unreachable},
+    shootdown::Shootdown,
+};
 
 /// Atomics before each of whose accesses the CPU may be interrupted.
 pub(crate) mod interrupted {

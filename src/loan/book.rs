@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::Loan;
-use crate::GuestPhysRange;
+use crate::{account::Exhausted, addr::GuestPhysRange};
 
 /// The loans that a space gave, by the addresses that the memory has in it. A page is on loan once.
 #[derive(Default)]
@@ -11,8 +11,8 @@ pub(crate) struct Loans(Vec<Loan>);
 
 impl Loans {
     /// Makes room for one more.
-    pub(crate) fn reserve(&mut self) -> Option<()> {
-        self.0.try_reserve(1).ok()
+    pub(crate) fn reserve(&mut self) -> Result<(), Exhausted> {
+        self.0.try_reserve(1).map_err(|_| Exhausted::Memory)
     }
 
     /// Adds a loan. Its room is reserved.
@@ -43,7 +43,7 @@ impl Loans {
     }
 
     /// How many end at or before `gpa`.
-    fn behind(&self, gpa: crate::GuestPhysAddr) -> usize {
+    fn behind(&self, gpa: crate::addr::GuestPhysAddr) -> usize {
         self.0.partition_point(|loan| loan.lender_range().end <= gpa)
     }
 }

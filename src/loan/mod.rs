@@ -1,20 +1,16 @@
 //! Memory that one space has and another sees: what is agreed, and what a page is to its space.
 
 mod book;
-mod extents;
 mod record;
-mod state;
 
 use core::fmt;
 
+use page_table_multiarch::MappingFlags;
+
 use self::record::{Lending, Record};
-pub use self::state::PageState;
-pub(crate) use self::{
-    book::Loans,
-    extents::{Extents, Seams},
-    record::Terms,
-};
-use crate::{GuestPhysRange, MappingFlags, Platform, counted::Counted};
+pub(crate) use self::{book::Loans, record::Terms};
+pub use crate::ownership::{Handover, PageState};
+use crate::{addr::GuestPhysRange, counted::Counted, platform::Platform};
 
 /// Memory of one space that another has: what [`share`](crate::GuestSpace::share) and
 /// [`lend`](crate::GuestSpace::lend) answer, and [`reclaim`](crate::GuestSpace::reclaim) takes.
@@ -24,7 +20,7 @@ use crate::{GuestPhysRange, MappingFlags, Platform, counted::Counted};
 ///
 /// # Example
 /// ```
-/// use stage2::{Handover, LeafPolicy, Mapping, Populate};
+/// use stage2::{LeafPolicy, Mapping, Populate, loan::Handover};
 /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
 /// # use host::{RW, guest, range};
 ///
@@ -49,15 +45,6 @@ pub enum LoanKind {
     Shared,
     /// It does not, until it has the memory back.
     Lent,
-}
-
-/// What becomes of what is written in memory that changes hands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Handover {
-    /// Who gets the memory sees it.
-    Keep,
-    /// Who gets the memory sees zeros.
-    Zero,
 }
 
 impl Loan {

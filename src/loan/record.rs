@@ -7,9 +7,17 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use memory_addr::PAGE_SIZE_4K;
+use page_table_multiarch::MappingFlags;
 
-use super::{Extents, LoanKind};
-use crate::{Content, Frames, GuestPhysRange, Invalidate, MappingFlags, Platform, counted::Counted};
+use super::LoanKind;
+use crate::{
+    addr::GuestPhysRange,
+    counted::Counted,
+    extents::Extents,
+    frame::Frames,
+    invalidate::{Content, Invalidate},
+    platform::Platform,
+};
 
 /// A loan, whatever allocator its memory is from.
 pub(crate) trait Lending: Send + Sync {
@@ -33,18 +41,27 @@ pub(crate) struct Terms {
     /// How many bytes the borrower still maps.
     mapped: AtomicUsize,
     /// The lender is no more: the memory is the record's.
-    orphaned: AtomicBool,
+    lender_is_gone: AtomicBool,
 }
 
 impl Terms {
     /// Of a loan that nobody has yet.
     pub(crate) fn new(
         kind: LoanKind,
-        (lender, borrower): (GuestPhysRange, GuestPhysRange),
+        lender: GuestPhysRange,
+        borrower: GuestPhysRange,
         flags: MappingFlags,
         memory: Extents,
     ) -> Self {
-        Self { kind, lender, borrower, flags, memory, mapped: AtomicUsize::new(0), orphaned: AtomicBool::new(false) }
+        Self {
+            kind,
+            lender,
+            borrower,
+            flags,
+            memory,
+            mapped: AtomicUsize::new(0),
+            lender_is_gone: AtomicBool::new(false),
+        }
     }
 
     /// How many bytes the borrower still maps. Acquire: its CPUs forgot the others before this says so.
@@ -63,8 +80,8 @@ impl Terms {
     }
 
     /// The lender is at its end, and no CPU of its reaches the memory any more.
-    pub(crate) fn orphan(&self) {
-        self.orphaned.store(true, Ordering::Release);
+    pub(crate) fn lender_ends(&self) {
+        self.lender_is_gone.store(true, Ordering::Release);
     }
 }
 
@@ -93,7 +110,7 @@ impl<P: Platform> Lending for Record<P> {
     fn free_some(&mut self, budget: &mut usize) {
         // Whoever let go last sees what the others did before.
         while *budget > 0
-            && self.terms.orphaned.load(Ordering::Relaxed)
+            && self.terms.lender_is_gone.load(Ordering::Relaxed)
             && let Some(page) = self.terms.memory.pop()
         {
             *budget -= 1;

@@ -12,7 +12,7 @@ use loom::{
 };
 
 use super::{Ordering, Shared, SpaceLock, Striped, Word};
-use crate::CpuId;
+use crate::cpu_id::CpuId;
 
 /// A number on which the model sees every access that is not ordered after the last one.
 struct Watched(UnsafeCell<usize>);

@@ -6,8 +6,8 @@ use memory_addr::PAGE_SIZE_4K;
 
 use super::{RegionError, RegionWriter, SharedRegion};
 use crate::{
-    Content, Plain, Word,
-    plain::{self, sealed::Cell},
+    invalidate::Content,
+    plain::{self, Plain, Word, sealed::Cell},
 };
 
 impl SharedRegion {
@@ -104,7 +104,7 @@ impl RegionWriter {
         let mut done = 0;
         while done < from.len() {
             let len = in_page(offset + done, from.len() - done);
-            self.change(offset + done, (len, from.len() - done), |bytes| {
+            self.change(offset + done, len, from.len() - done, |bytes| {
                 // SAFETY: the handle keeps the frame, and everybody who shares it uses atomics.
                 #[allow(unsafe_code, reason = "shared memory")]
                 unsafe {
@@ -147,14 +147,15 @@ impl RegionWriter {
 
     fn word<T: Word + Cell, R>(&self, offset: usize, each: impl FnOnce(NonNull<u8>) -> R) -> Result<R, RegionError> {
         self.0.check_word::<T>(offset)?;
-        self.change(offset, (size_of::<T>(), size_of::<T>()), each)
+        self.change(offset, size_of::<T>(), size_of::<T>(), each)
     }
 
     /// Runs `each` on `len` bytes within a page, of which `left` are still to be written from there on.
     fn change<R>(
         &self,
         offset: usize,
-        (len, left): (usize, usize),
+        len: usize,
+        left: usize,
         each: impl FnOnce(NonNull<u8>) -> R,
     ) -> Result<R, RegionError> {
         self.0.bring(offset, left)?;

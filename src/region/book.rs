@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 
 use super::{Region, RegionError, View};
-use crate::counted::Counted;
+use crate::{account::Exhausted, counted::Counted};
 
 /// How many pages share one allocation of records.
 const CHUNK: usize = 512;
@@ -135,14 +135,14 @@ impl Book {
         self.handles == 0 && self.live == 1
     }
 
-    /// Whether nothing is left.
-    pub(super) fn is_deserted(&self) -> bool {
+    /// Whether neither a mapping nor a handle is left.
+    pub(super) fn is_unreachable(&self) -> bool {
         self.handles == 0 && self.live == 0
     }
 
     /// Makes room for so many bases.
-    pub(super) fn reserve_bases(&mut self, count: usize) -> Option<()> {
-        self.bases.try_reserve_exact(count).ok()
+    pub(super) fn reserve_bases(&mut self, count: usize) -> Result<(), Exhausted> {
+        self.bases.try_reserve_exact(count).map_err(|_| Exhausted::Memory)
     }
 
     /// Adds a base behind the others. Its room is reserved.
@@ -179,15 +179,15 @@ impl Book {
     }
 
     /// Makes room for the records of some pages.
-    pub(super) fn reserve(&mut self, pages: core::ops::Range<usize>) -> Option<()> {
+    pub(super) fn reserve(&mut self, pages: core::ops::Range<usize>) -> Result<(), Exhausted> {
         for chunk in pages.start / CHUNK..pages.end.div_ceil(CHUNK) {
-            let chunk = self.chunks.get_mut(chunk)?;
+            let chunk = self.chunks.get_mut(chunk).ok_or(Exhausted::Memory)?;
             if chunk.is_empty() {
-                chunk.try_reserve_exact(CHUNK).ok()?;
+                chunk.try_reserve_exact(CHUNK).map_err(|_| Exhausted::Memory)?;
                 chunk.resize(CHUNK, Record::default());
             }
         }
-        Some(())
+        Ok(())
     }
 
     /// Gives a page that has none a frame. Its room is reserved.
@@ -292,8 +292,8 @@ impl Book {
         let record = self.record(page)?;
         record.add_copy();
         let at = record.frame()?;
-        let deserted = handles == 0 && record.copies() == Some(ever);
-        if !deserted {
+        let unreachable = handles == 0 && record.copies() == Some(ever);
+        if !unreachable {
             return None;
         }
         record.set_frame(None);
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_all_copied_at_once_is_deserted() {
+    fn a_page_that_all_copied_at_once_is_unreachable() {
         let mut book = book(2);
         book.handles = 0;
         assert_eq!((book.give(3), book.give(3)), (Given::Copy(FRAME), Given::Copy(FRAME)));

@@ -6,11 +6,17 @@ use core::{any::TypeId, ptr::NonNull};
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 use spin::rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Book, Given, Orphans, supply::Supply};
-use crate::{Content, Frames, Invalidate, Platform, account::Exhausted, frame::Owned};
+use super::{Book, Given, RegionError, RemovedRegions, supply::Supply};
+use crate::{
+    account::Exhausted,
+    frame::{Frames, Owned},
+    invalidate::{Content, Invalidate},
+    platform::Platform,
+    source::PageOwner,
+};
 
 /// A region, whatever allocator and caches it was made for.
-pub(crate) trait Region: Send + Sync {
+pub(crate) trait Region: PageOwner {
     /// Its size in bytes.
     fn size(&self) -> usize;
 
@@ -25,15 +31,6 @@ pub(crate) trait Region: Send + Sync {
 
     /// Allocates a frame for a page: zeroed, and in step with the caches.
     fn allocate(&self) -> Option<PhysAddr>;
-
-    /// Gives a page a frame that `write` fills, which starts as zeros, if `admit` allows it in the end, under the region's
-    /// lock. Nothing if either of them does not want it.
-    fn receive(
-        &self,
-        page: usize,
-        write: &mut dyn FnMut(&mut [u8]) -> Option<()>,
-        admit: &mut dyn FnMut() -> Option<()>,
-    ) -> Result<Option<()>, Exhausted>;
 
     /// Where pages come from that nobody touched; zeros, if from nowhere.
     fn supply(&self) -> Option<&Supply>;
@@ -83,7 +80,7 @@ impl Fresh<'_> {
         if !admit() {
             return Ok(None);
         }
-        book.reserve(page..page + 1).ok_or(Exhausted::Memory)?;
+        book.reserve(page..page + 1)?;
         let Some(at) = self.at.take() else { return Ok(None) };
         book.put(page, at);
         Ok(Some(at))
@@ -136,11 +133,24 @@ impl dyn Region {
 
     /// A mapping has its copy, and no CPU reaches the page through it any more.
     pub(crate) fn leave(&self, page: usize) {
-        let deserted = self.writing().leave(page);
-        if let Some(at) = deserted {
+        let unreachable = self.writing().leave(page);
+        if let Some(at) = unreachable {
             // SAFETY: every mapping there ever was has a copy, and nobody can make another: the book says so.
             unsafe { self.free(at) }
         }
+    }
+}
+
+/// For the last mapping, which takes the memory of its region back.
+impl dyn Region {
+    /// Refuses a region that anything but one mapping can reach. None can come meanwhile: a new mapping takes a handle.
+    pub(crate) fn check_sole(&self) -> Result<(), RegionError> {
+        self.reading().check_sole()
+    }
+
+    /// Forgets the frames of `size` bytes from a page on: the mapping, which is the only one, has them.
+    pub(crate) fn take(&self, first: usize, size: usize) {
+        self.writing().take(first..first + size / PAGE_SIZE_4K);
     }
 }
 
@@ -199,28 +209,6 @@ impl<P: Platform> Region for Memory<P> {
         Some(fresh.into_raw())
     }
 
-    fn receive(
-        &self,
-        page: usize,
-        write: &mut dyn FnMut(&mut [u8]) -> Option<()>,
-        admit: &mut dyn FnMut() -> Option<()>,
-    ) -> Result<Option<()>, Exhausted> {
-        let fresh = Owned::allocate(&self.frames, 1).ok_or(Exhausted::Memory)?.zeroed();
-        let bytes = self.frames.pointer(fresh.at());
-        // SAFETY: `fresh` owns the page, which nobody else has seen, and it is initialized.
-        if write(unsafe { core::slice::from_raw_parts_mut(bytes.as_ptr(), PAGE_SIZE_4K) }).is_none() {
-            return Ok(None);
-        }
-        self.operations.synchronize(bytes, PAGE_SIZE_4K, Content::Data);
-        let mut book = self.book.upgradeable_read().upgrade();
-        book.reserve(page..page + 1).ok_or(Exhausted::Memory)?;
-        if admit().is_none() {
-            return Ok(None);
-        }
-        book.put(page, fresh.into_raw());
-        Ok(Some(()))
-    }
-
     fn supply(&self) -> Option<&Supply> {
         self.supply.as_ref()
     }
@@ -245,13 +233,37 @@ impl<P: Platform> Region for Memory<P> {
     }
 }
 
+impl<P: Platform> PageOwner for Memory<P> {
+    fn receive(
+        &self,
+        page: usize,
+        write: &mut dyn FnMut(&mut [u8]) -> bool,
+        admit: &mut dyn FnMut() -> bool,
+    ) -> Result<bool, Exhausted> {
+        let fresh = Owned::allocate(&self.frames, 1).ok_or(Exhausted::Memory)?.zeroed();
+        let bytes = self.frames.pointer(fresh.at());
+        // SAFETY: `fresh` owns the page, which nobody else has seen, and it is initialized.
+        if !write(unsafe { core::slice::from_raw_parts_mut(bytes.as_ptr(), PAGE_SIZE_4K) }) {
+            return Ok(false);
+        }
+        self.operations.synchronize(bytes, PAGE_SIZE_4K, Content::Data);
+        let mut book = self.book.upgradeable_read().upgrade();
+        book.reserve(page..page + 1)?;
+        if !admit() {
+            return Ok(false);
+        }
+        book.put(page, fresh.into_raw());
+        Ok(true)
+    }
+}
+
 impl<P: Platform> Drop for Memory<P> {
     fn drop(&mut self) {
         self.free_some(&mut { usize::MAX });
         // What stands behind it may go too, and what stands behind that: without recursion.
-        let mut orphans = Orphans::default();
+        let mut removed = RemovedRegions::default();
         while let Some(base) = self.book.get_mut().pop_base() {
-            orphans.add(base.view);
+            removed.add(base.view);
         }
     }
 }

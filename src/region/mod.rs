@@ -3,9 +3,8 @@
 
 mod access;
 mod book;
-mod convert;
 mod memory;
-mod orphans;
+mod removed;
 mod snapshot;
 mod supply;
 mod view;
@@ -18,13 +17,14 @@ pub use self::snapshot::Snapshot;
 pub(crate) use self::{
     book::{Book, Given},
     memory::{Pool, Region},
-    orphans::Orphans,
+    removed::RemovedRegions,
     snapshot::{Part, offset_of},
-    supply::{Behind, behind, forsake, supply},
+    supply::{Behind, behind, end_waits, supply},
     view::{Lease, View, Window},
 };
 use self::{memory::Memory, supply::Supply};
-use crate::{Pager, Platform, Ticket, counted::Counted};
+pub use crate::error::RegionError;
+use crate::{counted::Counted, platform::Platform, source::Pager};
 
 /// Memory for any number of guests, at any addresses: a handle, of which there may be many.
 ///
@@ -59,7 +59,7 @@ pub struct SharedRegion(Counted<dyn Region>);
 ///
 /// # Example
 /// ```
-/// use stage2::RegionError;
+/// use stage2::region::RegionError;
 /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
 /// # use host::guest;
 ///
@@ -73,92 +73,6 @@ pub struct SharedRegion(Counted<dyn Region>);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct RegionWriter(SharedRegion);
-
-/// Why something cannot be done with a region.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RegionError {
-    /// A region has one page at least, and whole pages.
-    #[error("a region cannot have {size:#x} bytes")]
-    BadSize {
-        /// The size in bytes that was asked for.
-        size: usize,
-    },
-    /// It is not that large.
-    #[error("{size:#x} bytes at offset {offset:#x} reach past the region's {region:#x} bytes")]
-    Beyond {
-        /// The offset in bytes that was asked for.
-        offset: usize,
-        /// The size in bytes that was asked for.
-        size: usize,
-        /// The region's size in bytes.
-        region: usize,
-    },
-    /// The offset is no multiple of what it has to be: a page in a mapping, its own size for a word.
-    #[error("offset {offset:#x} is not aligned to {align:#x} bytes")]
-    Unaligned {
-        /// The offset in bytes.
-        offset: usize,
-        /// What it should be a multiple of.
-        align: usize,
-    },
-    /// It cannot be written any more.
-    #[error("the region is frozen")]
-    Frozen,
-    /// It can still be written, and what is copied on write must not change.
-    #[error("the region is not frozen")]
-    NotFrozen,
-    /// It cannot be frozen while somebody can write it.
-    #[error("the region is writable: {mapped:#x} bytes of it by guests, and by {handles} handles")]
-    Written {
-        /// How many bytes guests may write, in all mappings together.
-        mapped: usize,
-        /// How many [`RegionWriter`]s there are.
-        handles: usize,
-    },
-    /// Somebody else can reach it.
-    #[error("the region has {mappings} mappings and {handles} handles")]
-    InUse {
-        /// How many mappings there are, of all spaces and snapshots.
-        mappings: usize,
-        /// How many [`SharedRegion`]s there are, and what has one.
-        handles: usize,
-    },
-    /// The space's pages are not the region's, which have 4 KiB.
-    #[error("a region has pages of 4 KiB, the space of {page_size:#x} bytes")]
-    PageSize {
-        /// The space's page size in bytes.
-        page_size: usize,
-    },
-    /// The region's source has not brought the page yet. The ticket's pager tells when it is time to try again.
-    #[error("{size:#x} bytes at offset {offset:#x} are not there yet: {ticket}")]
-    NotYet {
-        /// The offset in bytes of what is not there.
-        offset: usize,
-        /// How much was still to be accessed from there on, in bytes.
-        size: usize,
-        /// What to wait for.
-        ticket: Ticket,
-    },
-    /// The region's source cannot have the page.
-    #[error("{size:#x} bytes at offset {offset:#x} cannot be had: {ticket} failed")]
-    SourceFailed {
-        /// The offset in bytes of what cannot be had.
-        offset: usize,
-        /// How much was still to be accessed from there on, in bytes.
-        size: usize,
-        /// What failed.
-        ticket: Ticket,
-    },
-    /// The allocator has nothing left.
-    #[error("out of memory for {size:#x} bytes at offset {offset:#x}")]
-    NoMemory {
-        /// The offset in bytes of what could not be had.
-        offset: usize,
-        /// Its size in bytes.
-        size: usize,
-    },
-}
 
 impl SharedRegion {
     /// A region of `size` bytes whose frames come from `frames`, and are kept in step with the caches by `operations`.
@@ -252,7 +166,7 @@ impl Clone for SharedRegion {
 impl Drop for SharedRegion {
     fn drop(&mut self) {
         self.0.writing().handles -= 1;
-        supply::desert(&self.0);
+        supply::end_all_waits(&self.0);
     }
 }
 

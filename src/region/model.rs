@@ -19,18 +19,21 @@ use spin::rwlock::RwLock;
 
 use super::{
     Book, Pool, Region,
-    supply::{Supply, supply},
+    supply::{Supply, owner, supply},
 };
 use crate::{
-    Content, Pager, Settled, Source, SourceError, SourceFailed, Ticket, Waiting, account::Exhausted, counted::Counted,
-    source::Supplied,
+    account::Exhausted,
+    counted::Counted,
+    invalidate::Content,
+    source::{PageOwner, Pager, Settled, Source, SourceError, SourceFailed, Supplied, Waiting},
+    ticket::Ticket,
 };
 
 const PAGE: [u8; PAGE_SIZE_4K] = [7; PAGE_SIZE_4K];
 
 /// A hypervisor with virtual CPUs to put to sleep, one page, and what is counted.
 struct Host {
-    answer: crate::Supply,
+    answer: crate::source::Supply,
     asked: AtomicUsize,
     settled: AtomicUsize,
     /// The hypervisor's own lock.
@@ -51,7 +54,7 @@ struct World {
 struct Script(Shared<Host>);
 
 impl Source for Script {
-    fn ask(&self, _: Ticket, _: &mut [u8]) -> crate::Supply {
+    fn ask(&self, _: Ticket, _: &mut [u8]) -> crate::source::Supply {
         self.0.asked.fetch_add(1, Relaxed);
         self.0.answer
     }
@@ -89,24 +92,6 @@ impl Region for OnePage {
         None
     }
 
-    fn receive(
-        &self,
-        _: usize,
-        write: &mut dyn FnMut(&mut [u8]) -> Option<()>,
-        admit: &mut dyn FnMut() -> Option<()>,
-    ) -> Result<Option<()>, Exhausted> {
-        if write(&mut [0; PAGE_SIZE_4K]).is_none() {
-            return Ok(None);
-        }
-        let mut present = self.host.region.lock().unwrap();
-        if admit().is_none() {
-            return Ok(None);
-        }
-        assert!(!*present, "it came twice");
-        *present = true;
-        Ok(Some(()))
-    }
-
     fn supply(&self) -> Option<&Supply> {
         Some(&self.supply)
     }
@@ -125,8 +110,28 @@ impl Region for OnePage {
     }
 }
 
+impl PageOwner for OnePage {
+    fn receive(
+        &self,
+        _: usize,
+        write: &mut dyn FnMut(&mut [u8]) -> bool,
+        admit: &mut dyn FnMut() -> bool,
+    ) -> Result<bool, Exhausted> {
+        if !write(&mut [0; PAGE_SIZE_4K]) {
+            return Ok(false);
+        }
+        let mut present = self.host.region.lock().unwrap();
+        if !admit() {
+            return Ok(false);
+        }
+        assert!(!*present, "it came twice");
+        *present = true;
+        Ok(true)
+    }
+}
+
 impl World {
-    fn new(answer: crate::Supply) -> Shared<Self> {
+    fn new(answer: crate::source::Supply) -> Shared<Self> {
         let host = Shared::new(Host {
             answer,
             asked: AtomicUsize::new(0),
@@ -146,12 +151,12 @@ impl World {
 
     /// As a space does.
     fn supply(&self) -> Supplied {
-        let still_missing = || {
+        let is_still_missing = || {
             let present = *self.host.region.lock().unwrap();
             let mapped = *self.host.table.lock().unwrap();
-            (!present && !mapped).then_some(())
+            !present && !mapped
         };
-        supply(&self.region, 0, still_missing).unwrap()
+        supply(&self.region, 0, is_still_missing).unwrap()
     }
 
     /// A ticket of a source that answers later.
@@ -197,14 +202,14 @@ impl World {
 
     /// The last pending page, and with it the world's last reference to itself.
     fn cancel(&self) {
-        self.pager.cancel_pages(&self.region, &(0..1));
+        self.pager.cancel_pages(&owner(&self.region), &(0..1));
     }
 }
 
 /// A virtual CPU looks, and sleeps; elsewhere its wait ends.
 fn wakes(end: fn(&World, Ticket), then: fn(&World, Ticket)) {
     loom::model(move || {
-        let world = World::new(crate::Supply::Later);
+        let world = World::new(crate::source::Supply::Later);
         let ticket = world.ask();
         let other = thread::spawn({
             let world = world.clone();
@@ -242,7 +247,7 @@ fn a_cancellation_wakes_whoever_looked_and_slept() {
 #[test]
 fn of_two_answers_and_a_cancellation_one_counts() {
     loom::model(|| {
-        let world = World::new(crate::Supply::Later);
+        let world = World::new(crate::source::Supply::Later);
         let ticket = world.ask();
         let answers: [fn(&World, Ticket) -> Result<(), SourceError>; 2] = [
             |world, ticket| world.pager.complete(ticket, Ok(&PAGE)),
@@ -265,7 +270,7 @@ fn of_two_answers_and_a_cancellation_one_counts() {
 #[test]
 fn two_who_miss_a_page_ask_once() {
     loom::model(|| {
-        let world = World::new(crate::Supply::Ready);
+        let world = World::new(crate::source::Supply::Ready);
         let other = thread::spawn({
             let world = world.clone();
             move || world.fault()

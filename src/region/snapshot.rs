@@ -3,13 +3,17 @@
 use alloc::vec::Vec;
 
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
+use page_table_multiarch::MappingFlags;
 use spin::rwlock::RwLockWriteGuard;
 
 use super::{
     SharedRegion, View,
     book::{Base, Book},
 };
-use crate::{GuestPhysAddr, GuestPhysRange, MappingFlags};
+use crate::{
+    account::Exhausted,
+    addr::{GuestPhysAddr, GuestPhysRange},
+};
 
 /// A guest's own memory as it was at one moment: [`GuestSpace::snapshot`](crate::GuestSpace::snapshot) takes it, and
 /// [`GuestSpace::restore`](crate::GuestSpace::restore) starts any number of guests from it.
@@ -84,7 +88,7 @@ impl SharedRegion {
     }
 
     /// Makes room for so many [bases](Self::inherit).
-    pub(crate) fn reserve_bases(&self, count: usize) -> Option<()> {
+    pub(crate) fn reserve_bases(&self, count: usize) -> Result<(), Exhausted> {
         self.region().writing().reserve_bases(count)
     }
 
@@ -99,7 +103,7 @@ impl SharedRegion {
 impl Filling<'_> {
     /// Makes room for frames of `size` bytes from `offset` on.
     #[inline]
-    pub(crate) fn reserve(&mut self, offset: usize, size: usize) -> Option<()> {
+    pub(crate) fn reserve(&mut self, offset: usize, size: usize) -> Result<(), Exhausted> {
         self.0.reserve(pages(offset, size))
     }
 

@@ -4,10 +4,10 @@ use memory_addr::PAGE_SIZE_4K;
 
 use super::{Region, RegionError, SharedRegion, View};
 use crate::{
-    GuestPhysRange, Pager,
     account::Exhausted,
+    addr::GuestPhysRange,
     counted::Counted,
-    source::{Entered, Supplied},
+    source::{Entered, PageOwner, Pager, Supplied},
 };
 
 /// Where a region's pages come from.
@@ -60,30 +60,35 @@ pub(crate) fn behind(region: &Counted<dyn Region>, page: usize) -> Behind {
 pub(crate) fn supply(
     region: &Counted<dyn Region>,
     page: usize,
-    still_missing: impl FnOnce() -> Option<()>,
+    is_still_missing: impl FnOnce() -> bool,
 ) -> Result<Supplied, Exhausted> {
     let Some(supply) = region.supply() else { return Ok(Supplied::Ready) };
-    match supply.pager.enter(region, page, supply.offset + page * PAGE_SIZE_4K) {
+    match supply.pager.enter(&owner(region), page, supply.offset + page * PAGE_SIZE_4K) {
         Entered::Other(supplied) => Ok(supplied),
         // What another brought, or took away, before this one's ticket was written down.
-        Entered::First(_) if still_missing().is_none() => Ok(Supplied::Ready),
+        Entered::First(_) if !is_still_missing() => Ok(Supplied::Ready),
         Entered::First(asking) => asking.ask(),
     }
 }
 
-/// A mapping has lost a part: nobody waits for its pages any more if there is no other mapping, and no handle.
-pub(crate) fn forsake(view: &View, part: GuestPhysRange) {
+/// The region as its pager knows it.
+pub(super) fn owner(region: &Counted<dyn Region>) -> Counted<dyn PageOwner> {
+    region.clone().known_as(|inner| inner)
+}
+
+/// A mapping has lost a part: the waits for its pages end if there is no other mapping, and no handle.
+pub(crate) fn end_waits(view: &View, part: GuestPhysRange) {
     let region = view.region();
     if let Some(supply) = region.supply().filter(|_| region.reading().is_alone()) {
-        supply.pager.cancel_pages(region, &(view.page(part.start)..view.page(part.end)));
+        supply.pager.cancel_pages(&owner(region), &(view.page(part.start)..view.page(part.end)));
     }
 }
 
-/// A mapping or a handle has gone: nobody waits for any page if it was the last.
-pub(super) fn desert(region: &Counted<dyn Region>) {
+/// A mapping or a handle has gone: the waits for all pages end if it was the last.
+pub(super) fn end_all_waits(region: &Counted<dyn Region>) {
     let Some(supply) = region.supply() else { return };
-    if region.reading().is_deserted() {
-        supply.pager.cancel_pages(region, &(0..usize::MAX));
+    if region.reading().is_unreachable() {
+        supply.pager.cancel_pages(&owner(region), &(0..usize::MAX));
     }
 }
 
@@ -92,8 +97,8 @@ impl SharedRegion {
     pub(super) fn bring(&self, offset: usize, size: usize) -> Result<(), RegionError> {
         let page = offset / PAGE_SIZE_4K;
         while let Behind::Source(region, index) = behind(&self.0, page) {
-            let still_missing = || matches!(behind(&self.0, page), Behind::Source(..)).then_some(());
-            match supply(&region, index, still_missing) {
+            let is_still_missing = || matches!(behind(&self.0, page), Behind::Source(..));
+            match supply(&region, index, is_still_missing) {
                 Ok(Supplied::Ready) => {}
                 Ok(Supplied::NotYet(ticket)) => return Err(RegionError::NotYet { offset, size, ticket }),
                 Ok(Supplied::Failed(ticket)) => return Err(RegionError::SourceFailed { offset, size, ticket }),

@@ -4,8 +4,8 @@ use core::fmt;
 
 use memory_addr::PAGE_SIZE_4K;
 
-use super::{Region, RegionError, supply::desert};
-use crate::{GuestPhysAddr, counted::Counted};
+use super::{Region, RegionError, supply::end_all_waits};
+use crate::{addr::GuestPhysAddr, counted::Counted};
 
 /// One mapping of a region: all areas that it was cut into share it.
 #[derive(Clone)]
@@ -24,7 +24,7 @@ impl Window {
 impl Drop for Opening {
     fn drop(&mut self) {
         self.0.writing().close_window();
-        desert(&self.0);
+        end_all_waits(&self.0);
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Backing, MappingError, MappingResult};
 /// # Example
 /// ```
 /// use memory_addr::{VirtAddr, va, va_range};
-/// use stage2::{Backing, MappingError, MemoryArea};
+/// use stage2::{MappingError, MemoryArea, areas::Backing};
 ///
 /// # #[derive(Clone, Debug)]
 /// # struct Mine;

@@ -19,7 +19,7 @@ use super::{AreaError, Backing, MemoryArea, Plan, areas::Areas, gap::Wanted};
 /// # Example
 /// ```
 /// use memory_addr::{VirtAddr, va, va_range};
-/// use stage2::{Backing, MemoryArea, MemorySet};
+/// use stage2::{MemoryArea, MemorySet, areas::Backing};
 ///
 /// /// What stands behind an area: here only its name.
 /// #[derive(Clone, Copy)]

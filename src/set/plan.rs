@@ -19,7 +19,7 @@ use super::{
 /// # Example
 /// ```
 /// use memory_addr::{VirtAddr, va, va_range};
-/// use stage2::{Backing, MemoryArea, MemorySet};
+/// use stage2::{MemoryArea, MemorySet, areas::Backing};
 ///
 /// # #[derive(Clone)]
 /// # struct Mine;

@@ -94,15 +94,14 @@ impl<O: PartialEq> Desk<O> {
     }
 
     /// Whether the ticket is neither answered nor over.
-    pub(super) fn waits(&self, ticket: Ticket) -> Option<()> {
+    pub(super) fn is_waited_for(&self, ticket: Ticket) -> bool {
         let slots = self.look();
-        let entry = slots.get(ticket.slot)?.as_ref()?;
-        entry.is_asked(ticket).then_some(())
+        slots.get(ticket.slot).and_then(Option::as_ref).is_some_and(|entry| entry.is_asked(ticket))
     }
 
-    /// It cannot be had. The entry stays until somebody forgets it.
-    pub(super) fn fail(&self, ticket: Ticket) -> Option<()> {
-        find(&mut self.lock(), ticket).map(|entry| entry.stage = Stage::Failed)
+    /// It cannot be had, if it was waited for: whether it was. The entry stays until somebody forgets it.
+    pub(super) fn fail(&self, ticket: Ticket) -> bool {
+        find(&mut self.lock(), ticket).map(|entry| entry.stage = Stage::Failed).is_some()
     }
 
     /// Forgets that it could not be had.

@@ -7,10 +7,9 @@
 mod desk;
 mod pager;
 
-use core::fmt;
-
 pub(crate) use self::pager::{Entered, Supplied};
 pub use self::pager::{Pager, SourceError, Waiting};
+use crate::{account::Exhausted, ticket::Ticket};
 
 /// Where pages come from. All its methods are called without any lock of this crate's, on whichever CPU missed the page
 /// or ended the wait: they may call spaces, regions and pagers.
@@ -18,7 +17,7 @@ pub use self::pager::{Pager, SourceError, Waiting};
 /// # Example
 /// ```
 /// use std::{num::NonZeroUsize, sync::Arc};
-/// use stage2::{Pager, Settled, Source, Supply, Ticket};
+/// use stage2::pager::{Pager, Settled, Source, Supply, Ticket};
 /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
 /// # use host::{RW, guest, range};
 ///
@@ -59,6 +58,18 @@ pub trait Source: Send + Sync {
     fn settled(&self, ticket: Ticket, how: Settled);
 }
 
+/// For whom pages are brought.
+pub(crate) trait PageOwner: Send + Sync {
+    /// Gives a page a frame that `write` fills, which starts as zeros, if `admit` allows it in the end, under the owner's
+    /// lock: whether neither of them refused.
+    fn receive(
+        &self,
+        page: usize,
+        write: &mut dyn FnMut(&mut [u8]) -> bool,
+        admit: &mut dyn FnMut() -> bool,
+    ) -> Result<bool, Exhausted>;
+}
+
 /// What a source answers at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -81,28 +92,6 @@ pub enum Settled {
     /// Nobody wants it any more: what it was for was unmapped or dropped. Or it was not asked for after all: there was
     /// no memory for it.
     Cancelled,
-}
-
-/// One wait for one page. No two have the same ticket, in whatever pager and at whatever time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Ticket {
-    serial: u64,
-    slot: usize,
-    offset: usize,
-}
-
-impl Ticket {
-    /// The page's offset in the source, in bytes.
-    #[must_use]
-    pub const fn offset(self) -> usize {
-        self.offset
-    }
-}
-
-impl fmt::Display for Ticket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ticket {} for offset {:#x} of the source", self.serial, self.offset)
-    }
 }
 
 /// The source cannot have a page.

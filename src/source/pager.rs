@@ -6,10 +6,10 @@ use core::{fmt, num::NonZeroUsize, ops::Range};
 use memory_addr::PAGE_SIZE_4K;
 
 use super::{
-    Settled, Source, SourceFailed, Supply, Ticket,
+    PageOwner, Settled, Source, SourceFailed, Supply, Ticket,
     desk::{Desk, Entry, Place},
 };
-use crate::{account::Exhausted, counted::Counted, region::Region};
+use crate::{account::Exhausted, counted::Counted};
 
 /// A source, and the pages that it was asked for and has not brought yet: a handle, of which there may be many.
 ///
@@ -31,7 +31,10 @@ use crate::{account::Exhausted, counted::Counted, region::Region};
 /// # Example
 /// ```
 /// use std::{num::NonZeroUsize, sync::Arc};
-/// use stage2::{Access, Cause, CpuId, Fault, Origin, Outcome, Pager, Settled, Source, Supply, Ticket, Waiting};
+/// use stage2::{
+///     Access, Cause, CpuId, Fault, Origin, Outcome,
+///     pager::{Pager, Settled, Source, Supply, Ticket, Waiting},
+/// };
 /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
 /// # use host::{RW, guest, range};
 ///
@@ -72,7 +75,7 @@ struct Inner {
 }
 
 /// For whom a page is: a region, which it keeps.
-type Owner = Counted<dyn Region>;
+type Owner = Counted<dyn PageOwner>;
 
 /// Whether a ticket is still to be waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,14 +151,15 @@ impl Pager {
         match answer {
             Ok(page) if page.len() != PAGE_SIZE_4K => Err(SourceError::BadSize { ticket, size: page.len() }),
             Ok(page) => self.fill(ticket, page),
-            Err(SourceFailed) => self.fail(ticket).ok_or(SourceError::NotPending { ticket }),
+            Err(SourceFailed) if self.fail(ticket) => Ok(()),
+            Err(SourceFailed) => Err(SourceError::NotPending { ticket }),
         }
     }
 
     /// Whether a ticket is still to be waited for. It takes a lock that nobody holds while calling anybody: it may be asked
     /// under any lock of the hypervisor's own.
     pub fn state(&self, ticket: Ticket) -> Waiting {
-        self.0.desk.waits(ticket).map_or(Waiting::Over, |()| Waiting::NotYet)
+        if self.0.desk.is_waited_for(ticket) { Waiting::NotYet } else { Waiting::Over }
     }
 
     /// Forgets a failure: the next fault asks for the page again.
@@ -170,38 +174,41 @@ impl Pager {
         let (region, index) = self.0.desk.wanted(ticket).ok_or(SourceError::NotPending { ticket })?;
         let copy = &mut |to: &mut [u8]| {
             to.copy_from_slice(page);
-            Some(())
+            true
         };
         match self.receive(&region, index, ticket, copy) {
-            Ok(Some(())) => Ok(()),
+            Ok(true) => Ok(()),
             // Cancelled meanwhile, or answered by another.
-            Ok(None) => Err(SourceError::NotPending { ticket }),
+            Ok(false) => Err(SourceError::NotPending { ticket }),
             Err(_) => Err(SourceError::NoMemory { ticket }),
         }
     }
 
-    /// Gives a region the page that `write` fills, unless it is cancelled before.
+    /// Gives a region the page that `write` fills, unless it is cancelled before: whether the region has it.
     fn receive(
         &self,
         region: &Owner,
         page: usize,
         ticket: Ticket,
-        write: &mut dyn FnMut(&mut [u8]) -> Option<()>,
-    ) -> Result<Option<()>, Exhausted> {
+        write: &mut dyn FnMut(&mut [u8]) -> bool,
+    ) -> Result<bool, Exhausted> {
         let mut entry = None;
         let admit = &mut || {
             entry = self.0.desk.end(ticket);
-            entry.as_ref().map(drop)
+            entry.is_some()
         };
         let received = region.receive(page, write, admit)?;
         over(entry, |ticket| self.0.source.settled(ticket, Settled::Ready));
         Ok(received)
     }
 
-    fn fail(&self, ticket: Ticket) -> Option<()> {
-        self.0.desk.fail(ticket)?;
-        self.0.source.settled(ticket, Settled::Failed);
-        Some(())
+    /// The source cannot have a page: whether it was still waited for.
+    fn fail(&self, ticket: Ticket) -> bool {
+        let was_pending = self.0.desk.fail(ticket);
+        if was_pending {
+            self.0.source.settled(ticket, Settled::Failed);
+        }
+        was_pending
     }
 
     fn cancel(&self, entry: Option<Entry<Owner>>) {
@@ -281,13 +288,13 @@ impl Asking {
         let write = &mut |page: &mut [u8]| {
             let answer = self.pager.0.source.ask(ticket, page);
             supply = Some(answer);
-            (answer == Supply::Ready).then_some(())
+            answer == Supply::Ready
         };
         let received = self.pager.receive(&self.region, self.page, ticket, write)?;
         self.ticket = None;
         Ok(match (supply, received) {
-            (Some(Supply::Failed), _) if self.pager.fail(ticket).is_some() => Supplied::Failed(ticket),
-            (_, Some(())) => Supplied::Ready,
+            (Some(Supply::Failed), _) if self.pager.fail(ticket) => Supplied::Failed(ticket),
+            (_, true) => Supplied::Ready,
             // Not answered yet, or by another while it was asked.
             _ => match self.pager.state(ticket) {
                 Waiting::NotYet => Supplied::NotYet(ticket),

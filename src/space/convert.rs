@@ -2,16 +2,17 @@
 //! be seen, or not any more.
 
 use memory_addr::PAGE_SIZE_4K;
+use page_table_multiarch::MappingFlags;
 
 use super::{GuestSpace, State, shared, supply::missing_page};
 use crate::{
-    MappingFlags,
     addr::GuestPhysRange,
-    backend::{Backend, LeafPolicy},
+    backend::Backend,
     error::Error,
-    format::Owner,
-    loan::{Handover, PageState, Seams},
+    extents::Seams,
+    format::{LeafPolicy, Owner},
     lock::{LockFamily, SpaceLock},
+    ownership::{Handover, PageState},
     platform::Platform,
     region::{Lease, Pool, SharedRegion, View, Window},
     set::MemoryArea,
@@ -44,7 +45,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let State { areas, table, .. } = &mut *guard;
         let mut filling = region.filling();
         table.own_memory(&self.context, range, |run| {
-            filling.reserve(run.range.start - range.start, run.range.size()).ok_or(out_of_memory)
+            filling.reserve(run.range.start - range.start, run.range.size()).map_err(|_| out_of_memory)
         })?;
         drop(filling);
         let view = View::new(Window::open(region.region()).ok_or(out_of_memory)?, range.start, 0);
@@ -62,11 +63,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         drop(filling);
         self.context.frames.account().give_back(bytes / PAGE_SIZE_4K);
         table.change_owners(&self.context, range, Owner::Space, Owner::Shared);
-        let gone = plan.rebase(|| Backend::Shared(view.clone()));
+        let replaced = plan.rebase(|| Backend::Shared(view.clone()));
         lease.keep();
         drop(guard);
         // Regions whose last reference this is go without the lock.
-        drop(gone);
+        drop(replaced);
         Ok(region)
     }
 
@@ -78,8 +79,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// # Errors
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
     /// - [`Error::NotMapped`] with the first hole, [`Error::State`] with the first page that is not a region's;
-    /// - [`Error::Region`] with [`InUse`](crate::RegionError::InUse) while somebody else maps the region or has a handle,
-    ///   and for a frozen one;
+    /// - [`Error::Region`] with [`InUse`](crate::region::RegionError::InUse) while anything else maps the region or has a
+    ///   handle, and for a frozen one;
     /// - [`Error::Allocators`] for a region whose frames this space does not free;
     /// - [`Error::NotYet`], [`Error::SourceFailed`] with the first page that its source has not brought, and was asked for;
     /// - [`Error::NoMemory`], [`Error::Limit`];
@@ -119,9 +120,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         table.change_owners(&self.context, range, Owner::Shared, Owner::Space);
         charge.keep();
-        let gone = plan.rebase(|| Backend::Private(LeafPolicy::Pages));
+        let replaced = plan.rebase(|| Backend::Private(LeafPolicy::Pages));
         drop(guard);
-        drop((leases, gone));
+        drop((leases, replaced));
         Ok(())
     }
 

@@ -28,7 +28,7 @@ pub(super) enum Copied {
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Gives the guest a page that is not its own yet. The frame is allocated before the lock is taken.
-    pub(super) fn copy(&self, cpu: crate::CpuId, fault: &Fault) -> Result<Copied, Error> {
+    pub(super) fn copy(&self, cpu: crate::cpu_id::CpuId, fault: &Fault) -> Result<Copied, Error> {
         let frame = self.frame_for(fault.gpa)?;
         let state = self.state.shared(cpu);
         state.check_rest()?;
@@ -36,7 +36,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             return Ok(Copied::Lost);
         };
         let Backend::CopyOnWrite(view) = area.backend() else { return Ok(Copied::Lost) };
-        let copied = self.copy_here(&state, (area, view), (fault.gpa, fault.access), frame)?;
+        let copied = self.copy_here(&state, area, view, fault, frame)?;
         // A page that was taken was not broken.
         self.forget_denial(fault);
         Ok(copied)
@@ -53,10 +53,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     pub(super) fn copy_here(
         &self,
         state: &State,
-        (area, view): (&MemoryArea<Backend>, &View),
-        (gpa, access): (GuestPhysAddr, Access),
+        area: &MemoryArea<Backend>,
+        view: &View,
+        fault: &Fault,
         frame: Owned<'_, P::Frames>,
     ) -> Result<Copied, Error> {
+        let (gpa, access) = (fault.gpa, fault.access);
         let range = Context::<P>::page_of(gpa);
         let operations = self.context.operations();
         let charge = self.context.frames.account().charge(1).map_err(|exhausted| exhausted.at(range))?;

@@ -1,6 +1,6 @@
 //! A space's end.
 
-use super::{GuestSpace, State, debris::Debris, debris::Progress};
+use super::{GuestSpace, Progress, State, removed::Removed};
 use crate::{
     error::Error,
     lock::{LockFamily, SpaceLock},
@@ -21,7 +21,7 @@ pub(super) enum Life {
 /// Dropped, it frees the rest at once.
 #[must_use = "dropping it frees everything at once"]
 pub struct Dismantling<P: Platform, L: LockFamily> {
-    debris: Debris,
+    removed: Removed,
     space: GuestSpace<P, L>,
 }
 
@@ -39,32 +39,32 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     #[allow(clippy::result_large_err, reason = "the space is given back")]
     pub fn dismantle(mut self) -> Result<Dismantling<P, L>, (Self, Error)> {
         match self.end() {
-            Ok(debris) => Ok(Dismantling { debris, space: self }),
+            Ok(removed) => Ok(Dismantling { removed, space: self }),
             Err(error) => Err((self, error)),
         }
     }
 
     /// Takes all but the areas out of the space, once every CPU has been made to forget it.
-    fn end(&mut self) -> Result<Debris, Error> {
+    fn end(&mut self) -> Result<Removed, Error> {
         if let Some(cpu) = self.context.shootdown.inside() {
             return Err(Error::InGuest(cpu));
         }
         let range = self.context.everything();
         self.context.shootdown.invalidate_all().map_err(|cause| Error::Invalidation { range, cause })?;
         self.state.get_mut().end_loans();
-        let State { table, gone, life, .. } = self.state.get_mut();
+        let State { table, removed, life, .. } = self.state.get_mut();
         *life = Life::Ended;
         // SAFETY: no CPU is in the guest, all were made to forget, and a CPU that enters needs `&self`, which nobody has
         // any more. Nobody looks at the table after this.
         #[allow(unsafe_code, reason = "the tables' end")]
-        let remains = unsafe { table.end(&self.context) };
-        Ok(Debris { remains, gone: core::mem::take(gone), ..Debris::default() })
+        let memory = unsafe { table.end(&self.context) };
+        Ok(Removed { memory, areas: core::mem::take(removed), ..Removed::default() })
     }
 
     /// Frees some of what was taken out, and of the areas.
-    fn free_rest(&mut self, debris: &mut Debris, budget: usize) -> Progress {
+    fn free_rest(&mut self, removed: &mut Removed, budget: usize) -> Progress {
         let areas = &mut self.state.get_mut().areas;
-        debris.step(&self.context, Some(areas), budget)
+        removed.step(&self.context, Some(areas), budget)
     }
 }
 
@@ -72,7 +72,7 @@ impl<P: Platform, L: LockFamily> Dismantling<P, L> {
     /// Frees up to `budget` frames of 4 KiB: of memory, of tables, and of regions that nobody else has. An area counts as
     /// one too. What the allocator takes back only as a whole may exceed the budget.
     pub fn step(&mut self, budget: usize) -> Progress {
-        self.space.free_rest(&mut self.debris, budget)
+        self.space.free_rest(&mut self.removed, budget)
     }
 }
 
@@ -94,7 +94,7 @@ impl<P: Platform, L: LockFamily> Drop for GuestSpace<P, L> {
             return;
         }
         match self.end() {
-            Ok(mut debris) => while self.free_rest(&mut debris, usize::MAX) == Progress::More {},
+            Ok(mut removed) => while self.free_rest(&mut removed, usize::MAX) == Progress::More {},
             Err(error) => {
                 log::error!("a space is dropped, and its memory is lost: {error}");
                 self.state.get_mut().leak();

@@ -1,16 +1,17 @@
 //! Memory that changes its owner for good, where it stands.
 
 use memory_addr::PAGE_SIZE_4K;
+use page_table_multiarch::MappingFlags;
 
 use super::{GuestSpace, State, transfer::Prepared, transfer::Transfer};
 use crate::{
-    MappingFlags,
     addr::{GuestPhysAddr, GuestPhysRange},
-    backend::{Backend, LeafPolicy},
+    backend::Backend,
     error::Error,
-    format::Owner,
-    loan::{Handover, Seams},
+    extents::Seams,
+    format::{LeafPolicy, Owner},
     lock::LockFamily,
+    ownership::Handover,
     platform::Platform,
     region::Pool,
     set::{Few, MemoryArea},
@@ -61,11 +62,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             let pages = memory.size() / PAGE_SIZE_4K;
             let charge = taker.context.frames.account().charge(pages).map_err(|exhausted| exhausted.at(place))?;
             // Foreign until it is given: whoever drops it frees none of the frames.
-            let detached = taker.detached(&receiver, place, (&memory, Owner::Foreign), flags)?;
+            let detached = taker.detached(&receiver, place, &memory, Owner::Foreign, flags)?;
             let area = MemoryArea::new(place.start, place.size(), flags, Backend::Private(LeafPolicy::Largest));
             receiver.areas.insert(area).map_err(|_| Error::NoMemory(place))?;
-            let gone = match self.cede(&mut giver, range) {
-                Ok(gone) => gone,
+            let ceded = match self.cede(&mut giver, range) {
+                Ok(ceded) => ceded,
                 Err(error) => {
                     receiver.areas.remove_whole(place);
                     return Err(error);
@@ -80,7 +81,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             receiver.table.graft(&taker.context, detached);
             drop((giver, receiver));
             // Regions whose last reference this is go without a lock.
-            drop(gone);
+            drop(ceded);
             return Ok(());
         }
     }

@@ -1,15 +1,16 @@
 //! Changing the map: every call excludes all others while the tables change and the CPUs forget.
 
+use page_table_multiarch::MappingFlags;
+
 use super::{GuestSpace, State, shared};
 use crate::{
-    MappingFlags,
     addr::{GuestPhysRange, Level, PhysAddr},
     backend::{Backend, Mapping, Offset, Populate},
-    error::Error,
+    error::{Error, RegionError},
     format::{Format, Inexpressible, Owner},
     lock::LockFamily,
     platform::Platform,
-    region::{Lease, RegionError, SharedRegion},
+    region::{Lease, SharedRegion},
     set::MemoryArea,
     table::{Context, Detached, Fill},
 };

@@ -2,7 +2,7 @@
 
 use core::ops::{Deref, DerefMut};
 
-use super::{GuestSpace, State, shared::Gone};
+use super::{GuestSpace, State, removed::RemovedAreas};
 use crate::{
     error::Error,
     lock::{LockFamily, SpaceLock},
@@ -16,7 +16,7 @@ use crate::{
 pub(super) struct Exclusive<'s, L: LockFamily> {
     guard: <L::Lock<State> as SpaceLock<State>>::Exclusive<'s>,
     // Behind the guard: fields are dropped in order.
-    _gone: Gone,
+    _removed: RemovedAreas,
 }
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
@@ -27,15 +27,15 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     pub(super) fn exclusive(&self) -> Result<Exclusive<'_, L>, Error> {
         let mut guard = self.state.exclusive();
         guard.check_rest()?;
-        let State { table, gone, .. } = &mut *guard;
-        let mut let_go = Gone::default();
+        let State { table, removed, .. } = &mut *guard;
+        let mut let_go = RemovedAreas::default();
         if let Some(flush) = table.unfinished(&self.context) {
             let range = flush.range();
             flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
-            gone.give_back();
-            let_go = core::mem::take(gone);
+            removed.give_back();
+            let_go = core::mem::take(removed);
         }
-        Ok(Exclusive { guard, _gone: let_go })
+        Ok(Exclusive { guard, _removed: let_go })
     }
 }
 

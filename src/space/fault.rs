@@ -1,14 +1,15 @@
 //! Answering a guest's faults, on every CPU at once.
 
+use page_table_multiarch::MappingFlags;
+
 use super::{GuestSpace, State, copy::Copied, supply::is_left_to, supply::is_unsupplied};
 use crate::{
-    MappingFlags,
     addr::{GuestPhysAddr, Level},
-    backend::{Backend, LeafPolicy},
-    cpus::CpuId,
+    backend::Backend,
+    cpu_id::CpuId,
     error::Error,
     fault::{Cause, Fault, Origin, Outcome},
-    format::{Access, Denials, Format, Leaf, Owner, Used},
+    format::{Access, Denials, Format, Leaf, LeafPolicy, Owner, Used},
     frame::{Contents, Frames, Owned},
     invalidate::Invalidate,
     lock::{LockFamily, SpaceLock},

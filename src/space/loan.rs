@@ -2,15 +2,18 @@
 
 use alloc::vec::Vec;
 
+use page_table_multiarch::MappingFlags;
+
 use super::{GuestSpace, State, transfer::Prepared, transfer::Transfer};
 use crate::{
-    MappingFlags,
     addr::{GuestPhysAddr, GuestPhysRange},
     backend::Backend,
     error::Error,
+    extents::Seams,
     format::{Inexpressible, Owner},
-    loan::{Handover, Loan, LoanKind, Seams, Terms},
+    loan::{Loan, LoanKind, Terms},
     lock::{LockFamily, SpaceLock},
+    ownership::Handover,
     platform::Platform,
     set::{MemoryArea, MemorySet},
     table::Noted,
@@ -48,7 +51,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     where
         P::Invalidate: Clone,
     {
-        self.give(LoanKind::Shared, range, (borrower, at), flags)
+        self.give(LoanKind::Shared, range, borrower, at, flags)
     }
 
     /// Gives another space this one's own memory until it is returned and [reclaimed](Self::reclaim): no CPU of this
@@ -68,7 +71,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     where
         P::Invalidate: Clone,
     {
-        self.give(LoanKind::Lent, range, (borrower, at), flags)
+        self.give(LoanKind::Lent, range, borrower, at, flags)
     }
 
     /// Takes back what was shared with, or lent to, `borrower`: what that still maps of it is unmapped there first, then
@@ -140,7 +143,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         &self,
         kind: LoanKind,
         range: GuestPhysRange,
-        (borrower, at): (&Self, GuestPhysAddr),
+        borrower: &Self,
+        at: GuestPhysAddr,
         flags: MappingFlags,
     ) -> Result<Loan, Error>
     where
@@ -158,11 +162,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             let Prepared { giver: mut lender, taker: mut holder, memory } = prepared;
             let had = check_lendable(&lender.areas, range, kind, flags)?;
             let out_of_memory = Error::NoMemory(range);
-            let detached = borrower.detached(&holder, place, (&memory, Owner::Borrowed), flags)?;
-            let terms = Terms::new(kind, (range, place), flags, memory);
+            let detached = borrower.detached(&holder, place, &memory, Owner::Borrowed, flags)?;
+            let terms = Terms::new(kind, range, place, flags, memory);
             let (frames, operations) = (self.context.frames.plain().clone(), self.context.operations().clone());
             let loan = Loan::new::<P>(frames, operations, terms).ok_or(out_of_memory)?;
-            lender.loans.reserve().ok_or(out_of_memory)?;
+            lender.loans.reserve().map_err(|_| out_of_memory)?;
             let area = MemoryArea::new(place.start, place.size(), flags, Backend::Borrowed(loan.clone()));
             holder.areas.insert(area).map_err(|_| Error::NoMemory(place))?;
             if let Err(error) = self.part_with(&mut lender, range, kind) {
@@ -255,7 +259,7 @@ impl State {
     /// is its borrowers' until they return it.
     pub(super) fn end_loans(&mut self) {
         self.areas.iter().for_each(super::shared::give_back);
-        self.gone.give_back();
-        core::mem::take(&mut self.loans).iter().for_each(|loan| loan.terms().orphan());
+        self.removed.give_back();
+        core::mem::take(&mut self.loans).iter().for_each(|loan| loan.terms().lender_ends());
     }
 }

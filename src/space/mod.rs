@@ -3,7 +3,6 @@
 mod access;
 mod convert;
 mod copy;
-mod debris;
 mod dismantle;
 mod donate;
 mod edit;
@@ -14,6 +13,7 @@ mod loan;
 mod protect;
 mod query;
 mod relocate;
+mod removed;
 mod shared;
 mod show;
 mod snapshot;
@@ -24,20 +24,21 @@ mod unmap;
 mod window;
 
 pub use self::{
-    debris::Progress,
     dismantle::Dismantling,
     protect::Protecting,
     query::{Area, AreaKind, Stats},
     snapshotting::Snapshotting,
     unmap::Unmapping,
 };
-use self::{dismantle::Life, shared::Gone};
+use self::{dismantle::Life, removed::RemovedAreas};
+pub use crate::account::Resource;
 use crate::{
-    account::{Accounts, Limits, Resource},
+    account::{Accounts, Limits},
     addr::{GuestPhysRange, Level},
     backend::Backend,
     counted::Counted,
-    cpus::{Barred, CpuId, Cpus, VcpuId},
+    cpu_id::{CpuId, VcpuId},
+    cpus::{Barred, Cpus},
     error::Error,
     format::Format,
     invalidate::Invalidate,
@@ -96,9 +97,9 @@ pub struct Config<P: Platform> {
 /// # Locks
 /// [`leave`](Self::leave) comes before every other call, [`enter`](Self::enter) after all of them have returned:
 /// nothing may be called on a CPU that is in the guest but [`flush`](Self::flush). The order is then the space's lock (two
-/// spaces' by their addresses), a region's, a [pager](crate::Pager)'s or the allocator's. [`Frames`](crate::Frames) and
-/// [`Invalidate`] are called with the space's lock held and must not call back; a [`Source`](crate::Source) is called
-/// without any.
+/// spaces' by their addresses), a region's, a [pager](crate::pager::Pager)'s or the allocator's.
+/// [`Frames`](crate::Frames) and [`Invalidate`] are called with the space's lock held and must not call back; a
+/// [`Source`](crate::pager::Source) is called without any.
 ///
 /// # Example
 /// ```
@@ -130,13 +131,23 @@ pub struct GuestSpace<P: Platform, L: LockFamily = Spin> {
 struct State {
     areas: MemorySet<Backend>,
     table: Table,
-    /// What the table's unfinished operation took away, if its invalidation failed.
-    gone: Gone,
+    /// What the table's unfinished operation removed, if its invalidation failed.
+    removed: RemovedAreas,
     /// Of what a snapshot is being taken in steps, which nothing may change meanwhile.
     snapshotting: Option<GuestPhysRange>,
     life: Life,
     /// What other spaces have of this one's.
     loans: Loans,
+}
+
+/// How far an operation is that goes in steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Progress {
+    /// It is complete.
+    Done,
+    /// There is more to do.
+    More,
 }
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
@@ -158,7 +169,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let state = State {
             areas: MemorySet::new(),
             table,
-            gone: Gone::default(),
+            removed: RemovedAreas::default(),
             snapshotting: None,
             loans: Loans::default(),
             life: Life::Lives,
@@ -210,7 +221,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// # Errors
     /// [`Error::NoSuchCpu`]: the number is not below [`Config::cpus`].
     pub fn leave(&self, cpu: CpuId) -> Result<(), Error> {
-        self.context.shootdown.leave(cpu).ok_or(Error::NoSuchCpu(cpu))
+        if self.context.shootdown.leave(cpu) { Ok(()) } else { Err(Error::NoSuchCpu(cpu)) }
     }
 
     /// What a CPU runs that [`Invalidate::interrupt`] interrupted: the one thing that may be called from a handler, and

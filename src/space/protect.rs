@@ -2,9 +2,10 @@
 
 use alloc::vec::Vec;
 
+use page_table_multiarch::MappingFlags;
+
 use super::{GuestSpace, Progress, State, edit, shared};
 use crate::{
-    MappingFlags,
     addr::{GuestPhysAddr, GuestPhysRange},
     backend::Backend,
     error::Error,
@@ -90,7 +91,7 @@ impl<P: Platform, L: LockFamily> Protecting<'_, P, L> {
         let (range, flags) = (self.rest, self.flags);
         let mut guard = self.space.exclusive()?;
         self.space.check_not_on_loan(&guard, range)?;
-        let State { areas, table, gone, .. } = &mut *guard;
+        let State { areas, table, removed, .. } = &mut *guard;
         let end = if entries == usize::MAX {
             range.end
         } else {
@@ -121,9 +122,9 @@ impl<P: Platform, L: LockFamily> Protecting<'_, P, L> {
         }
         self.seam = self.seam.or(cut);
         new.into_iter().for_each(Lease::keep);
-        gone.leases = leases;
+        removed.leases = leases;
         flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
-        gone.leases.clear();
+        removed.leases.clear();
         self.rest.start = end;
         Ok(self.progress())
     }

@@ -4,19 +4,19 @@ use alloc::vec::Vec;
 use core::convert::Infallible;
 
 use arrayvec::ArrayVec;
+use page_table_multiarch::MappingFlags;
 
 use super::{GuestSpace, State};
 use crate::{
-    MappingFlags,
     addr::{GuestPhysAddr, GuestPhysRange, PhysAddr},
     backend::Backend,
     error::Error,
     format::Translation,
-    loan::PageState,
+    invalidate::Invalidations,
     lock::{LockFamily, SpaceLock},
+    ownership::PageState,
     platform::Platform,
     set::MemoryArea,
-    shootdown::Invalidations,
     table::{Context, Found, Run},
 };
 

@@ -7,8 +7,8 @@ use crate::{
     error::Error,
     format::{Leaf, Owner},
     frame::Owned,
-    loan::PageState,
     lock::{LockFamily, SpaceLock},
+    ownership::PageState,
     platform::Platform,
     table::{Context, Found, Moved},
 };

@@ -2,35 +2,21 @@
 
 use alloc::vec::Vec;
 
+use page_table_multiarch::MappingFlags;
+
 use super::{GuestSpace, State};
 use crate::{
-    MappingFlags,
     addr::{GuestPhysAddr, GuestPhysRange, Level, PhysAddr},
     backend::Backend,
-    error::Error,
+    error::{Error, RegionError},
     format::{Format, Leaf, Owner, Used},
     invalidate::{Content, Invalidate},
     lock::LockFamily,
     platform::Platform,
-    region::{Lease, RegionError, SharedRegion, View, Window},
-    set::{Few, MemoryArea, Plan},
+    region::{Lease, SharedRegion, View, Window},
+    set::{MemoryArea, Plan},
     table::{Context, Installed},
 };
-
-/// What an exclusive operation took away and may be let go only after the invalidation: the last references to regions,
-/// and leave to write them.
-#[derive(Default)]
-pub(super) struct Gone {
-    pub leases: Vec<Lease>,
-    pub areas: Few<MemoryArea<Backend>>,
-}
-
-impl Gone {
-    /// No CPU reaches what was taken away any more: what was borrowed is returned.
-    pub(super) fn give_back(&self) {
-        self.areas.iter().for_each(give_back);
-    }
-}
 
 /// Returns what an area borrowed.
 pub(super) fn give_back(area: &MemoryArea<Backend>) {
@@ -151,7 +137,7 @@ impl State {
     /// The space's memory is lost, and with it what stands behind its areas.
     pub(super) fn leak(&mut self) {
         core::mem::forget(core::mem::take(&mut self.areas));
-        core::mem::forget(core::mem::take(&mut self.gone));
+        core::mem::forget(core::mem::take(&mut self.removed));
         core::mem::forget(core::mem::take(&mut self.loans));
     }
 }

@@ -3,10 +3,10 @@
 use core::fmt::{self, Write as _};
 
 use arrayvec::ArrayString;
+use page_table_multiarch::MappingFlags;
 
 use super::{Area, AreaKind, GuestSpace};
 use crate::{
-    MappingFlags,
     addr::{GuestPhysAddr, GuestPhysRange},
     format::Owner,
     lock::LockFamily,

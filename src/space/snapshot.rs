@@ -2,14 +2,17 @@
 
 use alloc::vec::Vec;
 
+use page_table_multiarch::MappingFlags;
+
 use super::{GuestSpace, State};
 use crate::{
+    account::Exhausted,
     addr::{GuestPhysRange, Level},
     backend::Backend,
-    error::Error,
+    error::{Error, RegionError},
     lock::LockFamily,
     platform::Platform,
-    region::{Part, RegionError, SharedRegion, Snapshot, View, Window, offset_of},
+    region::{Part, SharedRegion, Snapshot, View, Window, offset_of},
     set::{MemoryArea, MemorySet},
     table::{Changes, Context, Table},
 };
@@ -65,7 +68,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let range = GuestPhysRange { start: first.range.start, end: last.range.end };
         let out_of_memory = Error::NoMemory(range);
         let region = self.region(last.offset + last.range.size()).map_err(|_| out_of_memory)?;
-        region.reserve_bases(state.areas.len()).ok_or(out_of_memory)?;
+        region.reserve_bases(state.areas.len()).map_err(|_| out_of_memory)?;
         let window = Window::open(region.region()).ok_or(out_of_memory)?;
         region.freeze().map_err(|cause| Error::Region { range, cause })?;
         Ok(Draft { parts, range, region, window })
@@ -118,9 +121,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         for area in own() {
             let (range, flags) = (area.va_range(), area.flags());
             if let Backend::Borrowed(_) = area.backend() {
-                return Err(self.page_is(range.start, crate::PageState::Borrowed));
+                return Err(self.page_is(range.start, crate::ownership::PageState::Borrowed));
             }
-            self.check_flags(range, crate::Owner::Frozen.limit(flags))?;
+            self.check_flags(range, crate::format::Owner::Frozen.limit(flags))?;
             self.check_page_size(range)?;
             parts.push(Part { range, flags, offset });
             offset += range.size();
@@ -165,9 +168,9 @@ impl Draft {
         let mut filling = self.region.filling();
         table.own_memory(context, range, |run| {
             // Areas that touch are side by side in the region too: a run may reach across them.
-            let offset = offset_of(&self.parts, run.range.start);
+            let offset = offset_of(&self.parts, run.range.start).ok_or(Exhausted::Memory);
             let room = offset.and_then(|offset| filling.reserve(offset, run.range.size()));
-            room.ok_or(Error::NoMemory(self.range))
+            room.map_err(|exhausted| exhausted.at(self.range))
         })
     }
 
@@ -193,7 +196,7 @@ impl Draft {
             let Some(offset) = offset_of(&self.parts, range.start) else { return };
             let new = Backend::CopyOnWrite(View::new(self.window.clone(), range.start, offset));
             if let Backend::CopyOnWrite(view) = core::mem::replace(backend, new) {
-                self.region.inherit(&Part { range, flags: crate::MappingFlags::empty(), offset }, view);
+                self.region.inherit(&Part { range, flags: MappingFlags::empty(), offset }, view);
             }
         });
     }

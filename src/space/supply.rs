@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use memory_addr::PAGE_SIZE_4K;
+use page_table_multiarch::MappingFlags;
 
 use super::{
     GuestSpace, State,
@@ -11,27 +12,26 @@ use super::{
     shared::writes,
 };
 use crate::{
-    MappingFlags,
     account::Exhausted,
     addr::{GuestPhysAddr, GuestPhysRange},
     backend::{Backend, Mapping},
-    cpus::CpuId,
-    error::Error,
+    cpu_id::CpuId,
+    error::{Error, RegionError},
     fault::{Fault, Outcome},
     lock::{LockFamily, SpaceLock},
     platform::Platform,
-    region::{Behind, RegionError, SharedRegion, View, behind, forsake, supply},
+    region::{Behind, SharedRegion, View, behind, end_waits, supply},
     set::{MemoryArea, Plan},
     source::{Pager, Supplied},
     table::{Context, Found},
 };
 
-/// Pages that a space has lost. When this is dropped, without any lock, those who waited for them are told.
-pub(super) struct Forsaken(pub Vec<(View, GuestPhysRange)>);
+/// Pages that a space has lost. When this is dropped, without any lock, the waits for them end.
+pub(super) struct EndedWaits(pub Vec<(View, GuestPhysRange)>);
 
-impl Drop for Forsaken {
+impl Drop for EndedWaits {
     fn drop(&mut self) {
-        self.0.iter().for_each(|(view, part)| forsake(view, *part));
+        self.0.iter().for_each(|(view, part)| end_waits(view, *part));
     }
 }
 
@@ -140,8 +140,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let brought = match behind(view.region(), view.page(gpa)) {
             Behind::Frame => Ok(Supplied::Ready),
             Behind::Nothing => self.populate_region(view, gpa).map(|()| Supplied::Ready),
-            Behind::Source(..) if self.has_room_for(view).is_none() => Err(self.context.frames.account().refusal()),
-            Behind::Source(region, page) => supply(&region, page, || self.still_missing(view, gpa)),
+            Behind::Source(..) if !self.has_room_for(view) => Err(self.context.frames.account().refusal()),
+            Behind::Source(region, page) => supply(&region, page, || self.is_still_missing(view, gpa)),
         };
         brought.map_err(|exhausted| exhausted.at(Context::<P>::page_of(gpa)))
     }
@@ -174,21 +174,20 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Whether the space may have one more page of a frozen region that is left to it alone: those that were brought and not
     /// yet taken are on no account, so that they would be without limit. What is shared is never on it.
-    pub(super) fn has_room_for(&self, view: &View) -> Option<()> {
+    pub(super) fn has_room_for(&self, view: &View) -> bool {
         let book = view.region().reading();
         let taken = view.region().supply().is_some() && book.is_frozen() && book.is_alone();
-        let waiting = if taken { book.frames() } else { return Some(()) };
-        (waiting < self.context.frames.account().room()).then_some(())
+        !taken || book.frames() < self.context.frames.account().room()
     }
 
     /// Whether a page is still missing at `gpa`, after a ticket for it was written down.
     ///
     /// First the region is looked at: a page that was brought before it was, and that another CPU took from there, is in the
     /// tables by then, or its entry busy.
-    fn still_missing(&self, view: &View, gpa: GuestPhysAddr) -> Option<()> {
+    fn is_still_missing(&self, view: &View, gpa: GuestPhysAddr) -> bool {
         let state = self.state.shared(super::anybody());
         let missing = matches!(behind(view.region(), view.page(gpa)), Behind::Source(..));
-        (missing && self.is_missing(&state, view, gpa)).then_some(())
+        missing && self.is_missing(&state, view, gpa)
     }
 
     /// Whether the view is still what stands behind `gpa`, and no entry has a page of it there.

@@ -1,14 +1,17 @@
 //! What all ways of giving memory to another space have in common.
 
+use page_table_multiarch::MappingFlags;
+
 use super::{GuestSpace, State};
 use crate::{
-    MappingFlags,
     addr::{GuestPhysAddr, GuestPhysRange},
     backend::Backend,
     error::Error,
+    extents::{Extents, Seams},
     format::{Access, Format, Owner},
-    loan::{Extents, LoanKind, PageState, Seams},
+    loan::LoanKind,
     lock::{LockFamily, SpaceLock},
+    ownership::PageState,
     platform::Platform,
     set::MemoryArea,
     table::{Context, Detached, Edit, Fill, Table, Unowned},
@@ -169,7 +172,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         &self,
         state: &State,
         place: GuestPhysRange,
-        (memory, owner): (&Extents, Owner),
+        memory: &Extents,
+        owner: Owner,
         flags: MappingFlags,
     ) -> Result<Detached<'_, P>, Error> {
         let level = state.table.graft_level(&self.context, place);

@@ -1,7 +1,14 @@
 //! Taking a range away: at once for every CPU, and in steps for the allocator.
 
-use super::{GuestSpace, State, debris::Debris, debris::Progress, shared, shared::Gone, supply, supply::Forsaken};
-use crate::{MappingFlags, addr::GuestPhysRange, error::Error, lock::LockFamily, platform::Platform, table::Edit};
+use page_table_multiarch::MappingFlags;
+
+use super::{
+    GuestSpace, Progress, State,
+    removed::{Removed, RemovedAreas},
+    shared,
+    supply::{self, EndedWaits},
+};
+use crate::{addr::GuestPhysRange, error::Error, lock::LockFamily, platform::Platform, table::Edit};
 
 /// A range that no CPU reaches any more, and whose memory is still to be freed:
 /// [`GuestSpace::unmap_in_steps`] makes it.
@@ -10,7 +17,7 @@ use crate::{MappingFlags, addr::GuestPhysRange, error::Error, lock::LockFamily, 
 #[must_use = "dropping it frees everything at once"]
 pub struct Unmapping<'s, P: Platform, L: LockFamily> {
     space: &'s GuestSpace<P, L>,
-    debris: Debris,
+    removed: Removed,
 }
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
@@ -27,9 +34,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::NoMemory`], [`Error::Limit`] for the tables that split blocks;
     /// - [`Error::Invalidation`]: see there.
     pub fn unmap(&self, range: GuestPhysRange) -> Result<(), Error> {
-        let mut debris = Debris::default();
-        self.take(range, &mut debris)?;
-        while self.free_some(&mut debris, usize::MAX) == Progress::More {}
+        let mut removed = Removed::default();
+        self.take(range, &mut removed)?;
+        while self.free_some(&mut removed, usize::MAX) == Progress::More {}
         Ok(())
     }
 
@@ -41,24 +48,24 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// # Errors
     /// As for [`unmap`](Self::unmap).
     pub fn unmap_in_steps(&self, range: GuestPhysRange) -> Result<Unmapping<'_, P, L>, Error> {
-        let mut debris = Debris::default();
-        self.take(range, &mut debris)?;
-        Ok(Unmapping { space: self, debris })
+        let mut removed = Removed::default();
+        self.take(range, &mut removed)?;
+        Ok(Unmapping { space: self, removed })
     }
 
     /// Frees some of what was taken away, without the lock.
-    fn free_some(&self, debris: &mut Debris, budget: usize) -> Progress {
-        debris.step(&self.context, None, budget)
+    fn free_some(&self, removed: &mut Removed, budget: usize) -> Progress {
+        removed.step(&self.context, None, budget)
     }
 
     /// Takes all of `range` away, under the lock.
-    fn take(&self, range: GuestPhysRange, debris: &mut Debris) -> Result<(), Error> {
+    fn take(&self, range: GuestPhysRange, into: &mut Removed) -> Result<(), Error> {
         self.check(range)?;
         // Whoever waits for what goes is told when the lock is free again.
-        let _forsaken;
+        let _ended;
         let mut guard = self.exclusive()?;
         self.check_not_on_loan(&guard, range)?;
-        let State { areas, table, gone, .. } = &mut *guard;
+        let State { areas, table, removed, .. } = &mut *guard;
         let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
         if plan.pieces().next().is_none() {
             return Err(Error::NotMapped(range));
@@ -72,11 +79,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             Ok(flush) => flush,
             Err(exhausted) => return Err(shared::keep(leases, exhausted.at(range))),
         };
-        _forsaken = Forsaken(lost);
-        *gone = Gone { leases, areas: plan.carve() };
-        flush.detach(&mut debris.remains).map_err(|cause| Error::Invalidation { range, cause })?;
-        gone.give_back();
-        debris.gone = core::mem::take(gone);
+        _ended = EndedWaits(lost);
+        *removed = RemovedAreas { leases, areas: plan.carve() };
+        flush.detach(&mut into.memory).map_err(|cause| Error::Invalidation { range, cause })?;
+        removed.give_back();
+        into.areas = core::mem::take(removed);
         Ok(())
     }
 }
@@ -85,7 +92,7 @@ impl<P: Platform, L: LockFamily> Unmapping<'_, P, L> {
     /// Frees up to `budget` frames of 4 KiB: of memory, of tables, and of regions that were mapped here for the last time.
     /// An area counts as one too. What the allocator takes back only as a whole may exceed the budget.
     pub fn step(&mut self, budget: usize) -> Progress {
-        self.space.free_some(&mut self.debris, budget)
+        self.space.free_some(&mut self.removed, budget)
     }
 }
 

@@ -2,11 +2,12 @@
 
 use core::{hint, ptr::NonNull};
 
+use page_table_multiarch::MappingFlags;
+
 use spin::rwlock::RwLockReadGuard;
 
 use super::{GuestSpace, State};
 use crate::{
-    MappingFlags,
     addr::{GuestPhysAddr, GuestPhysRange, Level, PhysAddr},
     backend::Backend,
     error::Error,
@@ -14,8 +15,8 @@ use crate::{
     format::{Access, Owner},
     frame::Frames,
     invalidate::{Content, Invalidate},
-    loan::PageState,
     lock::{LockFamily, SpaceLock},
+    ownership::PageState,
     platform::Platform,
     region::Book,
     set::MemoryArea,

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use memory_addr::{MemoryAddr, PAGE_SIZE_4K, PhysAddr};
+use page_table_multiarch::MappingFlags;
 
 use super::{
     context::Context,
@@ -12,14 +13,12 @@ use super::{
     walk::Chunk,
 };
 use crate::{
-    MappingFlags,
     account::Exhausted,
     addr::{GuestPhysAddr, GuestPhysRange, Level},
-    backend::LeafPolicy,
-    format::{Entry, Format, Leaf, Owner, Used},
+    extents::Extents,
+    format::{Entry, Format, Leaf, LeafPolicy, Owner, Used},
     frame::{Frames, Owned},
     invalidate::Invalidate,
-    loan::Extents,
     platform::Platform,
 };
 

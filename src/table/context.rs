@@ -1,12 +1,11 @@
 //! What every operation on a space's tables needs: made once, owned by the space, lent to each operation.
 
 use memory_addr::{MemoryAddr, PAGE_SIZE_4K};
+use page_table_multiarch::MappingFlags;
 
 use crate::{
-    MappingFlags,
     addr::{GuestPhysAddr, GuestPhysRange, Level},
-    backend::LeafPolicy,
-    format::{Format, Leaf, Owner},
+    format::{Format, Leaf, LeafPolicy, Owner},
     frame::{Frames, Pieces},
     invalidate::{Content, Invalidate},
     metered::Metered,

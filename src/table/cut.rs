@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use memory_addr::PhysAddr;
+use page_table_multiarch::MappingFlags;
 
 use super::{
     Table,
@@ -13,7 +14,6 @@ use super::{
     walk::{Step, Sweep, Visit},
 };
 use crate::{
-    MappingFlags,
     account::Exhausted,
     addr::{GuestPhysAddr, GuestPhysRange, Level},
     format::{Access, Entry, Format, Leaf, Used},

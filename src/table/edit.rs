@@ -2,6 +2,8 @@
 
 use core::sync::atomic::Ordering;
 
+use page_table_multiarch::MappingFlags;
+
 use super::{
     Table,
     context::{Context, needs_resynchronization},
@@ -11,7 +13,6 @@ use super::{
     walk::{Chunk, Step, Sweep, Visit},
 };
 use crate::{
-    MappingFlags,
     account::Exhausted,
     addr::{GuestPhysAddr, GuestPhysRange, Level},
     format::{Change, Entry, Format},

@@ -1,6 +1,7 @@
 //! What may happen on many CPUs at once: entries become valid, or allow more. Each step is one exchange (H25).
 
 use memory_addr::PhysAddr;
+use page_table_multiarch::MappingFlags;
 
 use super::{
     Table,
@@ -9,7 +10,6 @@ use super::{
     entry::{Installed, Slot},
 };
 use crate::{
-    MappingFlags,
     account::Exhausted,
     addr::{GuestPhysAddr, GuestPhysRange, Level},
     format::{Access, Entry, Format, Leaf},

@@ -11,17 +11,19 @@ use loom::{
     thread,
 };
 use memory_addr::PhysAddr;
+use page_table_multiarch::MappingFlags;
 
 use super::{
     entry::{Noted, Slot},
     node::AtomicU64,
 };
 use crate::{
-    MappingFlags,
-    aarch64::{Capabilities, Errata, Features, Stage2, Tracking, Vmid},
     addr::Level,
+    arch::{
+        aarch64::Capabilities, aarch64::Errata, aarch64::Features, aarch64::Stage2, aarch64::Tracking, aarch64::Vmid,
+    },
     format::{Access, Entry, Format, Leaf, Owner, Used},
-    loan::PageState,
+    ownership::PageState,
 };
 
 const RW: MappingFlags = MappingFlags::READ.union(MappingFlags::WRITE);

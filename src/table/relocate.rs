@@ -1,9 +1,10 @@
 //! Moving a leaf to other frames while the guest runs: break, invalidate, copy, make (H9).
 #![allow(unsafe_code, reason = "copies frames")]
 
+use page_table_multiarch::MappingFlags;
+
 use super::{Table, context::Context};
 use crate::{
-    MappingFlags,
     addr::{GuestPhysAddr, Level},
     format::{Entry, Format, Leaf, Owner},
     frame::Owned,

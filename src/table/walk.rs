@@ -3,6 +3,7 @@
 use core::{slice, sync::atomic::Ordering};
 
 use memory_addr::PhysAddr;
+use page_table_multiarch::MappingFlags;
 
 use super::{
     context::Context,
@@ -10,7 +11,6 @@ use super::{
     node::{AtomicU64, Node},
 };
 use crate::{
-    MappingFlags,
     addr::{GuestPhysAddr, GuestPhysRange, Level},
     format::{Entry, Fields, Format},
     platform::Platform,

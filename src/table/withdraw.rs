@@ -1,15 +1,16 @@
 //! Memory that changes hands: withdrawn leaf by leaf, and put back, handed over, or gone.
 
 use memory_addr::PAGE_SIZE_4K;
+use page_table_multiarch::MappingFlags;
 
 use super::{Table, context::Context, cut::Edit, edit::Progress, entry::Noted};
 use crate::{
-    MappingFlags,
     addr::{GuestPhysAddr, GuestPhysRange},
+    extents::{Extents, Seams},
     format::{Entry, Format, Marked, Owner},
     frame::{self, Frames},
     invalidate::{Changed, Content, Invalidate, Unreachable},
-    loan::{Extents, Handover, PageState, Seams},
+    ownership::{Handover, PageState},
     platform::Platform,
 };
 
@@ -45,7 +46,7 @@ impl Table {
         self.visit(context, range, |level, part, entry| match entry {
             Entry::Leaf(leaf) if leaf.owner == Owner::Space => {
                 let at = leaf.at + (part.start - Context::<P>::entry_range(level, part.start).start);
-                extents.push(at, part.size(), seams).ok_or(Unowned::NoMemory)
+                extents.push(at, part.size(), seams).map_err(|_| Unowned::NoMemory)
             }
             Entry::Absent => Err(Unowned::Missing(part.start)),
             other => Err(Unowned::Is(part.start, PageState::of(other).unwrap_or(PageState::Nothing))),
@@ -64,7 +65,7 @@ impl Table {
         self.visit(context, range, |level, part, entry| match entry {
             Entry::Leaf(leaf) if leaf.owner == owner => {
                 let at = leaf.at + (part.start - Context::<P>::entry_range(level, part.start).start);
-                extents.push(at, part.size(), Seams::Forgotten).ok_or(())
+                extents.push(at, part.size(), Seams::Forgotten).map_err(drop)
             }
             _ => Ok(()),
         })

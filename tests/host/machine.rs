@@ -21,7 +21,7 @@ use stage2_model::{
 };
 use stage2_scenarios::{Attempt, Device, Facts, FrameZero, Machine, Marks, Seat, Setting, Step, Stop, Tag, View};
 
-/// The parts: the crate's own, on the model, with a place for faults to be put in.
+/// The parts: the crate's own, on the model, with a place for defects to be put in.
 pub struct Parts;
 
 impl Platform for Parts {
@@ -70,7 +70,7 @@ const FOREIGN_PAGE: usize = 0x1234_5000;
 const DEVICE: usize = 0x9000_0000;
 /// The first tag that scenarios cannot ask for.
 const FIRST_FRESH: u16 = 8;
-/// How far a guest counts at most where a fault was put in.
+/// How far a guest counts at most where a defect was put in.
 const FAR: u64 = 3000;
 /// All tags have eight bits.
 const TAGS: u16 = 256;

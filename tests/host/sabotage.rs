@@ -1,4 +1,4 @@
-//! Each fault in the invalidations, put in: the scenarios that see it.
+//! Each defect in the invalidations, put in: the scenarios that see it.
 
 use std::panic::{self, AssertUnwindSafe};
 

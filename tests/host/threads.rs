@@ -34,10 +34,12 @@ use std::{
 
 use memory_addr::PAGE_SIZE_4K as PAGE;
 use stage2::{
-    Access, Cause, Config, Content, CpuId, Error, Fault, Frames, GuestPhysAddr, GuestSpace, Invalidate, LeafPolicy,
-    Limits, LockFamily, Mapping, MappingFlags, Origin, Outcome, PhysAddr, Pieces, Platform, Populate, Reach, Scope,
-    Spin, Unreachable,
+    Access, Cause, Config, CpuId, Error, Fault, Frames, GuestPhysAddr, GuestSpace, LeafPolicy, Limits, Mapping,
+    MappingFlags, Origin, Outcome, PhysAddr, Platform, Populate,
     aarch64::{Root, Stage2, Vmid},
+    frames::Pieces,
+    invalidate::{Content, Invalidate, Reach, Scope, Unreachable},
+    lock::{LockFamily, Spin},
 };
 use stage2_model::{Failure, Memory, Pool};
 use stage2_scenarios::{gpa, range};

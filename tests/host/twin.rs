@@ -23,8 +23,9 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
 use stage2::{
-    Access, Area, AreaKind, Cause, CpuId, Error, Fault, GuestSpace, LeafPolicy, Mapping, MappingFlags, Origin, Outcome,
-    PhysAddr, Populate, VcpuId,
+    Access, Cause, CpuId, Error, Fault, GuestSpace, LeafPolicy, Mapping, MappingFlags, Origin, Outcome, PhysAddr,
+    Populate, VcpuId,
+    space::{Area, AreaKind},
 };
 use stage2_model::Failure;
 use stage2_scenarios::{Attempt, Machine, Marks, Seat, Setting, Step, Tag, View};

@@ -30,9 +30,12 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
 use stage2::{
-    Area, AreaKind, CpuId, Error, GuestSpace, Handover, LeafPolicy, Limits, Loan, LoanKind, Mapping, MappingFlags,
-    Outcome, PageState, Pager, Populate, Progress, RegionError, RegionWriter, Resource, SharedRegion, Snapshot, Usage,
-    VcpuId,
+    CpuId, Error, GuestSpace, LeafPolicy, Limits, Mapping, MappingFlags, Outcome, Populate, SharedRegion, Snapshot,
+    Usage, VcpuId,
+    loan::{Handover, Loan, LoanKind, PageState},
+    pager::Pager,
+    region::{RegionError, RegionWriter},
+    space::{Area, AreaKind, Progress, Resource},
 };
 use stage2_scenarios::{Attempt, Machine, Seat, Setting, Step, View};
 

@@ -1,6 +1,6 @@
 //! What one space gives another, and what becomes a region's.
 
-use stage2::Handover;
+use stage2::loan::Handover;
 
 use super::*;
 
@@ -32,7 +32,7 @@ pub(super) fn starve_both<F: Format>(format: &F, exchange: &Exchange<F>) {
             prepare(&one, &other);
             let pictures = || {
                 let loans = one.loans().expect("memory");
-                let held: Vec<usize> = loans.iter().map(stage2::Loan::borrowed).collect();
+                let held: Vec<usize> = loans.iter().map(stage2::loan::Loan::borrowed).collect();
                 (picture(&one, &memory), picture(&other, &memory), held, one.usage(), other.usage())
             };
             let before = pictures();

@@ -9,8 +9,9 @@ use std::{
 
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 use stage2::{
-    Config, Content, CpuId, Frames, GuestPhysAddr, GuestPhysRange, GuestSpace, Invalidate, Limits, Pieces, Platform,
-    Reach, Scope, Unreachable,
+    Config, CpuId, Frames, GuestPhysAddr, GuestPhysRange, GuestSpace, Limits, Platform,
+    frames::Pieces,
+    invalidate::{Content, Invalidate, Reach, Scope, Unreachable},
 };
 
 use super::format::Toy;

@@ -7,7 +7,10 @@ use std::{
     thread::LocalKey,
 };
 
-use stage2::{CpuId, LockFamily, SpaceLock, Spin, Striped};
+use stage2::{
+    CpuId,
+    lock::{LockFamily, SpaceLock, Spin, Striped},
+};
 
 type Action = Box<dyn FnOnce()>;
 type Moment = LocalKey<RefCell<Option<Action>>>;

@@ -3,7 +3,8 @@
 
 use memory_addr::PhysAddr;
 use stage2::{
-    Access, Change, Denials, Entry, Fields, Format, Inexpressible, Leaf, Level, MappingFlags, Marked, Owner, Used,
+    Access, Level, MappingFlags,
+    format::{Change, Denials, Entry, Fields, Format, Inexpressible, Leaf, Marked, Owner, Used},
 };
 
 /// The format: 4 KiB pages, 32 entries a table, three levels and a root of 128 entries.

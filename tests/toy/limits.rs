@@ -5,7 +5,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use stage2::{Config, Limits, Resource};
+use stage2::{Config, Limits, space::Resource};
 
 use super::{
     eventful::{self, Eventful},

@@ -11,7 +11,11 @@ mod refusals;
 #[path = "loans/share.rs"]
 mod share;
 
-use stage2::{AreaKind, Handover, Loan, LoanKind, Owner, PageState};
+use stage2::{
+    format::Owner,
+    loan::{Handover, Loan, LoanKind, PageState},
+    space::AreaKind,
+};
 
 use super::*;
 

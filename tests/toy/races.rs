@@ -2,7 +2,7 @@
 
 use std::sync::mpsc;
 
-use stage2::{CpuId, GuestPhysRange, Handover, SharedRegion};
+use stage2::{CpuId, GuestPhysRange, SharedRegion, loan::Handover};
 
 use super::{
     eventful::{self, Eventful},

@@ -1,6 +1,6 @@
 //! Regions on a board whose CPUs may be deaf: what is let go, and when.
 
-use stage2::{Owner, RegionError};
+use stage2::{format::Owner, region::RegionError};
 
 use super::*;
 

@@ -1,6 +1,10 @@
 //! A snapshot that is taken in steps, of a guest that is at rest meanwhile.
 
-use stage2::{Progress, Snapshot, Snapshotting, Spin};
+use stage2::{
+    Snapshot,
+    lock::Spin,
+    space::{Progress, Snapshotting},
+};
 
 use super::*;
 

@@ -16,7 +16,11 @@ use std::{
     sync::{Mutex, OnceLock},
 };
 
-use stage2::{Pager, RegionError, Settled, SharedRegion, Source, SourceError, SourceFailed, Supply, Ticket, Waiting};
+use stage2::{
+    SharedRegion,
+    pager::{Pager, Settled, Source, SourceError, SourceFailed, Supply, Ticket, Waiting},
+    region::RegionError,
+};
 
 use super::*;
 

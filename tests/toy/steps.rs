@@ -11,7 +11,7 @@ mod regions;
 #[path = "steps/unmap.rs"]
 mod unmap;
 
-use stage2::Progress;
+use stage2::space::Progress;
 
 use super::*;
 

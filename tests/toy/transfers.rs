@@ -2,7 +2,12 @@
 
 use std::sync::atomic::AtomicBool;
 
-use stage2::{AreaKind, Handover, Limits, PageState, RegionError, Resource};
+use stage2::{
+    Limits,
+    loan::{Handover, PageState},
+    region::RegionError,
+    space::{AreaKind, Resource},
+};
 
 use super::*;
 

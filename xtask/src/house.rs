@@ -1,5 +1,7 @@
 //! House rules that no lint knows.
 
+mod floors;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,6 +26,9 @@ const FORBIDDEN: [&str; 6] = [
 /// fault of others.
 const PAGES: [(&str, &str); 2] = [("docs/hardware.md", "H"), ("docs/pitfalls.md", "AFWTEGLCRSJ")];
 
+/// Where the modules of `src/` are listed, floor by floor.
+const FLOORS: &str = "docs/floors.txt";
+
 /// What is wrong, a line each.
 ///
 /// # Errors
@@ -44,6 +49,7 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
             complaints.extend(undefined_codes(&name, &contents, &known));
         }
     }
+    complaints.extend(floors::check(root, &read(&root.join(FLOORS))?)?);
     let mut pages = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"].map(|page| root.join(page)).to_vec();
     collect(&root.join("docs"), "md", &mut pages)?;
     pages.sort();

@@ -6,9 +6,9 @@ mod baseline;
 mod bench;
 mod board;
 mod bochs;
+mod defects;
 mod demo;
 mod docs;
-mod faults;
 mod guest;
 mod house;
 mod initramfs;
@@ -41,8 +41,8 @@ enum Task {
     Bench(bench::Options),
     /// Boot a guest under the example hypervisor in an emulator and judge it by its own words
     Demo(demo::Options),
-    /// Put faults into the sources, one at a time, and see each caught by a test
-    Faults(faults::Options),
+    /// Put defects into the sources, one at a time, and see each caught by a test
+    Defects(defects::Options),
     /// Run every check, or those that are named; the last line counts them
     Test(test::Options),
 }
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
     let verdict = match arguments.command {
         Task::Bench(options) => bench::run(&options),
         Task::Demo(options) => demo::run(&options),
-        Task::Faults(options) => faults::run(&options),
+        Task::Defects(options) => defects::run(&options),
         Task::Test(options) => test::run(&options),
     };
     match verdict {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Format, GuestPhysAddr, aarch64::Errata};
+use crate::{addr::GuestPhysAddr, arch::aarch64::Errata, format::Format};
 
 fn capabilities(physical_bits: u32, vmid_bits: u32, features: Features) -> Capabilities {
     let features = features | Features::GRANULE_4K;

@@ -1,8 +1,8 @@
 use std::vec::Vec;
 
 use super::*;
-use crate::Owner;
-use crate::aarch64::Errata;
+use crate::arch::aarch64::Errata;
+use crate::format::Owner;
 
 const EXTRAS: [Features; 4] = [
     Features::empty(),

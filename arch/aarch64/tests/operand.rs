@@ -3,7 +3,7 @@ use std::{ops::Range, vec::Vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::GuestPhysRange;
+use crate::addr::GuestPhysRange;
 
 /// What an operation covers, in pages, by the pseudocode of the manual alone: C5.5, and for ranges "the address range
 /// is `BaseADDR` <= input < `BaseADDR` + (NUM + 1) * 2^(5 * SCALE + 1) * granule".

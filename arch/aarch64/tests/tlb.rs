@@ -1,7 +1,10 @@
 use std::{sync::Mutex, vec, vec::Vec};
 
 use super::*;
-use crate::{Changed, GuestPhysRange, Level};
+use crate::{
+    addr::{GuestPhysRange, Level},
+    invalidate::Changed,
+};
 
 const PAGES: Changed = Changed::Leaves(Level::PAGE);
 

@@ -5,7 +5,7 @@
 use memory_addr::PhysAddr;
 
 use super::{Capabilities, Ept, Errata, Features};
-use crate::{Geometry, Level};
+use crate::{addr::Level, geometry::Geometry};
 
 /// The value that a space needs in each VMCS that runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

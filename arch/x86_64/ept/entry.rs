@@ -8,7 +8,10 @@ use page_table_multiarch::MappingFlags;
 
 use super::{Capabilities, Exceptions, Features, LargeLeaves, Root, Tracking};
 use crate::{
-    Access, Change, Denials, Entry, Fields, Format, Geometry, Inexpressible, Leaf, Level, Marked, Used, arch::owner,
+    addr::Level,
+    arch::owner,
+    format::{Access, Change, Denials, Entry, Fields, Format, Inexpressible, Leaf, Marked, Used},
+    geometry::Geometry,
 };
 
 /// Bit 0: reads are allowed. An entry without any of bits 2:0 is not present, and its other bits are ignored.
@@ -64,7 +67,7 @@ const WRITE_BACK: u64 = 6 << 3;
 ///
 /// # Example
 /// ```
-/// use stage2::{Format, Level, x86_64::ept::{Capabilities, ConfigError, Depth, Ept, Registers, Tracking}};
+/// use stage2::{Level, format::Format, x86_64::ept::{Capabilities, ConfigError, Depth, Ept, Registers, Tracking}};
 ///
 /// let skylake = Registers { ept_vpid_cap: 0xf01_0673_4141, arch_capabilities: 0x40, physical_bits: 46 };
 /// let capabilities = Capabilities::from_registers(skylake);

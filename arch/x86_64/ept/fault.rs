@@ -3,7 +3,11 @@
 //! Intel SDM Vol. 3C (edition of December 2024): 28.2.1 with table 28-7 for the qualification of EPT violations, 28.2
 //! for the addresses, appendix C for the exit reasons.
 
-use crate::{Access, Cause, Fault, GuestPhysAddr, Origin};
+use crate::{
+    addr::GuestPhysAddr,
+    fault::{Cause, Fault, Origin},
+    format::Access,
+};
 
 /// What a VM exit leaves in the VMCS.
 ///

@@ -21,7 +21,7 @@
 //!
 //! ```
 //! use stage2::x86_64::ept::{Capabilities, Depth, Ept, Registers, Tlb};
-//! use stage2::{CpuId, Unreachable};
+//! use stage2::{CpuId, invalidate::Unreachable};
 //! # use stage2::x86_64::ept::{Executor, Op, VmFail};
 //! # struct Cpu;
 //! # impl Executor for Cpu {

@@ -2,8 +2,9 @@
 
 use super::{Capabilities, Ept, Errata, Exceptions, Features, LargeLeaves, Tracking};
 use crate::{
-    Geometry, Level,
-    arch::pte::{Baseline, PagingEntry},
+    addr::Level,
+    arch::{pte::Baseline, pte::PagingEntry},
+    geometry::Geometry,
 };
 
 /// An entry of [`Ept`] as a CPU with large leaves reads it: no execute-only, no #VE, use tracked by software.

@@ -7,7 +7,12 @@
 use core::ptr::NonNull;
 
 use super::{Capabilities, Executor, Interrupt, Invept, Op, Root, VmFail};
-use crate::{Content, CpuId, GuestPhysAddr, Invalidate, Reach, Scope, Unreachable, x86_64::lines::lines};
+use crate::{
+    addr::GuestPhysAddr,
+    arch::x86_64::lines::lines,
+    cpu_id::CpuId,
+    invalidate::{Content, Invalidate, Reach, Scope, Unreachable},
+};
 
 /// Invalidates the translations of EPT tables: on this CPU by INVEPT, on others by interrupting them.
 ///
@@ -16,7 +21,11 @@ use crate::{Content, CpuId, GuestPhysAddr, Invalidate, Reach, Scope, Unreachable
 ///
 /// # Example
 /// ```
-/// use stage2::{CpuId, Invalidate, Reach, Unreachable, x86_64::ept::{Capabilities, Executor, Op, Registers, Tlb, VmFail}};
+/// use stage2::{
+///     CpuId,
+///     invalidate::{Invalidate, Reach, Unreachable},
+///     x86_64::ept::{Capabilities, Executor, Op, Registers, Tlb, VmFail},
+/// };
 ///
 /// /// On hardware: `Instructions`.
 /// struct Idle;

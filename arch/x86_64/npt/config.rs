@@ -6,7 +6,7 @@
 use memory_addr::PhysAddr;
 
 use super::{Capabilities, Features, Npt};
-use crate::{Geometry, Level};
+use crate::{addr::Level, geometry::Geometry};
 
 /// The identifier of one guest's translations in the TLBs: not 0, which is the hypervisor's.
 ///

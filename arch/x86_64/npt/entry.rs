@@ -8,7 +8,10 @@ use page_table_multiarch::MappingFlags;
 
 use super::{Asid, Capabilities, Features, MemoryType, Root, config::SLOT_SHIFT};
 use crate::{
-    Access, Change, Denials, Entry, Fields, Format, Geometry, Inexpressible, Leaf, Level, Marked, Used, arch::owner,
+    addr::Level,
+    arch::owner,
+    format::{Access, Change, Denials, Entry, Fields, Format, Inexpressible, Leaf, Marked, Used},
+    geometry::Geometry,
 };
 
 /// Bit 0: present, and readable. All other bits of an entry that is not are ignored.
@@ -61,7 +64,7 @@ const LOAN: u64 = 1 << 56;
 ///
 /// # Example
 /// ```
-/// use stage2::{Format, MappingFlags, x86_64::npt::{Asid, Capabilities, ConfigError, Npt, Registers}};
+/// use stage2::{MappingFlags, format::Format, x86_64::npt::{Asid, Capabilities, ConfigError, Npt, Registers}};
 ///
 /// let milan = Registers {
 ///     extended_ecx: 0x75c2_37ff,

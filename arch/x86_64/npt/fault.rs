@@ -3,7 +3,11 @@
 //! AMD64 APM Vol. 2 (publication 24593, revision 3.42): 15.25.6 "Nested versus Guest Page Faults, Fault Ordering" for
 //! `EXITINFO1` and `EXITINFO2`, appendix C for the exit codes.
 
-use crate::{Access, Cause, Fault, GuestPhysAddr, Origin};
+use crate::{
+    addr::GuestPhysAddr,
+    fault::{Cause, Fault, Origin},
+    format::Access,
+};
 
 /// What a `#VMEXIT` leaves in the VMCB.
 ///

@@ -23,7 +23,7 @@
 //!
 //! ```
 //! use stage2::x86_64::npt::{Asid, Capabilities, Executor, Npt, Op, Owed, Registers, Tlb, TlbControl};
-//! use stage2::{CpuId, Unreachable};
+//! use stage2::{CpuId, invalidate::Unreachable};
 //!
 //! static OWED: Owed = Owed::everything();
 //!

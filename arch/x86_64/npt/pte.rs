@@ -2,8 +2,9 @@
 
 use super::{Asid, Capabilities, Features, Npt, PAT_AT_RESET};
 use crate::{
-    Geometry, Level,
-    arch::pte::{Baseline, PagingEntry},
+    addr::Level,
+    arch::{pte::Baseline, pte::PagingEntry},
+    geometry::Geometry,
 };
 
 /// An entry of [`Npt`] as a CPU with leaves of 1 GiB reads it, whose hypervisor left the PAT as it was.

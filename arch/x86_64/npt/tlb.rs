@@ -6,7 +6,12 @@
 use core::ptr::NonNull;
 
 use super::{Executor, Interrupt, Op, Root};
-use crate::{Content, CpuId, GuestPhysAddr, Invalidate, Reach, Scope, Unreachable, x86_64::lines::lines};
+use crate::{
+    addr::GuestPhysAddr,
+    arch::x86_64::lines::lines,
+    cpu_id::CpuId,
+    invalidate::{Content, Invalidate, Reach, Scope, Unreachable},
+};
 
 /// Invalidates the translations of NPT tables: on this CPU before its next `VMRUN`, on others by interrupting them.
 ///
@@ -15,7 +20,7 @@ use crate::{Content, CpuId, GuestPhysAddr, Invalidate, Reach, Scope, Unreachable
 ///
 /// # Example
 /// ```
-/// use stage2::{CpuId, Invalidate, Reach, Unreachable, x86_64::npt::{Executor, Op, Tlb}};
+/// use stage2::{CpuId, invalidate::{Invalidate, Reach, Unreachable}, x86_64::npt::{Executor, Op, Tlb}};
 ///
 /// /// On hardware: `Instructions`, whose `NextRun` finds what is this CPU's.
 /// struct Idle;

@@ -5,7 +5,11 @@ use std::{
 };
 
 use super::*;
-use crate::{Changed, GuestPhysRange, Marked, Owner, Used};
+use crate::{
+    addr::GuestPhysRange,
+    format::{Marked, Owner, Used},
+    invalidate::Changed,
+};
 
 fn intel() -> Ept {
     let capabilities =

@@ -10,7 +10,7 @@ use core::{
 use buddy_system_allocator::{FrameAllocator, LockedHeap};
 use memory_addr::PAGE_SIZE_4K;
 use spin::Mutex;
-use stage2::{Frames, PhysAddr, Pieces};
+use stage2::{Frames, PhysAddr, frames::Pieces};
 
 #[global_allocator]
 static HEAP: LockedHeap<32> = LockedHeap::empty();

@@ -6,7 +6,7 @@
 use loom::{cell::UnsafeCell, sync::Arc, thread};
 
 use super::*;
-use crate::{GuestPhysAddr, loan::Seams};
+use crate::{addr::GuestPhysAddr, extents::Seams};
 
 struct World {
     terms: Terms,
@@ -23,7 +23,7 @@ fn what_is_taken_back_nobody_uses_any_more() {
         let mut memory = Extents::default();
         memory.push(memory_addr::PhysAddr::from_usize(0), PAGE_SIZE_4K, Seams::Forgotten).unwrap();
         let range = GuestPhysRange::from_start_size(GuestPhysAddr::from_usize(0), PAGE_SIZE_4K);
-        let terms = Terms::new(LoanKind::Lent, (range, range), MappingFlags::READ, memory);
+        let terms = Terms::new(LoanKind::Lent, range, range, MappingFlags::READ, memory);
         terms.take_out();
         let world = Arc::new(World { terms, page: UnsafeCell::new(0) });
         let borrower = thread::spawn({

@@ -8,7 +8,7 @@ use core::{
 };
 
 use hypervisor::memory::{Pool, Watch};
-use stage2::{Frames, PhysAddr, Pieces};
+use stage2::{Frames, PhysAddr, frames::Pieces};
 
 /// No limit.
 const UNLIMITED: usize = usize::MAX;

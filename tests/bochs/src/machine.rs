@@ -15,7 +15,7 @@ use stage2_scenarios::{Marks, Setting, Stop};
 
 use crate::guest::WithVmcs;
 
-/// The parts: the crate's own for this target, with a place for faults to be put in.
+/// The parts: the crate's own for this target, with a place for defects to be put in.
 pub struct Parts;
 
 impl Platform for Parts {

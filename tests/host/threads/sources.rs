@@ -7,7 +7,7 @@ use std::{
     sync::{Condvar, Mutex},
 };
 
-use stage2::{Pager, Settled, Source, SourceError, SourceFailed, Supply, Ticket, Waiting};
+use stage2::pager::{Pager, Settled, Source, SourceError, SourceFailed, Supply, Ticket, Waiting};
 
 use super::{regions::another, *};
 

@@ -1,6 +1,6 @@
 //! Operations in steps, and what others do between two of them.
 
-use stage2::{Progress, VcpuId};
+use stage2::{VcpuId, space::Progress};
 
 use super::*;
 

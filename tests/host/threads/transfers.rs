@@ -1,6 +1,9 @@
 //! Memory that changes hands under many threads: donated, lent, shared, converted, frozen, and written all the time.
 
-use stage2::{Handover, PageState, SharedRegion};
+use stage2::{
+    SharedRegion,
+    loan::{Handover, PageState},
+};
 
 use super::{
     regions::{another, end},

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroUsize, sync::Arc};
 
-use stage2::{Settled, Source, SourceError, Supply, Ticket};
+use stage2::pager::{Settled, Source, SourceError, Supply, Ticket};
 
 use super::*;
 

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use memory_addr::PAGE_SIZE_4K as PAGE;
-use stage2::{GuestPhysAddr, GuestPhysRange, LoanKind, MappingFlags};
+use stage2::{GuestPhysAddr, GuestPhysRange, MappingFlags, loan::LoanKind};
 
 /// Pages of a block.
 pub const BLOCK: usize = 512;

@@ -1,4 +1,4 @@
-//! Faults to put into what the crate does on Intel's and AMD's CPUs.
+//! Defects to put into what the crate does on Intel's and AMD's CPUs.
 
 use std::{
     ptr::NonNull,
@@ -9,8 +9,9 @@ use std::{
 };
 
 use stage2::{
-    Access, Change, Content, CpuId, Denials, Entry, Fields, Format, GuestPhysAddr, Inexpressible, Invalidate, Leaf,
-    Level, MappingFlags, PhysAddr, Reach, Scope, Unreachable,
+    Access, CpuId, GuestPhysAddr, Level, MappingFlags, PhysAddr,
+    format::{Change, Denials, Entry, Fields, Format, Inexpressible, Leaf},
+    invalidate::{Content, Invalidate, Reach, Scope, Unreachable},
     x86_64::{
         Nested, Root,
         ept::{Executor, Op, VmFail},

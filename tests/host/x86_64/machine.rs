@@ -10,7 +10,9 @@ use std::{
 };
 
 use stage2::{
-    Config, CpuId, GuestPhysAddr, GuestSpace, Limits, PhysAddr, Platform, Unreachable, Used,
+    Config, CpuId, GuestPhysAddr, GuestSpace, Limits, PhysAddr, Platform,
+    format::Used,
+    invalidate::Unreachable,
     x86_64::{
         Nested, NestedTlb, Root,
         ept::{self as intel, Capabilities, Depth, Ept, Errata, Features, Interrupt, LargeLeaves, Tlb, Tracking},
@@ -22,7 +24,7 @@ use stage2_scenarios::{Attempt, Device, Facts, FrameZero, Machine, Marks, Seat, 
 
 use crate::faults::{Fault, Faulty, FaultyNpt, Tampered};
 
-/// The parts: the crate's own, on the model, with places for faults to be put in.
+/// The parts: the crate's own, on the model, with places for defects to be put in.
 pub struct Parts;
 
 impl Platform for Parts {
@@ -58,9 +60,9 @@ const FOREIGN_PAGE: usize = 0x1234_5000;
 const DEVICE: usize = 0x9000_0000;
 /// The PAT of AMD's CPUs: as at reset, but for write-combining in the place of PWT.
 const PAT: u64 = npt::PAT_AT_RESET & !0xff00 | 0x0100;
-/// How far a guest counts at most where a fault was put in.
+/// How far a guest counts at most where a defect was put in.
 const FAR: u64 = 20_000;
-/// How often a guest faults at most, where a fault was put in, before it is taken to do so for ever.
+/// How often a guest faults at most, where a defect was put in, before it is taken to do so for ever.
 const IN_VAIN: usize = 5000;
 /// The first ASID that no scenario asks for.
 const FIRST_FRESH: u32 = 9;

@@ -1,4 +1,4 @@
-//! Each fault, put in: the scenarios that see it.
+//! Each defect, put in: the scenarios that see it.
 
 use std::panic::{self, AssertUnwindSafe};
 

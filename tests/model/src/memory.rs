@@ -199,7 +199,7 @@ impl Memory {
     ///
     /// # Panics
     /// If they are not allocated, not of one allocation, or not all of it where that is asked.
-    pub fn release(&self, at: u64, count: u64, pieces: stage2::Pieces) {
+    pub fn release(&self, at: u64, count: u64, pieces: stage2::frames::Pieces) {
         for watcher in self.watchers().iter().filter_map(Weak::upgrade) {
             watcher.freed(at, count);
         }
@@ -214,7 +214,7 @@ impl Memory {
             block.0 + block.1 - first
         );
         assert!(
-            pieces == stage2::Pieces::Any || (first, count) == block,
+            pieces == stage2::frames::Pieces::Any || (first, count) == block,
             "free of {count} pages at {at:#x}, a part of what was allocated in one piece: {} pages",
             block.1
         );

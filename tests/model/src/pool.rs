@@ -3,7 +3,10 @@
 
 use std::{ptr::NonNull, sync::Arc};
 
-use stage2::{Contents, Frames, Pieces};
+use stage2::{
+    Frames,
+    frames::{Contents, Pieces},
+};
 
 use crate::{Memory, memory::PAGE};
 

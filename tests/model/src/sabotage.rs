@@ -1,4 +1,4 @@
-//! Faults to put into a sequence of operations, to see that they are noticed.
+//! Defects to put into a sequence of operations, to see that they are noticed.
 
 use std::sync::{
     Arc, Mutex, PoisonError,

@@ -88,7 +88,7 @@ fn a_split_with_a_break_is_clean() {
 
 #[test]
 fn a_frame_freed_before_its_invalidation_is_a_violation() {
-    let free = |hand: &Hand, at| hand.memory.release(at, 1, stage2::Pieces::Any);
+    let free = |hand: &Hand, at| hand.memory.release(at, 1, stage2::frames::Pieces::Any);
     for early in [true, false] {
         let hand = Hand::new(Config::default()).with_stage1(1);
         let frame = hand.frame(2);
@@ -117,7 +117,7 @@ fn a_table_freed_after_a_last_level_invalidation_is_a_violation() {
         let table = hand.memory.read(link).unwrap() & !0xfff;
         hand.memory.write(link, 0);
         hand.run(0, &[DSB_ST, Op::Tlbi(operation, DATA >> 12), DSB, VMALLE1IS, DSB, Op::Isb]);
-        hand.memory.release(table, 1, stage2::Pieces::Any);
+        hand.memory.release(table, 1, stage2::frames::Pieces::Any);
         assert_eq!(hand.broken().contains(&Rule::FreedWhileReachable), early, "{operation:?}");
     }
 }
@@ -125,11 +125,11 @@ fn a_table_freed_after_a_last_level_invalidation_is_a_violation() {
 #[test]
 fn a_root_freed_while_it_is_loaded_is_a_violation() {
     let hand = Hand::new(Config { cpus: 1, ..Config::default() });
-    hand.memory.release(hand.root, 2, stage2::Pieces::Whole);
+    hand.memory.release(hand.root, 2, stage2::frames::Pieces::Whole);
     assert_eq!(hand.broken(), [Rule::FreedWhileReachable]);
     let hand = Hand::new(Config { cpus: 1, ..Config::default() });
     hand.machine.stop(0);
-    hand.memory.release(hand.root, 2, stage2::Pieces::Whole);
+    hand.memory.release(hand.root, 2, stage2::frames::Pieces::Whole);
     hand.machine.check();
 }
 

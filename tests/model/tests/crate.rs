@@ -1,4 +1,4 @@
-//! The crate on the model: its sequences are clean, and each fault put into them is noticed.
+//! The crate on the model: its sequences are clean, and each defect put into them is noticed.
 
 use std::sync::Arc;
 

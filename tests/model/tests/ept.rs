@@ -144,7 +144,7 @@ fn frames_and_tables_freed_before_invept_are_violations() {
         if invept {
             (0..2).for_each(|cpu| bench.machine.invept(cpu, bench.eptp));
         }
-        bench.memory.release(bench.tables[3], 1, stage2::Pieces::Any);
+        bench.memory.release(bench.tables[3], 1, stage2::frames::Pieces::Any);
         assert_eq!(bench.broken().is_empty(), invept);
     }
 }
@@ -166,7 +166,7 @@ fn what_is_freed_while_no_guest_runs_must_be_forgotten_before_one_does() {
         (0..2).for_each(|cpu| bench.machine.leave(cpu));
         let old = bench.memory.read(bench.entry()).unwrap() & !0xfff;
         bench.memory.write(bench.entry(), bench.frame(2) | WB | 7);
-        bench.memory.release(old, 1, stage2::Pieces::Any);
+        bench.memory.release(old, 1, stage2::frames::Pieces::Any);
         bench.machine.check();
         if invept {
             bench.machine.invept(1, bench.eptp);
@@ -195,7 +195,7 @@ fn a_pointer_must_be_flushed_before_its_first_use_and_when_its_root_was_anothers
     machine.invept_all(1);
     (0..2).for_each(enter);
     assert!(!broken());
-    memory.release(root, 1, stage2::Pieces::Any);
+    memory.release(root, 1, stage2::frames::Pieces::Any);
     assert_eq!(memory.allocate(1, 4096), Some(root));
     for cpu in 0..2 {
         enter(cpu);
@@ -211,7 +211,7 @@ fn a_root_that_is_free_is_a_violation() {
     let bench = Bench::new(0, WB | 7);
     bench.machine.stop(0);
     bench.machine.stop(1);
-    bench.memory.release(bench.tables[0], 1, stage2::Pieces::Any);
+    bench.memory.release(bench.tables[0], 1, stage2::frames::Pieces::Any);
     bench.machine.check();
     bench.machine.enter(0, bench.eptp);
     assert_eq!(bench.broken(), [Rule::LostTable]);

@@ -217,7 +217,7 @@ fn registers_read_back_what_was_written() {
 
 mod memory {
     use super::*;
-    use stage2::{Frames, Pieces};
+    use stage2::{Frames, frames::Pieces};
 
     #[test]
     fn may_start_at_zero_and_gives_aligned_junk() {

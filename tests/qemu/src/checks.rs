@@ -26,7 +26,7 @@ pub const ALL: &[Scenario<Qemu>] = &[
     Scenario { name: "qemu::no_freed_frame_was_written", run: |qemu| no_freed_frame_was_written(qemu.board()) },
 ];
 
-/// What the guest sees of a moved page with the fault put in: data; a table of its own, after it has forgotten its own
+/// What the guest sees of a moved page with the defect put in: data; a table of its own, after it has forgotten its own
 /// translations; the same without that.
 fn expected(fault: Fault) -> [Seen; 3] {
     match fault {

@@ -20,7 +20,7 @@ use stage2_scenarios::{Attempt, Device, Facts, FrameZero, Machine, Marks, Seat, 
 
 use crate::{guest, saboteur::Saboteur};
 
-/// The parts: the crate's own for this target, with a place for faults to be put in.
+/// The parts: the crate's own for this target, with a place for defects to be put in.
 pub struct Parts;
 
 impl Platform for Parts {

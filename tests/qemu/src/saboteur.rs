@@ -1,4 +1,4 @@
-//! The CPU's instructions, with a fault put in: whether the emulated MMU lets tests see it.
+//! The CPU's instructions, with a defect put in: whether the emulated MMU lets tests see it.
 #![allow(unsafe_code, reason = "an instruction of the wrong regime")]
 
 use core::{

@@ -3,7 +3,7 @@
 use core::ops::Deref;
 
 use memory_addr::PAGE_SIZE_4K as PAGE;
-use stage2::{CpuId, Fault, GuestPhysAddr, GuestPhysRange, GuestSpace, MappingFlags, Outcome, Ticket, VcpuId};
+use stage2::{CpuId, Fault, GuestPhysAddr, GuestPhysRange, GuestSpace, MappingFlags, Outcome, VcpuId, pager::Ticket};
 
 use crate::{
     Stop,

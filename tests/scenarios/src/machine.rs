@@ -2,7 +2,7 @@
 
 use alloc::{string::String, vec::Vec};
 
-use stage2::{CpuId, Fault, GuestPhysAddr, GuestPhysRange, GuestSpace, PhysAddr, Platform, Used, VcpuId};
+use stage2::{CpuId, Fault, GuestPhysAddr, GuestPhysRange, GuestSpace, PhysAddr, Platform, VcpuId, format::Used};
 
 use crate::Stop;
 

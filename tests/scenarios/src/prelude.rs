@@ -4,8 +4,12 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) use memory_addr::PAGE_SIZE_4K as PAGE;
 pub(crate) use stage2::{
-    Access, AreaKind, Cause, CpuId, Error, Fault, Handover, LeafPolicy, Limits, Mapping, MappingFlags, Origin, Outcome,
-    PageState, PhysAddr, Populate, RegionError, Resource, SharedRegion, Used,
+    Access, Cause, CpuId, Error, Fault, LeafPolicy, Limits, Mapping, MappingFlags, Origin, Outcome, PhysAddr, Populate,
+    SharedRegion,
+    format::Used,
+    loan::{Handover, PageState},
+    region::RegionError,
+    space::{AreaKind, Resource},
 };
 
 pub(crate) use crate::{

@@ -6,7 +6,7 @@ use core::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use stage2::{Pager, Settled, Source, SourceError, SourceFailed, Supply, Ticket, Waiting};
+use stage2::pager::{Pager, Settled, Source, SourceError, SourceFailed, Supply, Ticket, Waiting};
 
 use crate::{Came, prelude::*};
 

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use stage2::{Progress, VcpuId};
+use stage2::{VcpuId, space::Progress};
 
 use crate::prelude::*;
 

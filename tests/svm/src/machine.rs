@@ -18,7 +18,7 @@ use stage2_scenarios::{Setting, Stop};
 
 use crate::guest::WithVmcb;
 
-/// The parts: the crate's own for either vendor's CPUs, with a place for faults to be put in.
+/// The parts: the crate's own for either vendor's CPUs, with a place for defects to be put in.
 pub struct Parts;
 
 impl Platform for Parts {

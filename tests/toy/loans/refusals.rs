@@ -59,14 +59,14 @@ fn a_borrower_gets_no_more_than_it_may_have() {
     let (lender, borrower) = pair(&board);
     let place = range(LARGE, 2 * PAGE);
     for (flags, never) in [(RWX, MappingFlags::EXECUTE), (RW | MappingFlags::DEVICE, MappingFlags::DEVICE)] {
-        let refused = Error::Flags { range: place, flags: stage2::Inexpressible(never) };
+        let refused = Error::Flags { range: place, flags: stage2::format::Inexpressible(never) };
         assert_eq!(lender.share(middle(), &borrower, gpa(LARGE), flags), Err(refused));
     }
     lender.protect(range(10 * PAGE, PAGE), READ).unwrap();
     let refused = Error::Denied { range: range(10 * PAGE, PAGE), flags: READ };
     assert_eq!(lender.share(middle(), &borrower, gpa(LARGE), RW), Err(refused));
     let uncached = MappingFlags::UNCACHED;
-    let refused = Error::Flags { range: range(9 * PAGE, PAGE), flags: stage2::Inexpressible(uncached) };
+    let refused = Error::Flags { range: range(9 * PAGE, PAGE), flags: stage2::format::Inexpressible(uncached) };
     assert_eq!(lender.share(middle(), &borrower, gpa(LARGE), READ | uncached), Err(refused));
     lender.lend(middle(), &borrower, gpa(LARGE), READ | uncached).expect("there is one view at a time");
     assert!(!Owner::Borrowed.limit(RWX).contains(MappingFlags::EXECUTE));

@@ -239,7 +239,7 @@ fn what_was_brought_and_not_taken_is_limited_too() {
     brought(0);
     brought(PAGE);
     let refused = |at: usize| {
-        let error = Error::Limit { range: range(at, PAGE), what: stage2::Resource::Frames, limit: 2 };
+        let error = Error::Limit { range: range(at, PAGE), what: stage2::space::Resource::Frames, limit: 2 };
         assert_eq!(space.fault(CpuId(0), fault_at(at)), Err(error));
         assert!(matches!(space.load::<u8>(gpa(at)), Err(Error::Limit { .. })));
     };
@@ -289,7 +289,7 @@ fn what_comes_can_be_lent_when_it_is_there() {
     assert_eq!(borrower.load(gpa(PAGE)), Ok(content(5 * PAGE)));
     borrower.store(gpa(PAGE), 1_u64).unwrap();
     assert_eq!(fault(&space, PAGE, Access::Read), Outcome::Lent);
-    space.reclaim(&loan, &borrower, stage2::Handover::Keep).unwrap();
+    space.reclaim(&loan, &borrower, stage2::loan::Handover::Keep).unwrap();
     assert_eq!((space.load(gpa(0)), space.load(gpa(PAGE))), (Ok(content(4 * PAGE)), Ok(1_u64)));
 }
 

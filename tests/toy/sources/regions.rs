@@ -63,12 +63,12 @@ fn what_becomes_private_must_have_come() {
     space.map(range(0, 4 * PAGE), Mapping::Shared { region, offset: 0 }, RW).unwrap();
     let rest = waits(&space, 3 * PAGE, Access::Read);
     for at in [0, PAGE] {
-        let private = space.make_private(range(0, 2 * PAGE), stage2::Handover::Keep);
+        let private = space.make_private(range(0, 2 * PAGE), stage2::loan::Handover::Keep);
         let Err(Error::NotYet { range: missing, ticket }) = private else { panic!("{private:?}") };
         assert_eq!((missing, ticket.offset()), (range(at, PAGE), at));
         pager.complete(ticket, Ok(&page(at))).unwrap();
     }
-    assert_eq!(space.make_private(range(0, 2 * PAGE), stage2::Handover::Keep), Ok(()));
+    assert_eq!(space.make_private(range(0, 2 * PAGE), stage2::loan::Handover::Keep), Ok(()));
     assert_eq!((space.load(gpa(0)), space.load(gpa(PAGE))), (Ok(content(0)), Ok(content(PAGE))));
     assert_eq!((space.stats().owned_frames, pager.state(rest)), (2, Waiting::NotYet));
     script.settled();

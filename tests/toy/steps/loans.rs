@@ -32,7 +32,7 @@ fn that_the_lender_has_stay_its_own() {
     let mut unmapping = borrower.unmap_in_steps(range(LARGE, 4 * PAGE)).unwrap();
     assert_eq!(loan.borrowed(), 0, "it is returned at once");
     while unmapping.step(1) == Progress::More {}
-    lender.reclaim_returned(&loan, stage2::Handover::Keep).unwrap();
+    lender.reclaim_returned(&loan, stage2::loan::Handover::Keep).unwrap();
     assert_eq!(lender.read_obj::<[u8; 8]>(gpa(8)), Ok([7; 8]));
     drop((loan, unmapping));
     assert_eq!(lender.read_obj::<[u8; 8]>(gpa(8)), Ok([7; 8]));

@@ -1,11 +1,11 @@
 //! Protecting in steps.
 
-use stage2::RegionError;
+use stage2::region::RegionError;
 
 use super::*;
 
 /// Calls `step` until it is done: how often.
-fn steps(mut protecting: stage2::Protecting<'_, Machine, stage2::Spin>, entries: usize) -> usize {
+fn steps(mut protecting: stage2::space::Protecting<'_, Machine, stage2::lock::Spin>, entries: usize) -> usize {
     let mut count = 1;
     while protecting.step(entries).unwrap() == Progress::More {
         assert!(!protecting.rest().is_empty());

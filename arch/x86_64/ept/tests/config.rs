@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Format, GuestPhysAddr};
+use crate::{addr::GuestPhysAddr, format::Format};
 
 /// What a Skylake-X has, and none of its errata.
 fn skylake() -> Capabilities {

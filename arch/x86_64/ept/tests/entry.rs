@@ -1,8 +1,8 @@
 use std::vec::Vec;
 
 use super::*;
-use crate::Owner;
-use crate::x86_64::ept::{Depth, Errata};
+use crate::arch::{x86_64::ept::Depth, x86_64::ept::Errata};
+use crate::format::Owner;
 
 const LEVELS: [Level; 3] = [Level(0), Level(1), Level(2)];
 

@@ -6,8 +6,9 @@ use std::{
 
 use super::*;
 use crate::{
-    Changed, Level,
-    x86_64::ept::{Errata, Features},
+    addr::Level,
+    arch::{x86_64::ept::Errata, x86_64::ept::Features},
+    invalidate::Changed,
 };
 
 /// Writes down what it is to execute, and refuses what it is told to.
@@ -127,7 +128,7 @@ fn activation_and_invalidation_name_the_root() {
     let notes = Notes::default();
     let tlb = tlb(capabilities(), &notes);
     tlb.activate(ROOT);
-    let range = crate::GuestPhysRange { start: 0.into(), end: 0x1000.into() };
+    let range = crate::addr::GuestPhysRange { start: 0.into(), end: 0x1000.into() };
     tlb.invalidate(ROOT, Scope { range, entries: Changed::Leaves(Level::PAGE) });
     tlb.invalidate_all(ROOT);
     let invept = Op::Invept(Invept::Single, ROOT.eptp);

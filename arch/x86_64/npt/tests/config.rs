@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Format, GuestPhysAddr};
+use crate::{addr::GuestPhysAddr, format::Format};
 
 fn milan() -> Capabilities {
     Capabilities { physical_bits: 48, guest_physical_bits: 48, asids: 0x8000, features: Features::all() }

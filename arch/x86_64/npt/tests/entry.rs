@@ -1,7 +1,7 @@
 use std::vec::Vec;
 
 use super::*;
-use crate::Owner;
+use crate::format::Owner;
 
 const LEVELS: [Level; 3] = [Level(0), Level(1), Level(2)];
 

@@ -5,7 +5,7 @@ use std::{
 };
 
 use super::*;
-use crate::{Changed, Level, x86_64::npt::Asid};
+use crate::{addr::Level, arch::x86_64::npt::Asid, invalidate::Changed};
 
 /// Writes down what it is to execute.
 #[derive(Clone, Default)]
@@ -35,7 +35,7 @@ fn tlb(notes: &Notes) -> Tlb<Notes, Hook> {
 fn t3_a_flush_is_of_the_roots_asid_whole() {
     let notes = Notes::default();
     let tlb = tlb(&notes);
-    let range = crate::GuestPhysRange { start: 0.into(), end: 0x1000.into() };
+    let range = crate::addr::GuestPhysRange { start: 0.into(), end: 0x1000.into() };
     tlb.flush(ROOT, CpuId(0)).unwrap();
     tlb.invalidate(ROOT, Scope { range, entries: Changed::Leaves(Level::PAGE) });
     tlb.invalidate_all(ROOT);

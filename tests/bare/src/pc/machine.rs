@@ -7,7 +7,7 @@ use core::cell::RefCell;
 use hypervisor::{cpu, vcpu::Mode};
 use memory_addr::PAGE_SIZE_4K;
 use stage2::{
-    Config, CpuId, GuestPhysAddr, GuestSpace, Limits, Mapping, MappingFlags, PhysAddr, Platform, Used, VcpuId,
+    Config, CpuId, GuestPhysAddr, GuestSpace, Limits, Mapping, MappingFlags, PhysAddr, Platform, VcpuId, format::Used,
 };
 use stage2_scenarios::{Attempt, Device, Facts, FrameZero, Machine, Seat, Setting, Step, Stop, View, range};
 

@@ -7,7 +7,7 @@ use core::{
 };
 
 use hypervisor::cpu;
-use stage2::{CpuId, Error, GuestSpace, Platform, Unreachable, x86_64::ept::Interrupt};
+use stage2::{CpuId, Error, GuestSpace, Platform, invalidate::Unreachable, x86_64::ept::Interrupt};
 
 use crate::cpus;
 

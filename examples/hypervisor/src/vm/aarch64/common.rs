@@ -6,7 +6,7 @@ use exchange::{Notes, REGION_SIZE, linux};
 use hypervisor::line;
 use memory_addr::PAGE_SIZE_4K;
 use spin::Mutex;
-use stage2::{Error, Mapping, MappingFlags, RegionError, SharedRegion};
+use stage2::{Error, Mapping, MappingFlags, SharedRegion, region::RegionError};
 
 use crate::{guest::range, machine::Machine, report};
 

@@ -3,7 +3,7 @@
 use alloc::{format, string::String};
 
 use hypervisor::line;
-use stage2::{Error, Handover, MappingFlags};
+use stage2::{Error, MappingFlags, loan::Handover};
 
 use super::layout;
 use crate::{guest::range, machine::Machine, report};

@@ -6,7 +6,7 @@ use core::{
 };
 
 use hypervisor::cpu;
-use stage2::{CpuId, Unreachable, x86_64::ept::Interrupt};
+use stage2::{CpuId, invalidate::Unreachable, x86_64::ept::Interrupt};
 
 use crate::machine::Machine;
 

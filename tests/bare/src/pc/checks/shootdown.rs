@@ -72,7 +72,7 @@ fn judge(flaw: Flaw, seen: Seen, came: Came, end: Came) -> Verdict {
 /// A page moves under a guest that reads it all the time without an exit: whether it sees what is written afterwards.
 ///
 /// # Errors
-/// It does with a fault put in, or does not without.
+/// It does with a defect put in, or does not without.
 pub fn shows<V: Vendor>(pc: &Pc<V>, flaw: Flaw) -> Verdict {
     need_two_cpus(pc)?;
     let guest = Guest::new(pc)?;
@@ -91,7 +91,7 @@ pub fn shows<V: Vendor>(pc: &Pc<V>, flaw: Flaw) -> Verdict {
 /// The page is unmapped under it: whether its next look faults.
 ///
 /// # Errors
-/// It does with a fault put in, or does not without.
+/// It does with a defect put in, or does not without.
 pub fn takes_away<V: Vendor>(pc: &Pc<V>, flaw: Flaw) -> Verdict {
     need_two_cpus(pc)?;
     let guest = Guest::new(pc)?;

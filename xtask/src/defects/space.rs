@@ -1,7 +1,7 @@
-//! Faults in a space: its answers, its lock, its accesses, its end.
+//! Defects in a space: its answers, its lock, its accesses, its end.
 
 use super::table::{
-    A57, A57_PAIR, BROADCAST, EVERY_SWITCH_FLUSHES, Edit, Emulator, Fault, NO_DENIALS, ONLY_COST, host, parts, toy,
+    A57, A57_PAIR, BROADCAST, Defect, EVERY_SWITCH_FLUSHES, Edit, Emulator, NO_DENIALS, ONLY_COST, host, parts, toy,
 };
 
 const ACCESS: &str = "src/space/window.rs";
@@ -10,8 +10,8 @@ const EDIT: &str = "src/space/edit.rs";
 const FAULT: &str = "src/space/fault.rs";
 const SPACE: &str = "src/space/mod.rs";
 
-pub const FAULTS: &[Fault] = &[
-    Fault {
+pub const DEFECTS: &[Defect] = &[
+    Defect {
         name: "a-denial-stays",
         rules: &["F7", "H3"],
         edits: &[Edit {
@@ -25,7 +25,7 @@ pub const FAULTS: &[Fault] = &[
         ],
         emulator: NO_DENIALS,
     },
-    Fault {
+    Defect {
         name: "an-unjustified-denial-is-an-error",
         rules: &["F7"],
         edits: &[Edit {
@@ -38,7 +38,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::faults::a_permission_fault_that"), toy("that_deny_what_the_entry_allows")],
         emulator: Emulator::Shows(A57, &["faults::a_permission_fault_that_the_entry_does_not_justify_is_no_error"]),
     },
-    Fault {
+    Defect {
         name: "a-second-fault-replaces-the-frame",
         rules: &["F1"],
         edits: &[
@@ -60,7 +60,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::faults::a_second_fault"), toy("on_a_present_page_keep_its_frame")],
         emulator: Emulator::Shows(A57, &["faults::a_second_fault_keeps_the_frame"]),
     },
-    Fault {
+    Defect {
         name: "lazy-memory-is-built-at-once",
         rules: &["F2"],
         edits: &[Edit {
@@ -71,7 +71,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("of_a_lazy_area_builds_no_table"), host("cortex_a57::faults::a_lazy_area")],
         emulator: Emulator::Shows(A57, &["faults::a_lazy_area_builds_no_tables"]),
     },
-    Fault {
+    Defect {
         name: "faults-one-after-the-other",
         rules: &["F3"],
         edits: &[Edit {
@@ -83,7 +83,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("do_not_wait_for_each_other")],
         emulator: ONLY_COST,
     },
-    Fault {
+    Defect {
         name: "an-area-that-changed-meanwhile",
         rules: &["L4"],
         edits: &[Edit {
@@ -94,7 +94,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("map_nothing_where_the_area_went_meanwhile")],
         emulator: Emulator::Cannot("the other CPU would have to come between two instructions"),
     },
-    Fault {
+    Defect {
         name: "a-gigabyte-for-one-fault",
         rules: &["L3"],
         edits: &[Edit {
@@ -105,14 +105,14 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("populate_a_small_block_where_a_large_one_fits")],
         emulator: Emulator::Cannot("the board has no such block of memory"),
     },
-    Fault {
+    Defect {
         name: "misaligned-is-aligned",
         rules: &["W1"],
         edits: &[Edit { file: SPACE, text: "} else if misaligned {", instead: "} else if misaligned && false {" }],
         host: &[host("cortex_a57::refusals::a_bad_range"), toy("refuses_and_names_what_is_wrong_with_a_range")],
         emulator: Emulator::Shows(A57, &["refusals::a_bad_range_is_refused_everywhere"]),
     },
-    Fault {
+    Defect {
         name: "protect-over-a-hole",
         rules: &["W3"],
         edits: &[Edit {
@@ -123,7 +123,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::refusals::a_hole_is_named"), toy("names_the_hole_and_changes_nothing")],
         emulator: Emulator::Shows(A57, &["refusals::a_hole_is_named"]),
     },
-    Fault {
+    Defect {
         name: "an-address-beyond-the-width-aliases",
         rules: &["W6"],
         edits: &[Edit {
@@ -136,7 +136,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::addresses::every_width")],
         emulator: Emulator::Shows(A57, &["addresses::every_width_reaches_its_first_and_last_page"]),
     },
-    Fault {
+    Defect {
         name: "an-overlap-without-a-name",
         rules: &["A8"],
         edits: &[Edit {
@@ -147,7 +147,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::refusals::an_overlap_names_both"), toy("names_both_ranges_of_an_overlap")],
         emulator: Emulator::Shows(A57, &["refusals::an_overlap_names_both_ranges"]),
     },
-    Fault {
+    Defect {
         name: "an-offset-underflows",
         rules: &["A6"],
         edits: &[Edit {
@@ -158,7 +158,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::addresses::host_addresses_may_be_above_and_below")],
         emulator: Emulator::Cannot("the program there is built for release, where it wraps as it should"),
     },
-    Fault {
+    Defect {
         name: "an-access-runs-past-its-page",
         rules: &["G1"],
         edits: &[Edit {
@@ -169,7 +169,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("ends_where_the_mapping_ends"), toy("is_zero_until_it_is_written")],
         emulator: Emulator::Shows(A57, &["guest_memory::access_ends_where_the_guests_ends"]),
     },
-    Fault {
+    Defect {
         name: "devices-are-memory",
         rules: &["G5"],
         edits: &[Edit {
@@ -180,14 +180,14 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("is_what_the_guest_may_do_and_no_device")],
         emulator: Emulator::Shows(A57, &["guest_memory::access_ends_where_the_guests_ends"]),
     },
-    Fault {
+    Defect {
         name: "the-hypervisor-may-everything",
         rules: &["G5"],
         edits: &[Edit { file: ACCESS, text: "if !flags.contains(access.flag()) {", instead: "if flags.is_empty() {" }],
         host: &[host("cortex_a57::guest_memory::access_ends_where"), toy("is_what_the_guest_may_do_and_no_device")],
         emulator: Emulator::Shows(A57, &["guest_memory::access_ends_where_the_guests_ends"]),
     },
-    Fault {
+    Defect {
         name: "an-address-is-a-pointer",
         rules: &["G2"],
         edits: &[Edit {
@@ -198,7 +198,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[parts("a_handlers_frames_are_reached_where_it_says")],
         emulator: Emulator::Cannot("EL2 reaches all of the board's memory where it stands"),
     },
-    Fault {
+    Defect {
         name: "a-fresh-mapping-is-invalidated",
         rules: &["T7"],
         edits: &[Edit {
@@ -211,14 +211,14 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("needs_no_invalidation")],
         emulator: ONLY_COST,
     },
-    Fault {
+    Defect {
         name: "an-identifier-not-flushed",
         rules: &["T9", "H6"],
         edits: &[Edit { file: "src/shootdown.rs", text: "        invalidate.invalidate_all(root);\n", instead: "" }],
         host: &[host("cortex_a57::lifetime::")],
         emulator: EVERY_SWITCH_FLUSHES,
     },
-    Fault {
+    Defect {
         name: "virtual-cpus-not-kept-apart",
         rules: &["T9", "H6"],
         edits: &[Edit {
@@ -229,7 +229,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::lifetime::two_virtual_cpus"), toy("separates_virtual_cpus")],
         emulator: Emulator::Cannot("QEMU forgets all translations when the guest's own registers change"),
     },
-    Fault {
+    Defect {
         name: "a-shootdown-waits-for-everybody",
         rules: &["T10", "H20"],
         edits: &[Edit {
@@ -240,7 +240,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("shootdown::interrupts_only_cpus_in_the_guest")],
         emulator: BROADCAST,
     },
-    Fault {
+    Defect {
         name: "a-cpu-that-owes-does-not-pay",
         rules: &["T4", "H16", "H20"],
         edits: &[Edit {
@@ -251,7 +251,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("shootdown::interrupts_only_cpus_in_the_guest")],
         emulator: BROADCAST,
     },
-    Fault {
+    Defect {
         name: "freed-while-a-cpu-is-inside",
         rules: &["L1", "H24"],
         edits: &[Edit {
@@ -262,7 +262,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("leaks_rather_than_frees_under_a_cpu_in_the_guest")],
         emulator: Emulator::Cannot("no scenario may free what its own guest runs on"),
     },
-    Fault {
+    Defect {
         name: "dropped-without-a-flush",
         rules: &["L1", "T6", "H24"],
         edits: &[Edit {
@@ -276,7 +276,7 @@ pub const FAULTS: &[Fault] = &[
         ],
         emulator: EVERY_SWITCH_FLUSHES,
     },
-    Fault {
+    Defect {
         name: "a-guest-enters-while-it-is-frozen",
         rules: &["H12", "H20"],
         edits: &[Edit {
@@ -287,7 +287,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("rest::nothing_changes_meanwhile"), host("cortex_a57::steps::")],
         emulator: Emulator::Shows(A57, &["steps::a_guest_at_rest_is_frozen_in_steps"]),
     },
-    Fault {
+    Defect {
         name: "what-was-frozen-is-not-forgotten",
         rules: &["H12", "T6"],
         edits: &[Edit {
@@ -300,7 +300,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("rest::"), host("cortex_a57::snapshots::")],
         emulator: Emulator::Shows(A57_PAIR, &["snapshots::the_other_cpu_loses_its_leave_to_write"]),
     },
-    Fault {
+    Defect {
         name: "readers-starve-the-writer",
         rules: &["L6"],
         edits: &[Edit {
@@ -314,7 +314,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[parts("a_waiting_writer_keeps_new_readers_out")],
         emulator: ONLY_COST,
     },
-    Fault {
+    Defect {
         name: "a-device-under-the-guests-tables-is-emulated",
         rules: &["F6", "H11"],
         edits: &[Edit {

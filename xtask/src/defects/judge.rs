@@ -1,11 +1,11 @@
-//! Who caught a fault, from what the test programs said.
+//! Who caught a defect, from what the test programs said.
 
 use anyhow::{Result, bail};
 
 use crate::process::{End, Finished};
 use crate::verdict::{SuiteFailure, judge_suite};
 
-/// Which host test caught the fault.
+/// Which host test caught the defect.
 ///
 /// # Errors
 /// None did.
@@ -19,7 +19,7 @@ pub fn host(finished: &Finished) -> Result<String> {
     }
 }
 
-/// Which test at EL2 caught the fault.
+/// Which test at EL2 caught the defect.
 ///
 /// # Errors
 /// None did, or none of those that should.

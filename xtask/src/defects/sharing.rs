@@ -1,6 +1,6 @@
-//! Faults in memory that is shared, inherited, frozen, or limited.
+//! Defects in memory that is shared, inherited, frozen, or limited.
 
-use super::table::{A57, A57_PAIR, Edit, Emulator, Fault, MAX, host, toy, unit};
+use super::table::{A57, A57_PAIR, Defect, Edit, Emulator, MAX, host, toy, unit};
 
 const BOOK: &str = "src/region/book.rs";
 const COPY: &str = "src/space/copy.rs";
@@ -9,8 +9,8 @@ const LIMITS: &str = "src/space/limits.rs";
 const NODE: &str = "src/table/node.rs";
 const SNAPSHOT: &str = "src/space/snapshot.rs";
 
-pub const FAULTS: &[Fault] = &[
-    Fault {
+pub const DEFECTS: &[Defect] = &[
+    Defect {
         name: "copied-without-an-invalidation",
         rules: &["C1", "H9"],
         edits: &[Edit {
@@ -21,7 +21,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::copying::"), host("worlds_are_what_their_twins_are::without_extensions")],
         emulator: Emulator::Shows(A57_PAIR, &["copying::the_other_cpu_reads_the_copy"]),
     },
-    Fault {
+    Defect {
         name: "a-snapshot-that-is-still-written",
         rules: &["C2"],
         edits: &[Edit {
@@ -32,7 +32,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::snapshots::")],
         emulator: Emulator::Shows(A57, &["snapshots::a_fork_has_what_was_written_before"]),
     },
-    Fault {
+    Defect {
         name: "frozen-while-it-is-written",
         rules: &["C3"],
         edits: &[Edit {
@@ -43,7 +43,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::shared::a_region_is_frozen"), host("worlds_are_what_their_twins_are")],
         emulator: Emulator::Shows(A57, &["shared::a_region_is_frozen_for_good"]),
     },
-    Fault {
+    Defect {
         name: "a-page-taken-from-under-a-handle",
         rules: &["C4"],
         edits: &[Edit {
@@ -58,40 +58,40 @@ pub const FAULTS: &[Fault] = &[
         ],
         emulator: Emulator::Shows(A57, &["snapshots::a_guest_goes_back_to_its_snapshot"]),
     },
-    Fault {
+    Defect {
         name: "a-page-taken-while-another-guest-has-it",
         rules: &["C5"],
         edits: &[Edit { file: BOOK, text: "copies + 1 == ever", instead: "copies + 2 >= ever" }],
         host: &[unit("the_last_of_several_mappings_takes_the_page"), host("worlds_are_what_their_twins_are")],
         emulator: Emulator::Cannot("no scenario has three guests that go one after the other"),
     },
-    Fault {
+    Defect {
         name: "freed-while-another-guest-maps-it",
         rules: &["C5", "H22"],
         edits: &[Edit {
             file: BOOK,
-            text: "let deserted = handles == 0 && record.copies() == Some(ever);",
-            instead: "let deserted = handles == 0 && ever > 0;",
+            text: "let unreachable = handles == 0 && record.copies() == Some(ever);",
+            instead: "let unreachable = handles == 0 && ever > 0;",
         }],
         host: &[
-            unit("a_page_that_all_copied_at_once_is_deserted"),
+            unit("a_page_that_all_copied_at_once_is_unreachable"),
             host("cortex_a57::copying::the_last_sharer"),
             host("worlds_are_what_their_twins_are"),
         ],
         emulator: Emulator::Shows(A57, &["copying::the_last_sharer_takes_the_page"]),
     },
-    Fault {
+    Defect {
         name: "what-a-snapshot-stands-on-forgotten",
         rules: &["C6"],
         edits: &[Edit {
             file: SNAPSHOT,
-            text: "self.region.inherit(&Part { range, flags: crate::MappingFlags::empty(), offset }, view);",
+            text: "self.region.inherit(&Part { range, flags: MappingFlags::empty(), offset }, view);",
             instead: "drop(view);",
         }],
         host: &[host("cortex_a57::snapshots::a_fork_is_forked"), host("worlds_are_what_their_twins_are")],
         emulator: Emulator::Shows(A57, &["snapshots::a_fork_is_forked"]),
     },
-    Fault {
+    Defect {
         name: "a-limit-that-unmapping-does-not-give-back",
         rules: &["C7"],
         edits: &[
@@ -105,7 +105,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::limits::"), host("worlds_are_what_their_twins_are")],
         emulator: Emulator::Shows(MAX, &["limits::a_guest_gets_as_many_frames_as_it_may"]),
     },
-    Fault {
+    Defect {
         name: "a-snapshot-that-stays-on-the-account",
         rules: &["C7"],
         edits: &[Edit {
@@ -116,14 +116,14 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::limits::a_snapshot_takes"), host("worlds_are_what_their_twins_are")],
         emulator: Emulator::Shows(MAX, &["limits::a_snapshot_takes_frames_off_the_account"]),
     },
-    Fault {
+    Defect {
         name: "a-copy-on-no-account",
         rules: &["C8"],
         edits: &[Edit { file: COPY, text: "        charge.keep();\n", instead: "        drop(charge);\n" }],
         host: &[host("cortex_a57::limits::a_copy_counts"), host("worlds_are_what_their_twins_are")],
         emulator: Emulator::Shows(MAX, &["limits::a_copy_counts_and_so_does_a_page_that_is_taken"]),
     },
-    Fault {
+    Defect {
         name: "tables-without-a-limit",
         rules: &["C8"],
         edits: &[Edit {
@@ -134,7 +134,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::limits::a_guest_gets_as_many_tables"), host("worlds_are_what_their_twins_are")],
         emulator: Emulator::Shows(MAX, &["limits::a_guest_gets_as_many_tables_as_it_may"]),
     },
-    Fault {
+    Defect {
         name: "refused-what-another-cpu-brings",
         rules: &["C9"],
         edits: &[Edit {

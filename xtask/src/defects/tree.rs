@@ -1,4 +1,4 @@
-//! A copy of the sources to put faults into.
+//! A copy of the sources to put defects into.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::table::{Edit, Fault};
+use super::table::{Defect, Edit};
 use crate::process::quietly;
 use crate::workspace::{root, target};
 
@@ -18,9 +18,9 @@ const LISTING: Duration = Duration::from_secs(60);
 pub struct Tree(PathBuf);
 
 impl Tree {
-    /// The copy, as the sources are now, without any fault.
+    /// The copy, as the sources are now, without any defect.
     pub fn refreshed() -> Result<Self> {
-        let folder = target().join("faults").join("tree");
+        let folder = target().join("defects").join("tree");
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let wanted = listed()?;
         for file in &wanted {
@@ -34,10 +34,10 @@ impl Tree {
         &self.0
     }
 
-    /// Puts a fault in, until the answer is dropped.
-    pub fn put_in(&self, fault: &Fault) -> Result<PutIn> {
+    /// Puts a defect in, until the answer is dropped.
+    pub fn put_in(&self, defect: &Defect) -> Result<PutIn> {
         let mut put_in = PutIn(Vec::new());
-        for edit in fault.edits {
+        for edit in defect.edits {
             let file = self.0.join(edit.file);
             let before = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
             let after = edited(&before, edit)?;
@@ -48,7 +48,7 @@ impl Tree {
     }
 }
 
-/// A fault is in the copy: the files as they were before. Dropped, it is taken out.
+/// A defect is in the copy: the files as they were before. Dropped, it is taken out.
 pub struct PutIn(Vec<(PathBuf, String)>);
 
 impl Drop for PutIn {
@@ -56,7 +56,7 @@ impl Drop for PutIn {
         // The last edit first: a file may have been edited twice.
         for (file, before) in self.0.iter().rev() {
             if let Err(error) = fs::write(file, before) {
-                eprintln!("faults: {} keeps its fault: {error}", file.display());
+                eprintln!("defects: {} keeps its defect: {error}", file.display());
             }
         }
     }
@@ -73,7 +73,7 @@ fn edited(contents: &str, edit: &Edit) -> Result<String> {
 fn listed() -> Result<BTreeSet<PathBuf>> {
     let mut list = Command::new("git");
     list.args(["ls-files", "--cached", "--others", "--exclude-standard"]).current_dir(root());
-    let listed = quietly("faults-files", list, LISTING).context("the project's files cannot be listed")?;
+    let listed = quietly("defects-files", list, LISTING).context("the project's files cannot be listed")?;
     Ok(listed.lines().map(PathBuf::from).filter(|file| root().join(file).is_file()).collect())
 }
 
@@ -118,12 +118,12 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_goes_when_it_is_dropped() {
-        let folder = std::env::temp_dir().join(format!("stage2-faults-{}", std::process::id()));
+    fn a_defect_goes_when_it_is_dropped() {
+        let folder = std::env::temp_dir().join(format!("stage2-defects-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         fs::write(folder.join("a"), "a one b").expect("a file");
         let tree = Tree(folder.clone());
-        let fault = Fault {
+        let defect = Defect {
             name: "test",
             rules: &[],
             edits: &[EDIT, Edit { file: "a", text: "two", instead: "three" }],
@@ -131,11 +131,11 @@ mod tests {
             emulator: super::super::table::ONLY_COST,
         };
         let read = || fs::read_to_string(folder.join("a")).expect("a file");
-        let put_in = tree.put_in(&fault).expect("both texts are there");
+        let put_in = tree.put_in(&defect).expect("both texts are there");
         assert_eq!(read(), "a three b");
         drop(put_in);
         assert_eq!(read(), "a one b");
-        assert!(tree.put_in(&Fault { edits: &[EDIT, EDIT], ..fault }).is_err());
+        assert!(tree.put_in(&Defect { edits: &[EDIT, EDIT], ..defect }).is_err());
         assert_eq!(read(), "a one b");
         fs::remove_dir_all(&folder).expect("the folder goes");
     }

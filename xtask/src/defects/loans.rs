@@ -1,6 +1,6 @@
-//! Faults in what one space gives another: loans, donations, conversions.
+//! Defects in what one space gives another: loans, donations, conversions.
 
-use super::table::{Edit, Emulator, Fault, NO_CACHES, host, toy, x86};
+use super::table::{Defect, Edit, Emulator, NO_CACHES, host, toy, x86};
 
 const CONVERT: &str = "src/space/convert.rs";
 const DONATE: &str = "src/space/donate.rs";
@@ -11,8 +11,8 @@ const WITHDRAW: &str = "src/table/withdraw.rs";
 
 const HOST_ONLY: Emulator = Emulator::Cannot("it was put in on the host alone");
 
-pub const FAULTS: &[Fault] = &[
-    Fault {
+pub const DEFECTS: &[Defect] = &[
+    Defect {
         name: "lent-without-an-invalidation",
         rules: &["T6", "H22"],
         edits: &[Edit {
@@ -27,7 +27,7 @@ pub const FAULTS: &[Fault] = &[
         ],
         emulator: HOST_ONLY,
     },
-    Fault {
+    Defect {
         name: "a-failed-loan-is-lost",
         rules: &["T8"],
         edits: &[Edit {
@@ -38,7 +38,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("loans::deaf_cpus::lending"), toy("transfers::donate::a_cpu_that_cannot_be_told")],
         emulator: HOST_ONLY,
     },
-    Fault {
+    Defect {
         name: "two-spaces-locked-as-asked",
         rules: &["L1"],
         edits: &[Edit {
@@ -51,21 +51,21 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("loans::opposite_directions")],
         emulator: HOST_ONLY,
     },
-    Fault {
+    Defect {
         name: "returned-before-the-flush",
         rules: &["T6"],
         edits: &[Edit {
             file: UNMAP,
-            text: "        *gone = Gone { leases, areas: plan.carve() };
+            text: "        *removed = RemovedAreas { leases, areas: plan.carve() };
 ",
-            instead: "        *gone = Gone { leases, areas: plan.carve() };
-        gone.give_back();
+            instead: "        *removed = RemovedAreas { leases, areas: plan.carve() };
+        removed.give_back();
 ",
         }],
         host: &[toy("loans::deaf_cpus::what_a_borrowers_cpu_still_reaches")],
         emulator: HOST_ONLY,
     },
-    Fault {
+    Defect {
         name: "unmapped-while-on-loan",
         rules: &["T6"],
         edits: &[Edit {
@@ -77,14 +77,14 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("loans::refusals::every_wrong_transition"), host("cortex_a57::lending::a_wrong_transition")],
         emulator: HOST_ONLY,
     },
-    Fault {
+    Defect {
         name: "a-dead-lenders-memory-lost",
         rules: &["W14"],
-        edits: &[Edit { file: LOAN, text: "|loan| loan.terms().orphan()", instead: "drop" }],
+        edits: &[Edit { file: LOAN, text: "|loan| loan.terms().lender_ends()", instead: "drop" }],
         host: &[toy("loans::deaths"), host("cortex_a57::lending::the_end_of_either")],
         emulator: HOST_ONLY,
     },
-    Fault {
+    Defect {
         name: "a-dead-borrowers-memory-not-returned",
         rules: &["W14"],
         edits: &[Edit {
@@ -96,7 +96,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("loans::deaths::of_the_borrower"), host("cortex_a57::lending::the_end_of_either")],
         emulator: HOST_ONLY,
     },
-    Fault {
+    Defect {
         name: "given-with-what-is-in-it",
         rules: &["G4"],
         edits: &[Edit {
@@ -108,7 +108,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::lending::what_is_donated"), toy("loans::share::zeroing")],
         emulator: HOST_ONLY,
     },
-    Fault {
+    Defect {
         name: "a-given-page-not-cleaned",
         rules: &["G6", "H14"],
         edits: &[Edit {
@@ -119,7 +119,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("transfers::donate::the_giver_is_invalidated"), toy("loans::lend::zeroed_memory_is_clean")],
         emulator: NO_CACHES,
     },
-    Fault {
+    Defect {
         name: "a-borrower-may-write-what-its-lender-may-not",
         rules: &["G5"],
         edits: &[Edit {
@@ -130,7 +130,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("loans::refusals::a_borrower_gets_no_more")],
         emulator: HOST_ONLY,
     },
-    Fault {
+    Defect {
         name: "a-borrower-executes",
         rules: &["G5"],
         edits: &[Edit {
@@ -144,7 +144,7 @@ pub const FAULTS: &[Fault] = &[
         ],
         emulator: HOST_ONLY,
     },
-    Fault {
+    Defect {
         name: "a-borrowers-writes-not-noted",
         rules: &["E6"],
         edits: &[Edit {
@@ -155,14 +155,14 @@ pub const FAULTS: &[Fault] = &[
         host: &[x86("skylake::lending::what_comes_back_counts_as_written")],
         emulator: HOST_ONLY,
     },
-    Fault {
+    Defect {
         name: "pages-given-as-a-block",
         rules: &["A4"],
         edits: &[Edit { file: DONATE, text: "seams: Seams::Kept", instead: "seams: Seams::Forgotten" }],
         host: &[toy("transfers::donate::pages_side_by_side")],
         emulator: HOST_ONLY,
     },
-    Fault {
+    Defect {
         name: "a-region-taken-from-its-other-guests",
         rules: &["T6"],
         edits: &[Edit {
@@ -176,7 +176,7 @@ pub const FAULTS: &[Fault] = &[
         ],
         emulator: HOST_ONLY,
     },
-    Fault {
+    Defect {
         name: "what-others-populated-is-lost",
         rules: &["W14"],
         edits: &[Edit {

@@ -1,8 +1,8 @@
-//! What a page is to its space.
+//! What a page is to its space, and what becomes of it where it changes hands.
 
 use core::fmt;
 
-use crate::{Entry, Marked, Owner};
+use crate::format::{Entry, Marked, Owner};
 
 /// What a page is to its space, as its entry says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,15 @@ pub enum PageState {
     Frozen,
     /// A device, or memory that is passed through.
     Foreign,
+}
+
+/// What becomes of what is written in memory that changes hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handover {
+    /// Who gets the memory sees it.
+    Keep,
+    /// Who gets the memory sees zeros.
+    Zero,
 }
 
 impl PageState {

@@ -1,7 +1,7 @@
-//! `cargo xtask faults`: faults put into the crate, one at a time, each of which a test on the host and, where an
+//! `cargo xtask defects`: defects put into the crate, one at a time, each of which a test on the host and, where an
 //! emulator can see it, a test at EL2 must catch.
 //!
-//! A fault is a change of a few lines of a copy of the sources. A test that nobody ever saw fail proves nothing.
+//! A defect is a change of a few lines of a copy of the sources. A test that nobody ever saw fail proves nothing.
 
 mod areas;
 mod formats;
@@ -30,7 +30,7 @@ use crate::Verdict;
 use crate::process::{self, Finished, Heard, Job};
 use crate::workspace::{AARCH64, cargo, target};
 use crate::{qemu, setup, verdict};
-use table::{Board, Emulator, Fault, Suite, Test};
+use table::{Board, Defect, Emulator, Suite, Test};
 use tree::Tree;
 
 const BUILDING: Duration = Duration::from_secs(900);
@@ -39,10 +39,10 @@ const EMULATING: Duration = Duration::from_secs(60);
 
 #[derive(Args, Debug)]
 pub struct Options {
-    /// Put in these faults alone
+    /// Put in these defects alone
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub only: Vec<String>,
-    /// Name the faults, what they are faults against, and who must catch them
+    /// Name the defects, what they are defects against, and who must catch them
     #[arg(long)]
     pub list: bool,
     /// Leave the emulator out
@@ -50,51 +50,51 @@ pub struct Options {
     pub host: bool,
 }
 
-/// Puts the faults in, one after the other; the last line counts those that were caught.
+/// Puts the defects in, one after the other; the last line counts those that were caught.
 pub fn run(options: &Options) -> Verdict {
     match chosen(&options.only) {
-        Ok(faults) if options.list => {
-            for fault in faults {
-                println!("{fault}");
+        Ok(defects) if options.list => {
+            for defect in defects {
+                println!("{defect}");
             }
             Verdict::Good
         }
-        Ok(faults) => put_in(&faults, options).unwrap_or_else(|error| {
-            println!("faults: {error:#}");
+        Ok(defects) => put_in(&defects, options).unwrap_or_else(|error| {
+            println!("defects: {error:#}");
             Verdict::Bad
         }),
         Err(error) => {
-            println!("faults: {error:#}");
+            println!("defects: {error:#}");
             Verdict::Bad
         }
     }
 }
 
-fn chosen(only: &[String]) -> Result<Vec<&'static Fault>> {
-    if let Some(unknown) = only.iter().find(|name| table::all().all(|fault| fault.name != **name)) {
-        bail!("no fault has the name {unknown}; `--list` names them");
+fn chosen(only: &[String]) -> Result<Vec<&'static Defect>> {
+    if let Some(unknown) = only.iter().find(|name| table::all().all(|defect| defect.name != **name)) {
+        bail!("no defect has the name {unknown}; `--list` names them");
     }
-    Ok(table::all().filter(|fault| only.is_empty() || only.iter().any(|name| name == fault.name)).collect())
+    Ok(table::all().filter(|defect| only.is_empty() || only.iter().any(|name| name == defect.name)).collect())
 }
 
-fn put_in(faults: &[&'static Fault], options: &Options) -> Result<Verdict> {
+fn put_in(defects: &[&'static Defect], options: &Options) -> Result<Verdict> {
     let tree = Tree::refreshed()?;
     if !options.host {
         setup::tools(&[setup::QEMU_AARCH64])?;
         setup::rust_targets(&[AARCH64])?;
     }
     let runner = Runner { tree, emulator: !options.host };
-    runner.without_faults(faults).context("without any fault")?;
+    runner.without_defects(defects).context("without any defect")?;
     let (mut passed, mut failed) = (0, 0);
-    for fault in faults {
-        match runner.catch(fault) {
+    for defect in defects {
+        match runner.catch(defect) {
             Ok(story) => {
                 passed += 1;
-                println!("fault {}: {story}", fault.name);
+                println!("defect {}: {story}", defect.name);
             }
             Err(error) => {
                 failed += 1;
-                println!("fault {}: FAILED: {error:#}", fault.name);
+                println!("defect {}: FAILED: {error:#}", defect.name);
             }
         }
     }
@@ -109,13 +109,13 @@ struct Runner {
 
 impl Runner {
     /// All tests that are to fail pass while nothing is wrong: else a failure would say nothing.
-    fn without_faults(&self, faults: &[&'static Fault]) -> Result<()> {
-        let tests: BTreeSet<Test> = faults.iter().flat_map(|fault| fault.host).copied().collect();
+    fn without_defects(&self, defects: &[&'static Defect]) -> Result<()> {
+        let tests: BTreeSet<Test> = defects.iter().flat_map(|defect| defect.host).copied().collect();
         let finished = self.run_tests("none", &tests.into_iter().collect::<Vec<_>>())?;
         if !finished.succeeded() {
             bail!("host tests fail ({})\n{}", finished.end, judge::failed_tests(&finished.output).join("\n"));
         }
-        let boards: BTreeSet<Board> = faults.iter().filter_map(|fault| fault.board()).collect();
+        let boards: BTreeSet<Board> = defects.iter().filter_map(|defect| defect.board()).collect();
         if self.emulator && !boards.is_empty() {
             let program = self.build_suite("none")?;
             for board in boards {
@@ -126,33 +126,33 @@ impl Runner {
         Ok(())
     }
 
-    /// Puts a fault in and sees it caught: by whom.
-    fn catch(&self, fault: &Fault) -> Result<String> {
-        let _put_in = self.tree.put_in(fault)?;
-        let finished = self.run_tests(fault.name, fault.host)?;
+    /// Puts a defect in and sees it caught: by whom.
+    fn catch(&self, defect: &Defect) -> Result<String> {
+        let _put_in = self.tree.put_in(defect)?;
+        let finished = self.run_tests(defect.name, defect.host)?;
         let on_host = format!("host caught by {}", judge::host(&finished)?);
-        let Emulator::Shows(board, scenarios) = fault.emulator else { return Ok(on_host) };
+        let Emulator::Shows(board, scenarios) = defect.emulator else { return Ok(on_host) };
         if !self.emulator {
             return Ok(format!("{on_host}, {board} left out"));
         }
-        let program = self.build_suite(fault.name)?;
-        let finished = emulate(fault.name, board, &program)?;
+        let program = self.build_suite(defect.name)?;
+        let finished = emulate(defect.name, board, &program)?;
         let story = judge::suite(&finished, scenarios).with_context(|| format!("{on_host}; {board}"))?;
         Ok(format!("{on_host}, {board} caught by {story}"))
     }
 
     /// Builds and runs host tests. That they do not build is an error: a compiler catches nothing that runs.
-    fn run_tests(&self, fault: &str, tests: &[Test]) -> Result<Finished> {
+    fn run_tests(&self, defect: &str, tests: &[Test]) -> Result<Finished> {
         let suites: BTreeSet<Suite> = tests.iter().map(|test| test.suite).collect();
         let command = |more: &str| {
             let mut command = self.cargo(["test", "--package", "stage2", "--no-fail-fast"]);
             command.args(suites.iter().flat_map(|suite| suite.arguments())).arg(more);
             command
         };
-        compile(&format!("fault-{fault}-build"), || command("--no-run"))?;
+        compile(&format!("defect-{defect}-build"), || command("--no-run"))?;
         let mut test = command("--");
         test.args(tests.iter().map(|test| test.filter));
-        let name = format!("fault-{fault}-host");
+        let name = format!("defect-{defect}-host");
         let finished = process::run(Job { name: &name, command: test, limit: TESTING, hear: &mut |_| Heard::Line })?;
         if judge::tests_run(&finished.output) == 0 {
             bail!("no host test has a name that was given");
@@ -160,8 +160,8 @@ impl Runner {
         Ok(finished)
     }
 
-    fn build_suite(&self, fault: &str) -> Result<PathBuf> {
-        compile(&format!("fault-{fault}-qemu-build"), || {
+    fn build_suite(&self, defect: &str) -> Result<PathBuf> {
+        compile(&format!("defect-{defect}-qemu-build"), || {
             self.cargo(["build", "--release", "--package", "stage2-qemu", "--target", AARCH64])
         })?;
         Ok(builds().join(AARCH64).join("release").join("stage2-qemu"))
@@ -194,14 +194,14 @@ fn compile(name: &str, command: impl Fn() -> Command) -> Result<()> {
 }
 
 fn builds() -> PathBuf {
-    target().join("faults").join("build")
+    target().join("defects").join("build")
 }
 
-fn emulate(fault: &str, board: Board, program: &std::path::Path) -> Result<Finished> {
+fn emulate(defect: &str, board: Board, program: &std::path::Path) -> Result<Finished> {
     let command = qemu::suite(board.model, board.cpus, program);
     let mut hear = |line: &str| match verdict::closing_line(line) {
         Some(_) => Heard::LastWord,
         None => Heard::Line,
     };
-    process::run(Job { name: &format!("fault-{fault}-{board}"), command, limit: EMULATING, hear: &mut hear })
+    process::run(Job { name: &format!("defect-{defect}-{board}"), command, limit: EMULATING, hear: &mut hear })
 }

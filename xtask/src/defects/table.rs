@@ -1,14 +1,14 @@
-//! What a fault is, and all of them.
+//! What a defect is, and all of them.
 
 use std::fmt;
 
 use super::{areas, formats, invalidation, loans, sharing, sources, space, walker};
 
-/// A fault: a change of the sources that makes them wrong.
+/// A defect: a change of the sources that makes them wrong.
 #[derive(Debug)]
-pub struct Fault {
+pub struct Defect {
     pub name: &'static str,
-    /// What it is a fault against: lines of `docs/pitfalls.md` (`A1` and the like), rules of `docs/hardware.md` (`H1`).
+    /// What it is a defect against: lines of `docs/pitfalls.md` (`A1` and the like), rules of `docs/hardware.md` (`H1`).
     pub rules: &'static [&'static str],
     pub edits: &'static [Edit],
     /// At least one of the tests that these filters choose must fail.
@@ -104,7 +104,7 @@ pub const fn parts(filter: &'static str) -> Test {
     Test { suite: Suite::Program("parts"), filter }
 }
 
-// Why an emulator does not show a fault: each was measured.
+// Why an emulator does not show a defect: each was measured.
 
 pub const ORDER: Emulator =
     Emulator::Cannot("QEMU executes the sequence whole: nothing walks or speculates in between");
@@ -118,7 +118,7 @@ pub const ONLY_COST: Emulator = Emulator::Cannot("it costs time and nothing else
 pub const NO_EPT: Emulator = Emulator::Cannot("QEMU has no EPT");
 pub const NO_NPT: Emulator = Emulator::Cannot("the virt board's CPUs have no NPT");
 
-impl Fault {
+impl Defect {
     pub fn board(&self) -> Option<Board> {
         match self.emulator {
             Emulator::Shows(board, _) => Some(board),
@@ -127,7 +127,7 @@ impl Fault {
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for Defect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} [{}]", self.name, self.rules.join(", "))?;
         self.host.iter().try_for_each(|test| write!(f, "\n  host: {}", test.filter))?;
@@ -138,17 +138,17 @@ impl fmt::Display for Fault {
     }
 }
 
-/// All faults, in the order in which they are put in.
-pub fn all() -> impl Iterator<Item = &'static Fault> {
+/// All defects, in the order in which they are put in.
+pub fn all() -> impl Iterator<Item = &'static Defect> {
     [
-        invalidation::FAULTS,
-        formats::FAULTS,
-        walker::FAULTS,
-        space::FAULTS,
-        areas::FAULTS,
-        sources::FAULTS,
-        loans::FAULTS,
-        sharing::FAULTS,
+        invalidation::DEFECTS,
+        formats::DEFECTS,
+        walker::DEFECTS,
+        space::DEFECTS,
+        areas::DEFECTS,
+        sources::DEFECTS,
+        loans::DEFECTS,
+        sharing::DEFECTS,
     ]
     .into_iter()
     .flatten()
@@ -165,26 +165,26 @@ mod tests {
     #[test]
     fn every_text_stands_once_in_its_file() {
         let mut stale = Vec::new();
-        for (fault, edit) in all().flat_map(|fault| fault.edits.iter().map(move |edit| (fault, edit))) {
+        for (defect, edit) in all().flat_map(|defect| defect.edits.iter().map(move |edit| (defect, edit))) {
             let contents = fs::read_to_string(root().join(edit.file)).expect(edit.file);
             if contents.matches(edit.text).count() != 1 {
-                stale.push(format!("{}: in {}:\n{}", fault.name, edit.file, edit.text));
+                stale.push(format!("{}: in {}:\n{}", defect.name, edit.file, edit.text));
             }
-            assert_ne!(edit.text, edit.instead, "{}", fault.name);
+            assert_ne!(edit.text, edit.instead, "{}", defect.name);
         }
         assert!(stale.is_empty(), "{}", stale.join("\n"));
     }
 
     #[test]
-    fn no_two_faults_have_one_name() {
-        let names: BTreeSet<&str> = all().map(|fault| fault.name).collect();
+    fn no_two_defects_have_one_name() {
+        let names: BTreeSet<&str> = all().map(|defect| defect.name).collect();
         assert_eq!(names.len(), all().count());
     }
 
     #[test]
-    fn somebody_catches_every_fault() {
-        for fault in all() {
-            assert!(!fault.host.is_empty() && !fault.rules.is_empty() && !fault.edits.is_empty(), "{}", fault.name);
+    fn somebody_catches_every_defect() {
+        for defect in all() {
+            assert!(!defect.host.is_empty() && !defect.rules.is_empty() && !defect.edits.is_empty(), "{}", defect.name);
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Faults in what entries and registers mean.
+//! Defects in what entries and registers mean.
 
-use super::table::{A57, Edit, Emulator, Fault, MAX, NO_CACHES, NO_EPT, NO_NPT, host, unit};
+use super::table::{A57, Defect, Edit, Emulator, MAX, NO_CACHES, NO_EPT, NO_NPT, host, unit};
 
 const ENTRY: &str = "arch/aarch64/entry.rs";
 const CONFIG: &str = "arch/aarch64/config.rs";
@@ -12,15 +12,15 @@ const OWED: &str = "arch/x86_64/npt/owed.rs";
 const IS_LEAF: &str = "        } else if self.is_leaf(level, entry) {
             Entry::Leaf(";
 
-pub const FAULTS: &[Fault] = &[
-    Fault {
+pub const DEFECTS: &[Defect] = &[
+    Defect {
         name: "hpfar-trusted",
         rules: &["F8", "H10"],
         edits: &[Edit { file: FAULT, text: "(cause != Cause::Permission && !errata", instead: "(!errata" }],
         host: &[host("everything::faults::a_permission_fault_behind"), unit("f8_hpfar_is_not_trusted")],
         emulator: Emulator::Cannot("QEMU fills HPFAR for every fault"),
     },
-    Fault {
+    Defect {
         name: "dbm-stays",
         rules: &["W15", "H12"],
         edits: &[Edit {
@@ -31,7 +31,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("everything::protecting::write_protection_holds"), unit("w15_a_write_protected_leaf")],
         emulator: Emulator::Shows(MAX, &["protecting::write_protection_holds_where_the_cpu_notes_writes"]),
     },
-    Fault {
+    Defect {
         name: "dirt-forgotten",
         rules: &["E6", "W15", "H12"],
         edits: &[Edit {
@@ -42,7 +42,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[unit("e6_other_flags_keep_accessed_and_dirty"), unit("becomes_every_other")],
         emulator: Emulator::Cannot("no call of a space tells what is dirty"),
     },
-    Fault {
+    Defect {
         name: "never-execute-never",
         rules: &["E2"],
         edits: &[Edit {
@@ -56,21 +56,21 @@ pub const FAULTS: &[Fault] = &[
             &["mapping::every_permission_is_given_by_itself", "mapping::a_device_answers_and_is_never_executed"],
         ),
     },
-    Fault {
+    Defect {
         name: "write-inverted",
         rules: &["E1"],
         edits: &[Edit { file: ENTRY, text: "if self.writable(entry) {", instead: "if !self.writable(entry) {" }],
         host: &[host("cortex_a57::mapping::"), unit("e1_write_permission_is_not_inverted")],
         emulator: Emulator::Shows(A57, &["mapping::uncached_memory_holds_what_is_written"]),
     },
-    Fault {
+    Defect {
         name: "uncached-as-device",
         rules: &["E3"],
         edits: &[Edit { file: ENTRY, text: "(false, true) => NON_CACHEABLE,", instead: "(false, true) => DEVICE," }],
         host: &[host("cortex_a57::mapping::uncached"), unit("e3_non_cacheable_is_a_type_of_its_own")],
         emulator: Emulator::Shows(A57, &["mapping::uncached_memory_holds_what_is_written"]),
     },
-    Fault {
+    Defect {
         name: "present-if-readable",
         rules: &["E4"],
         edits: &[Edit {
@@ -82,14 +82,14 @@ pub const FAULTS: &[Fault] = &[
         host: &[unit("e4_presence_is_not_readability")],
         emulator: Emulator::Cannot("the area answers before the entry is looked at"),
     },
-    Fault {
+    Defect {
         name: "empty-flags-accepted",
         rules: &["E4"],
         edits: &[Edit { file: ENTRY, text: "if !flags.intersects(access) {", instead: "if flags.is_all() {" }],
         host: &[host("cortex_a57::refusals::"), unit("is_refused_with_a_reason_or_gives_access")],
         emulator: Emulator::Shows(A57, &["refusals::what_no_entry_holds_is_refused"]),
     },
-    Fault {
+    Defect {
         name: "addresses-beyond-the-cpus",
         rules: &["E7"],
         edits: &[Edit {
@@ -102,14 +102,14 @@ pub const FAULTS: &[Fault] = &[
         host: &[unit("e7_addresses_are_as_wide")],
         emulator: Emulator::Cannot("no scenario knows how wide the board's addresses are"),
     },
-    Fault {
+    Defect {
         name: "outer-shareable",
         rules: &["E8"],
         edits: &[Edit { file: ENTRY, text: "            | INNER_SHAREABLE\n", instead: "            | 0b10 << 8\n" }],
         host: &[unit("e8_every_leaf_is_inner_shareable"), unit("golden_words::")],
         emulator: NO_CACHES,
     },
-    Fault {
+    Defect {
         name: "52-bit-addresses",
         rules: &["E9"],
         edits: &[Edit {
@@ -120,7 +120,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[unit("the_output_size_is_the_cpus_up_to_48_bits")],
         emulator: Emulator::Cannot("the board has no memory there"),
     },
-    Fault {
+    Defect {
         name: "zero-is-a-block",
         rules: &["W4", "W7"],
         edits: &[Edit {
@@ -133,7 +133,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::unmapping::a_hole_is_mapped_anew"), unit("e4_presence"), unit("w7_address_0")],
         emulator: Emulator::Shows(A57, &["unmapping::a_hole_is_mapped_anew"]),
     },
-    Fault {
+    Defect {
         name: "frame-zero-is-absent",
         rules: &["W7"],
         edits: &[Edit {
@@ -145,14 +145,14 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::addresses::the_host_frame_at_address_zero"), unit("w7_address_0")],
         emulator: Emulator::Shows(A57, &["addresses::the_host_frame_at_address_zero_is_a_frame"]),
     },
-    Fault {
+    Defect {
         name: "two-places-choose-the-width",
         rules: &["W12"],
         edits: &[Edit { file: CONFIG, text: "u64::from(64 - self.geometry.input_bits())", instead: "64 - 40" }],
         host: &[host("cortex_a57::addresses::every_width"), unit("vtcr_of_every_width")],
         emulator: Emulator::Shows(A57, &["addresses::every_width_reaches_its_first_and_last_page"]),
     },
-    Fault {
+    Defect {
         name: "two-places-choose-the-root",
         rules: &["W12"],
         edits: &[Edit {
@@ -163,21 +163,21 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::addresses::every_width"), unit("w12_every_width"), unit("vtcr_of_")],
         emulator: Emulator::Shows(A57, &["addresses::every_width_reaches_its_first_and_last_page"]),
     },
-    Fault {
+    Defect {
         name: "no-low-bits",
         rules: &["F5", "H11"],
         edits: &[Edit { file: FAULT, text: "(page | (offset & 0xfff))", instead: "(page | (offset & 0))" }],
         host: &[host("cortex_a57::faults::a_fault_names_its_address"), unit("f5_the_low_bits")],
         emulator: Emulator::Shows(A57, &["faults::a_fault_names_its_address_to_the_byte_and_its_access"]),
     },
-    Fault {
+    Defect {
         name: "a-walk-is-an-access",
         rules: &["F6", "H11"],
         edits: &[Edit { file: FAULT, text: "let walk = self.has(STAGE1_WALK);", instead: "let walk = false;" }],
         host: &[host("everything::faults::a_walk_"), unit("f6_a_fault_on_a_walk")],
         emulator: Emulator::Shows(MAX, &["faults::a_walk_into_a_hole_or_a_device_is_the_guests_own_error"]),
     },
-    Fault {
+    Defect {
         name: "a-strange-syndrome-panics",
         rules: &["F4"],
         edits: &[Edit {
@@ -188,7 +188,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[unit("f4_no_register_value_panics")],
         emulator: Emulator::Cannot("QEMU raises no such fault"),
     },
-    Fault {
+    Defect {
         name: "ept-write-without-read",
         rules: &["E5", "H17"],
         edits: &[Edit {
@@ -199,7 +199,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[unit("ept::entry::tests::every_flag_set::")],
         emulator: NO_EPT,
     },
-    Fault {
+    Defect {
         name: "ept-large-leaf-without-the-capability",
         rules: &["E5", "H17"],
         edits: &[Edit {
@@ -210,7 +210,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[unit("ept::entry::tests::faults_of_others::e5_")],
         emulator: NO_EPT,
     },
-    Fault {
+    Defect {
         name: "ept-marks-forgotten",
         rules: &["E6", "H19"],
         edits: &[Edit {
@@ -221,7 +221,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[unit("ept::entry::tests::faults_of_others::e6_")],
         emulator: NO_EPT,
     },
-    Fault {
+    Defect {
         name: "ept-device-executable",
         rules: &["E2"],
         edits: &[Edit {
@@ -232,7 +232,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[unit("ept::entry::tests::faults_of_others::e2_")],
         emulator: NO_EPT,
     },
-    Fault {
+    Defect {
         name: "ept-kept-address-reachable",
         rules: &["H19"],
         edits: &[Edit {
@@ -243,14 +243,14 @@ pub const FAULTS: &[Fault] = &[
         host: &[unit("ept::entry::tests::kinds::")],
         emulator: NO_EPT,
     },
-    Fault {
+    Defect {
         name: "npt-not-for-users",
         rules: &["H17"],
         edits: &[Edit { file: NPT, text: "address | PRESENT | USER |", instead: "address | PRESENT |" }],
         host: &[unit("npt::entry::tests::")],
         emulator: NO_NPT,
     },
-    Fault {
+    Defect {
         name: "npt-device-executable",
         rules: &["E2"],
         edits: &[Edit {
@@ -261,7 +261,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[unit("npt::entry::tests::faults_of_others::e1_e2_")],
         emulator: NO_NPT,
     },
-    Fault {
+    Defect {
         name: "npt-dirt-forgotten",
         rules: &["E6", "W15"],
         edits: &[Edit {
@@ -272,7 +272,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[unit("npt::entry::tests::faults_of_others::e6_")],
         emulator: NO_NPT,
     },
-    Fault {
+    Defect {
         name: "npt-no-flush",
         rules: &["T3"],
         edits: &[Edit { file: OWED, text: "NOTHING => Some(u64::from(asid.0)),", instead: "NOTHING => None," }],

@@ -1,6 +1,6 @@
-//! Faults in memory that comes from a source: who asks, who is told, and what is never shown.
+//! Defects in memory that comes from a source: who asks, who is told, and what is never shown.
 
-use super::table::{A57, Edit, Emulator, Fault, host, toy};
+use super::table::{A57, Defect, Edit, Emulator, host, toy};
 
 const COPY: &str = "src/space/copy.rs";
 const DESK: &str = "src/source/desk.rs";
@@ -12,26 +12,26 @@ const UNMAP: &str = "src/space/unmap.rs";
 
 const BETWEEN: Emulator = Emulator::Cannot("it would need a CPU between two instructions");
 
-pub const FAULTS: &[Fault] = &[
-    Fault {
+pub const DEFECTS: &[Defect] = &[
+    Defect {
         name: "a-page-asked-for-twice",
         rules: &["F1"],
         edits: &[Edit {
             file: REGION,
-            text: "Entered::First(_) if still_missing().is_none() =>",
-            instead: "Entered::First(_) if false && still_missing().is_none() =>",
+            text: "Entered::First(_) if !is_still_missing() =>",
+            instead: "Entered::First(_) if false && !is_still_missing() =>",
         }],
         host: &[toy("sources::races::a_page_that_another_brought_and_took")],
         emulator: BETWEEN,
     },
-    Fault {
+    Defect {
         name: "the-tables-looked-at-first",
         rules: &["F1", "H26"],
         edits: &[Edit { file: SPACE, text: "matches!(state.table.find(gpa), Found::Nothing(_))", instead: "true" }],
         host: &[toy("sources::races::a_page_that_another_brought_and_took")],
         emulator: BETWEEN,
     },
-    Fault {
+    Defect {
         name: "zeros-instead-of-the-sources",
         rules: &["G4"],
         edits: &[Edit {
@@ -42,7 +42,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("sources::snapshots::have_the_source"), host("cortex_a57::sources::a_snapshot_keeps")],
         emulator: Emulator::Shows(A57, &["sources::a_snapshot_keeps_its_source"]),
     },
-    Fault {
+    Defect {
         name: "a-write-that-does-not-wait",
         rules: &["G4"],
         edits: &[Edit {
@@ -53,7 +53,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("sources::snapshots::have_the_source"), host("threads::sources::everything_goes_on")],
         emulator: Emulator::Shows(A57, &["sources::a_snapshot_keeps_its_source"]),
     },
-    Fault {
+    Defect {
         name: "a-source-sees-old-data",
         rules: &["G4"],
         edits: &[Edit {
@@ -66,44 +66,47 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("sources::private::comes_with_the_first_touch")],
         emulator: Emulator::Cannot("the image there writes what it is asked for, and looks at nothing else"),
     },
-    Fault {
+    Defect {
         name: "told-before-it-is-over",
         rules: &["F8"],
         edits: &[Edit {
             file: PAGER,
-            text: "        self.0.desk.fail(ticket)?;
-        self.0.source.settled(ticket, Settled::Failed);",
+            text: "        let was_pending = self.0.desk.fail(ticket);
+        if was_pending {
+            self.0.source.settled(ticket, Settled::Failed);
+        }
+        was_pending",
             instead: "        self.0.source.settled(ticket, Settled::Failed);
-        self.0.desk.fail(ticket)?;",
+        self.0.desk.fail(ticket)",
         }],
         host: &[toy("sources::callbacks::come_when_the_ticket_is_over")],
         emulator: BETWEEN,
     },
-    Fault {
+    Defect {
         name: "told-under-the-spaces-lock",
         rules: &["T10"],
         edits: &[Edit {
             file: UNMAP,
-            text: "        _forsaken = Forsaken(lost);",
+            text: "        _ended = EndedWaits(lost);",
             instead: "        drop(Forsaken(lost));
-        _forsaken = Forsaken(alloc::vec::Vec::new());",
+        _ended = EndedWaits(alloc::vec::Vec::new());",
         }],
         host: &[toy("sources::callbacks::are_called_without_any_lock")],
         emulator: Emulator::Cannot("the source there calls nobody"),
     },
-    Fault {
+    Defect {
         name: "unmapping-cancels-nothing",
         rules: &["L4"],
         edits: &[Edit {
             file: UNMAP,
-            text: "        _forsaken = Forsaken(lost);",
+            text: "        _ended = EndedWaits(lost);",
             instead: "        drop(lost);
-        _forsaken = Forsaken(alloc::vec::Vec::new());",
+        _ended = EndedWaits(alloc::vec::Vec::new());",
         }],
         host: &[toy("sources::private::unmapping_cancels"), host("cortex_a57::sources::unmapping_cancels")],
         emulator: Emulator::Shows(A57, &["sources::unmapping_cancels"]),
     },
-    Fault {
+    Defect {
         name: "any-ticket-will-do",
         rules: &["L4"],
         edits: &[Edit {
@@ -114,7 +117,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("sources::private::unmapping_cancels")],
         emulator: Emulator::Cannot("nobody there answers a failure too late"),
     },
-    Fault {
+    Defect {
         name: "pending-pages-without-limit",
         rules: &["L3"],
         edits: &[Edit {

@@ -1,4 +1,4 @@
-//! `docs/pitfalls.md` names tests and faults, `docs/hardware.md` tests: all of them are there.
+//! `docs/pitfalls.md` names tests and defects, `docs/hardware.md` tests: all of them are there.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -65,15 +65,15 @@ fn every_test_that_the_page_names_is_there() {
 }
 
 #[test]
-fn the_page_has_every_line_and_every_fault() {
+fn the_page_has_every_line_and_every_defect() {
     let page = page("pitfalls.md");
     for (letter, count) in LINES {
         for number in 1..=count {
             assert!(page.contains(&format!("\n| {letter}{number} |")), "{letter}{number} has no line");
         }
     }
-    for fault in table::all() {
-        assert!(quoted(&page).any(|word| word == fault.name), "{} is not on the page", fault.name);
+    for defect in table::all() {
+        assert!(quoted(&page).any(|word| word == defect.name), "{} is not on the page", defect.name);
     }
 }
 

@@ -1,6 +1,6 @@
-//! Faults in the sequences that make CPUs forget.
+//! Defects in the sequences that make CPUs forget.
 
-use super::table::{A57, A57_PAIR, EVERY_SWITCH_FLUSHES, Edit, Emulator, Fault, NO_CACHES, ORDER, host, unit};
+use super::table::{A57, A57_PAIR, Defect, EVERY_SWITCH_FLUSHES, Edit, Emulator, NO_CACHES, ORDER, host, unit};
 
 const TLB: &str = "arch/aarch64/tlb.rs";
 const OPERAND: &str = "arch/aarch64/operand.rs";
@@ -12,8 +12,8 @@ const BOTH_STAGES: &str = "        stage2();
         self.complete(domain, stage1);
 ";
 
-pub const FAULTS: &[Fault] = &[
-    Fault {
+pub const DEFECTS: &[Defect] = &[
+    Defect {
         name: "no-tlbi",
         rules: &["H1"],
         edits: &[Edit {
@@ -28,7 +28,7 @@ pub const FAULTS: &[Fault] = &[
             &["relocating::a_moved_page_is_not_seen_where_it_was", "unmapping::unmapped_memory_is_gone_at_once"],
         ),
     },
-    Fault {
+    Defect {
         name: "only-ipas2e1is",
         rules: &["T2", "H1"],
         edits: &[Edit {
@@ -42,7 +42,7 @@ pub const FAULTS: &[Fault] = &[
             &["relocating::a_moved_page_is_not_seen_where_it_was", "unmapping::unmapped_memory_is_gone_at_once"],
         ),
     },
-    Fault {
+    Defect {
         name: "only-vmalle1is",
         rules: &["T2", "H1"],
         edits: &[Edit {
@@ -53,7 +53,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::relocating::a_moved_")],
         emulator: Emulator::Shows(A57, &["relocating::a_moved_table_of_the_guests_is_not_walked_where_it_was"]),
     },
-    Fault {
+    Defect {
         name: "wrong-order",
         rules: &["T2", "H1"],
         edits: &[Edit {
@@ -67,7 +67,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::relocating::a_moved_"), unit("of_a_page_is_stage_2_then_stage_1")],
         emulator: ORDER,
     },
-    Fault {
+    Defect {
         name: "no-dsb-before",
         rules: &["T2", "H1"],
         edits: &[Edit {
@@ -78,7 +78,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::relocating::a_moved_"), host("cortex_a57::unmapping::unmapped_memory")],
         emulator: ORDER,
     },
-    Fault {
+    Defect {
         name: "no-dsb-between",
         rules: &["T2", "H1"],
         edits: &[Edit {
@@ -89,7 +89,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::relocating::a_moved_"), host("cortex_a57::unmapping::unmapped_memory")],
         emulator: ORDER,
     },
-    Fault {
+    Defect {
         name: "no-dsb-behind",
         rules: &["T2", "H1"],
         edits: &[Edit {
@@ -105,7 +105,7 @@ pub const FAULTS: &[Fault] = &[
         ],
         emulator: ORDER,
     },
-    Fault {
+    Defect {
         // The executor of the host's tests is the model's, which can be told to do the same.
         name: "vae2is",
         rules: &["T1", "H1"],
@@ -121,7 +121,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::relocating::a_moved_")],
         emulator: Emulator::Shows(A57, &["relocating::a_moved_table_of_the_guests_is_not_walked_where_it_was"]),
     },
-    Fault {
+    Defect {
         name: "unshifted-operand",
         rules: &["T1", "H28"],
         edits: &[
@@ -135,7 +135,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::relocating::a_moved_"), unit("the_operand_is_the_page_number")],
         emulator: Emulator::Shows(A57, &["relocating::a_moved_table_of_the_guests_is_not_walked_where_it_was"]),
     },
-    Fault {
+    Defect {
         name: "local",
         rules: &["T4", "H1"],
         edits: &[
@@ -155,7 +155,7 @@ pub const FAULTS: &[Fault] = &[
             ],
         ),
     },
-    Fault {
+    Defect {
         name: "wrong-vmid",
         rules: &["T5", "H2"],
         edits: &[Edit {
@@ -166,7 +166,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::lifetime::"), unit("another_vmid::")],
         emulator: EVERY_SWITCH_FLUSHES,
     },
-    Fault {
+    Defect {
         name: "walks-in-flight-under-another-vmid",
         rules: &["H2"],
         edits: &[Edit {
@@ -178,7 +178,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::lifetime::"), unit("another_vmid::")],
         emulator: ORDER,
     },
-    Fault {
+    Defect {
         name: "no-publication",
         rules: &["W9", "H5"],
         edits: &[Edit {
@@ -189,7 +189,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::faults::a_hole_that_was_touched_can_be_mapped"), unit("publication_is_one")],
         emulator: ORDER,
     },
-    Fault {
+    Defect {
         name: "a-hint-of-the-wrong-level",
         rules: &["H4"],
         edits: &[Edit {
@@ -200,7 +200,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("everything::relocating::a_moved_"), unit("of_a_block_hints_at_its_level")],
         emulator: Emulator::Cannot("QEMU ignores the hint"),
     },
-    Fault {
+    Defect {
         name: "a-range-that-skips-pages",
         rules: &["H4"],
         edits: &[Edit {
@@ -211,7 +211,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("everything::unmapping::"), unit("small_ranges_are_covered_exactly")],
         emulator: Emulator::Cannot("stage 1 goes whole behind it, and in QEMU that makes data fresh"),
     },
-    Fault {
+    Defect {
         name: "data-not-cleaned",
         rules: &["G6", "H14"],
         edits: &[Edit {

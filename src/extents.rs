@@ -4,6 +4,8 @@ use alloc::vec::Vec;
 
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 
+use crate::account::Exhausted;
+
 /// Host memory in the order of a guest's addresses, in whole pages of 4 KiB.
 #[derive(Debug, Default)]
 pub(crate) struct Extents {
@@ -28,15 +30,18 @@ pub(crate) enum Seams {
 }
 
 impl Extents {
-    /// Adds `size` bytes at the end; nothing where there is no memory to note it.
-    pub(crate) fn push(&mut self, at: PhysAddr, size: usize, seams: Seams) -> Option<()> {
+    /// Adds `size` bytes at the end.
+    ///
+    /// # Errors
+    /// There is no memory to note it.
+    pub(crate) fn push(&mut self, at: PhysAddr, size: usize, seams: Seams) -> Result<(), Exhausted> {
         let follows = self.extents.last().is_some_and(|last| last.at + (self.size - last.offset) == at);
         if !follows || seams == Seams::Kept {
-            self.extents.try_reserve(1).ok()?;
+            self.extents.try_reserve(1).map_err(|_| Exhausted::Memory)?;
             self.extents.push(Extent { offset: self.size, at });
         }
         self.size += size;
-        Some(())
+        Ok(())
     }
 
     /// How many bytes it is.

@@ -1,7 +1,7 @@
-//! Faults in the walker: what is mapped, cut, taken away and given back.
+//! Defects in the walker: what is mapped, cut, taken away and given back.
 
 use super::table::{
-    A57, A57_PAIR, BROADCAST, Edit, Emulator, Fault, MAX_PAIR, NO_CACHES, NO_CONFLICTS, ONLY_COST, host, toy,
+    A57, A57_PAIR, BROADCAST, Defect, Edit, Emulator, MAX_PAIR, NO_CACHES, NO_CONFLICTS, ONLY_COST, host, toy,
 };
 
 const BUILD: &str = "src/table/build.rs";
@@ -13,8 +13,8 @@ const RELOCATE: &str = "src/table/relocate.rs";
 const REMAINS: &str = "src/table/remains.rs";
 const WALK: &str = "src/table/walk.rs";
 
-pub const FAULTS: &[Fault] = &[
-    Fault {
+pub const DEFECTS: &[Defect] = &[
+    Defect {
         name: "freed-before-the-flush",
         rules: &["T6", "H22"],
         edits: &[
@@ -41,7 +41,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::unmapping::unmapped_memory"), toy("frees_nothing_before_the_invalidation")],
         emulator: Emulator::Shows(MAX_PAIR, &["qemu::no_freed_frame_was_written"]),
     },
-    Fault {
+    Defect {
         name: "a-table-that-goes-like-a-leaf",
         rules: &["T6", "H4"],
         edits: &[Edit {
@@ -52,7 +52,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::unmapping::"), toy("covers_the_whole_span_of_a_table_that_goes")],
         emulator: NO_CACHES,
     },
-    Fault {
+    Defect {
         name: "copied-before-the-invalidation",
         rules: &["H9"],
         edits: &[
@@ -66,7 +66,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("keeps_what_another_cpu_writes_until_it_is_told"), host("relocating::")],
         emulator: Emulator::Shows(MAX_PAIR, &["two_cpus::a_count_goes_on_while_its_page_moves"]),
     },
-    Fault {
+    Defect {
         name: "moved-without-a-break",
         rules: &["W9", "H7"],
         edits: &[Edit {
@@ -77,7 +77,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::relocating::a_moved_")],
         emulator: NO_CONFLICTS,
     },
-    Fault {
+    Defect {
         name: "another-memory-type-without-a-break",
         rules: &["W9", "H7"],
         edits: &[Edit {
@@ -88,7 +88,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("invalidates_what_it_restricts_and_nothing_else"), host("cortex_a57::protecting::")],
         emulator: NO_CONFLICTS,
     },
-    Fault {
+    Defect {
         name: "a-block-goes-whole",
         rules: &["W2", "H8"],
         edits: &[Edit {
@@ -102,7 +102,7 @@ pub const FAULTS: &[Fault] = &[
             &["unmapping::the_middle_of_a_block_goes_and_the_rest_stays", "unmapping::both_ends_may_cut_a_block"],
         ),
     },
-    Fault {
+    Defect {
         name: "a-hole-ends-the-range",
         rules: &["W3"],
         edits: &[
@@ -121,7 +121,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::unmapping::a_range_may_span"), toy("passes_over_holes")],
         emulator: Emulator::Shows(A57, &["unmapping::a_range_may_span_areas_and_holes"]),
     },
-    Fault {
+    Defect {
         name: "empty-tables-stay",
         rules: &["W5"],
         edits: &[Edit {
@@ -132,7 +132,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::unmapping::empty_tables_go"), toy("leaves_room_for_a_block")],
         emulator: Emulator::Shows(A57, &["unmapping::empty_tables_go_and_a_block_takes_their_place"]),
     },
-    Fault {
+    Defect {
         name: "nine-bits-of-root-index",
         rules: &["W6"],
         edits: &[Edit {
@@ -143,7 +143,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::addresses::every_width"), host("cortex_a57::addresses::a_range_may_span")],
         emulator: Emulator::Shows(A57, &["addresses::every_width_reaches_its_first_and_last_page"]),
     },
-    Fault {
+    Defect {
         name: "one-page-of-root",
         rules: &["W13"],
         edits: &[Edit {
@@ -154,7 +154,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("everything::addresses::a_range_may_span")],
         emulator: Emulator::Shows(MAX_PAIR, &["addresses::a_range_may_span_the_whole_root"]),
     },
-    Fault {
+    Defect {
         name: "what-was-built-leaks",
         rules: &["W8", "A3"],
         edits: &[Edit {
@@ -165,7 +165,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::out_of_memory::to_map_"), toy("a_mapping_is_whole_or_not_there")],
         emulator: Emulator::Shows(A57, &["out_of_memory::to_map_pages"]),
     },
-    Fault {
+    Defect {
         name: "a-split-without-memory-loops",
         rules: &["W11"],
         edits: &[Edit {
@@ -180,7 +180,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("cutting_a_block_happens_or_does_not")],
         emulator: Emulator::Shows(A57, &["out_of_memory::to_unmap_parts_of_two_blocks"]),
     },
-    Fault {
+    Defect {
         name: "a-table-linked-unfilled",
         rules: &["W9"],
         edits: &[Edit {
@@ -191,7 +191,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::unmapping::a_hole_is_mapped_anew"), host("cortex_a57::lifetime::")],
         emulator: Emulator::Shows(A57, &["faults::frames_of_a_former_guest_are_zero"]),
     },
-    Fault {
+    Defect {
         name: "a-marked-frame-forgotten",
         rules: &["W14"],
         edits: &[Edit {
@@ -206,7 +206,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::unmapping::unmapped_memory"), toy("unmap::")],
         emulator: Emulator::Shows(A57, &["unmapping::unmapped_memory_is_gone_at_once"]),
     },
-    Fault {
+    Defect {
         name: "what-a-link-was-written-over-forgotten",
         rules: &["H24"],
         edits: &[Edit {
@@ -217,18 +217,18 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::unmapping::"), toy("steps::")],
         emulator: Emulator::Shows(A57, &["unmapping::unmapped_memory_is_gone_at_once"]),
     },
-    Fault {
+    Defect {
         name: "freed-under-the-lock",
         rules: &["L6"],
         edits: &[Edit {
             file: "src/space/unmap.rs",
-            text: "flush.detach(&mut debris.remains)",
+            text: "flush.detach(&mut into.memory)",
             instead: "flush.finish()",
         }],
         host: &[toy("steps::unmap::")],
         emulator: ONLY_COST,
     },
-    Fault {
+    Defect {
         name: "an-invalidation-for-every-page",
         rules: &["T7"],
         edits: &[Edit {
@@ -243,14 +243,14 @@ pub const FAULTS: &[Fault] = &[
         host: &[toy("invalidates_once_however_large_the_range")],
         emulator: ONLY_COST,
     },
-    Fault {
+    Defect {
         name: "a-failed-invalidation-ignored",
         rules: &["T8", "H23"],
         edits: &[Edit { file: FLUSH, text: "        self.invalidate()?;\n", instead: "        let _ = self.invalidate();\n" }],
         host: &[toy("shootdown::that_fails")],
         emulator: BROADCAST,
     },
-    Fault {
+    Defect {
         name: "frames-not-zeroed",
         rules: &["G4"],
         edits: &[Edit {
@@ -261,7 +261,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::faults::"), toy("is_zero_until_it_is_written")],
         emulator: Emulator::Shows(A57, &["faults::frames_of_a_former_guest_are_zero"]),
     },
-    Fault {
+    Defect {
         name: "a-frame-mapped-before-it-is-cleaned",
         rules: &["G6", "H14"],
         edits: &[Edit {
@@ -272,7 +272,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::faults::lazy_memory_is_zero"), host("cortex_a57::mapping::")],
         emulator: NO_CACHES,
     },
-    Fault {
+    Defect {
         name: "a-moved-frame-not-cleaned",
         rules: &["G6", "H14"],
         edits: &[Edit {
@@ -283,7 +283,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[host("cortex_a57::relocating::")],
         emulator: NO_CACHES,
     },
-    Fault {
+    Defect {
         name: "two-cpus-replace-a-frame",
         rules: &["F1", "H25"],
         edits: &[Edit {

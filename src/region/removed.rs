@@ -3,13 +3,13 @@
 use super::{Region, View};
 use crate::counted::Counted;
 
-/// Regions that nobody maps and nobody has a handle of.
+/// Regions without a mapping and without a handle.
 ///
 /// Collecting them allocates nothing: the book of each keeps the next. Dropped, they are freed at once.
 #[derive(Default)]
-pub(crate) struct Orphans(Option<Counted<dyn Region>>);
+pub(crate) struct RemovedRegions(Option<Counted<dyn Region>>);
 
-impl Orphans {
+impl RemovedRegions {
     /// Lets go of a mapping, and takes over its region if nobody else has it.
     pub(crate) fn add(&mut self, view: View) {
         if let Some(mut region) = view.release()
@@ -48,7 +48,7 @@ impl Orphans {
     }
 }
 
-impl Drop for Orphans {
+impl Drop for RemovedRegions {
     fn drop(&mut self) {
         while !self.is_empty() {
             self.step(&mut { usize::MAX });

@@ -1,36 +1,28 @@
-//! What was taken away and nobody reaches any more: freed in steps, without the space's lock.
+//! What was removed from a space and no CPU reaches any more: freed in steps, without the space's lock.
 
-use super::{shared, shared::Gone};
+use alloc::vec::Vec;
+
+use super::{Progress, shared};
 use crate::{
     backend::Backend,
     loan::Loan,
     platform::Platform,
-    region::{Lease, Orphans},
-    set::{MemoryArea, MemorySet},
+    region::{Lease, RemovedRegions},
+    set::{Few, MemoryArea, MemorySet},
     table::{Context, RemovedMemory},
 };
 
-/// How far an operation is that goes in steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Progress {
-    /// It is complete.
-    Done,
-    /// There is more to do.
-    More,
-}
-
 /// Tables, frames, areas, and what stood behind those for the last time.
 #[derive(Default)]
-pub(super) struct Debris {
-    pub remains: RemovedMemory,
-    pub gone: Gone,
-    pub orphans: Orphans,
-    /// What nobody else has any more, and no lender either.
+pub(super) struct Removed {
+    pub memory: RemovedMemory,
+    pub areas: RemovedAreas,
+    pub regions: RemovedRegions,
+    /// A loan that no lender and no other borrower has any more.
     pub loan: Option<Loan>,
 }
 
-impl Debris {
+impl Removed {
     /// Frees until `budget` is used up: each frame of 4 KiB takes one, and so does each area.
     ///
     /// `areas` are those of a space that is at its end, whose leave to write ends with them.
@@ -40,23 +32,23 @@ impl Debris {
         mut areas: Option<&mut MemorySet<Backend>>,
         mut budget: usize,
     ) -> Progress {
-        if !self.remains.is_empty() {
-            self.remains.free(context, &mut budget);
+        if !self.memory.is_empty() {
+            self.memory.free(context, &mut budget);
         }
         while budget > 0 {
-            if !self.orphans.is_empty() {
-                self.orphans.step(&mut budget);
+            if !self.regions.is_empty() {
+                self.regions.step(&mut budget);
             }
             if let Some(loan) = &mut self.loan {
                 loan.free_some(&mut budget);
             }
             // Leave comes first: it keeps the region too.
-            if budget > 0 && self.gone.leases.pop().is_none() {
-                let area = self.gone.areas.pop().or_else(|| last_of(areas.as_deref_mut()?));
+            if budget > 0 && self.areas.leases.pop().is_none() {
+                let area = self.areas.areas.pop().or_else(|| last_of(areas.as_deref_mut()?));
                 self.loan = None;
                 let Some(area) = area else { return Progress::Done };
                 match area.into_backend() {
-                    Backend::Shared(view) | Backend::CopyOnWrite(view) => self.orphans.add(view),
+                    Backend::Shared(view) | Backend::CopyOnWrite(view) => self.regions.add(view),
                     Backend::Borrowed(loan) => self.loan = loan.release(),
                     Backend::Linear(_) | Backend::Private(_) => {}
                 }
@@ -68,11 +60,26 @@ impl Debris {
 
     /// Whether all is free.
     fn is_empty(&self) -> bool {
-        self.remains.is_empty()
-            && self.gone.leases.is_empty()
-            && self.gone.areas.is_empty()
-            && self.orphans.is_empty()
+        self.memory.is_empty()
+            && self.areas.leases.is_empty()
+            && self.areas.areas.is_empty()
+            && self.regions.is_empty()
             && self.loan.is_none()
+    }
+}
+
+/// What an exclusive operation removed and may be let go only after the invalidation: the last references to regions,
+/// and leave to write them.
+#[derive(Default)]
+pub(super) struct RemovedAreas {
+    pub leases: Vec<Lease>,
+    pub areas: Few<MemoryArea<Backend>>,
+}
+
+impl RemovedAreas {
+    /// No CPU reaches what was removed any more: what was borrowed is returned.
+    pub(super) fn give_back(&self) {
+        self.areas.iter().for_each(shared::give_back);
     }
 }
 

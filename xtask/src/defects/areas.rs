@@ -1,13 +1,13 @@
-//! Faults in the set of areas.
+//! Defects in the set of areas.
 
-use super::table::{Edit, Fault, NO_TABLES, set, unit};
+use super::table::{Defect, Edit, NO_TABLES, set, unit};
 
 const AREAS: &str = "src/set/areas.rs";
 const GAP: &str = "src/set/gap.rs";
 const MAPPING: &str = "src/set/mapping.rs";
 
-pub const FAULTS: &[Fault] = &[
-    Fault {
+pub const DEFECTS: &[Defect] = &[
+    Defect {
         name: "a-failed-protect-ignored",
         rules: &["A1"],
         edits: &[Edit {
@@ -21,7 +21,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[set("an_area_whose_backend_fails_keeps_its_flags_a1"), unit("set::twin::")],
         emulator: NO_TABLES,
     },
-    Fault {
+    Defect {
         name: "a-failed-unmap-loses-areas",
         rules: &["A2"],
         edits: &[Edit {
@@ -35,7 +35,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[set("unmap::a_failing_backend_costs_no_area"), set("unmap::a_failure_in_the_middle")],
         emulator: NO_TABLES,
     },
-    Fault {
+    Defect {
         name: "a-failed-unmap-panics",
         rules: &["A2"],
         edits: &[Edit {
@@ -46,7 +46,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[set("unmap::a_failing_backend_costs_no_area"), set("unmap::clearing_keeps_what")],
         emulator: NO_TABLES,
     },
-    Fault {
+    Defect {
         name: "a-failed-map-recorded",
         rules: &["A3"],
         edits: &[Edit {
@@ -57,7 +57,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[set("map::an_area_that_failed_to_map_is_not_recorded")],
         emulator: NO_TABLES,
     },
-    Fault {
+    Defect {
         name: "no-limit",
         rules: &["A4"],
         edits: &[Edit {
@@ -68,14 +68,14 @@ pub const FAULTS: &[Fault] = &[
         host: &[set("free_areas::the_limit_is_never_crossed_a4")],
         emulator: NO_TABLES,
     },
-    Fault {
+    Defect {
         name: "a-search-wraps",
         rules: &["A4"],
         edits: &[Edit { file: GAP, text: "at.checked_add(self.size)? <=", instead: "at.wrapping_add(self.size) <=" }],
         host: &[set("free_areas::nothing_wraps_at_the_top")],
         emulator: NO_TABLES,
     },
-    Fault {
+    Defect {
         name: "any-alignment",
         rules: &["A4"],
         edits: &[Edit {
@@ -86,7 +86,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[set("free_areas::an_alignment_that_is_none")],
         emulator: NO_TABLES,
     },
-    Fault {
+    Defect {
         name: "every-area-is-looked-at",
         rules: &["A5"],
         edits: &[Edit {
@@ -98,7 +98,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[set("cost::an_edit_costs_what_it_touches")],
         emulator: NO_TABLES,
     },
-    Fault {
+    Defect {
         name: "a-size-overflows",
         rules: &["A7"],
         edits: &[Edit {
@@ -111,7 +111,7 @@ pub const FAULTS: &[Fault] = &[
         host: &[set("bad_ranges::a_size_that_overflows_is_an_error_a7")],
         emulator: NO_TABLES,
     },
-    Fault {
+    Defect {
         name: "an-overlap-is-fine",
         rules: &["A8"],
         edits: &[Edit { file: MAPPING, text: "return Err(MappingError::AlreadyExists);", instead: "return Ok(());" }],
