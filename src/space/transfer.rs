@@ -113,7 +113,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 Backend::Borrowed(_) => Some(PageState::Borrowed),
             };
             if let Some(state) = other {
-                return Err(self.page_is(gpa, state));
+                return Err(Self::page_is(gpa, state));
             }
             gpa = area.end();
         }
@@ -127,7 +127,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             LoanKind::Shared => PageState::SharedOut,
             LoanKind::Lent => PageState::Lent,
         };
-        Err(self.page_is(loan.lender_range().start.max(range.start), state))
+        Err(Self::page_is(loan.lender_range().start.max(range.start), state))
     }
 
     /// Where the memory of a range is; nothing if a page of it is not populated.
@@ -136,7 +136,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             Ok(memory) => Ok(Some(memory)),
             Err(Unowned::Missing(_)) => Ok(None),
             Err(Unowned::NoMemory) => Err(Error::NoMemory(range)),
-            Err(Unowned::Is(gpa, state)) => Err(self.page_is(gpa, state)),
+            Err(Unowned::Is(gpa, state)) => Err(Self::page_is(gpa, state)),
         }
     }
 
@@ -190,7 +190,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// The error about a page that is in another state than it should be.
-    pub(super) fn page_is(&self, gpa: GuestPhysAddr, state: PageState) -> Error {
+    pub(super) fn page_is(gpa: GuestPhysAddr, state: PageState) -> Error {
         Error::State { range: Context::<P>::page_of(gpa), state }
     }
 }
