@@ -236,6 +236,34 @@ fn an_area_or_its_middle_is_unmapped_and_protected_without_memory() {
     }
 }
 
+/// There is no memory left to name what waits to be freed: it is freed at once.
+#[test]
+fn pages_here_and_there_are_unmapped_without_memory() {
+    type Unmap = fn(&Space<Stage2>, GuestPhysRange) -> Result<(), Error>;
+    let ways: [Unmap; 2] = [Space::unmap, |space, range| {
+        let mut unmapping = space.unmap_in_steps(range)?;
+        while unmapping.step(1) == Progress::More {}
+        Ok(())
+    }];
+    for unmap in ways {
+        let memory = Memory::new(0, 64 << 20);
+        let space = space(&memory, &arm()).expect("memory");
+        // In a table that stays, and below one area, whose edit needs no memory.
+        space.map(range(RAM, BLOCK), LAZY, RW).expect("memory");
+        space.write_obj((RAM + BLOCK - PAGE).into(), 5_u64).expect("memory");
+        let before = memory.allocated();
+        for page in 0..20 {
+            space.write_obj((RAM + 3 * page * PAGE).into(), 7_u64).expect("memory");
+        }
+        let (result, allocations) = with(Luck::From(0), || unmap(&space, range(RAM, 100 * PAGE)));
+        assert_eq!((result, memory.allocated()), (Ok(()), before));
+        assert!(allocations > 0, "twenty pages are named without memory: there is nothing that falls back");
+        assert_eq!((space.stats().owned_frames, space.read_obj((RAM + BLOCK - PAGE).into())), (1, Ok(5_u64)));
+        drop(space);
+        assert_eq!(memory.allocated(), 0);
+    }
+}
+
 #[test]
 fn looking_needs_no_memory() {
     let memory = Memory::new(0, 64 << 20);

@@ -16,6 +16,8 @@ mod faults;
 mod format;
 #[path = "toy/guest_memory.rs"]
 mod guest_memory;
+#[path = "toy/late_writes.rs"]
+mod late_writes;
 #[path = "toy/limits.rs"]
 mod limits;
 #[path = "toy/loans.rs"]

@@ -37,7 +37,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         P::Invalidate: Clone,
     {
         self.check(range)?;
-        self.check_page_size(range)?;
+        Self::check_page_size(range)?;
         let out_of_memory = Error::NoMemory(range);
         let region = self.region(range.size()).map_err(|_| out_of_memory)?;
         let mut guard = self.exclusive()?;
@@ -135,8 +135,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             match state.table.own_extents(&self.context, part, Seams::Forgotten) {
                 Ok(_) => {}
                 // What it inherited and nobody touched is the frozen region's as well.
-                Err(Unowned::Missing(gpa)) => return Err(self.page_is(gpa, PageState::Frozen)),
-                Err(Unowned::Is(gpa, other)) => return Err(self.page_is(gpa, other)),
+                Err(Unowned::Missing(gpa)) => return Err(Self::page_is(gpa, PageState::Frozen)),
+                Err(Unowned::Is(gpa, other)) => return Err(Self::page_is(gpa, other)),
                 Err(Unowned::NoMemory) => return Err(Error::NoMemory(range)),
             }
         }
@@ -162,7 +162,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 Backend::Linear(_) => Some(PageState::Foreign),
                 Backend::Borrowed(_) => Some(PageState::Borrowed),
             };
-            return Err(self.page_is(gpa, other.unwrap_or(PageState::Nothing)));
+            return Err(Self::page_is(gpa, other.unwrap_or(PageState::Nothing)));
         }
         Ok(())
     }

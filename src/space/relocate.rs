@@ -68,7 +68,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             let rest = GuestPhysRange { start: gpa, end: range.end };
             let area = state.areas.find(gpa).ok_or(Error::NotMapped(rest))?;
             if let Backend::Borrowed(_) = area.backend() {
-                return Err(self.page_is(gpa, PageState::Borrowed));
+                return Err(Self::page_is(gpa, PageState::Borrowed));
             }
             if !matches!(area.backend(), Backend::Private(_) | Backend::CopyOnWrite(_)) {
                 return Err(Error::NotMemory(area.va_range()));

@@ -41,7 +41,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     pub(super) fn view(&self, range: GuestPhysRange, region: &SharedRegion, offset: usize) -> Result<View, Error> {
         let failed = |cause| Err(Error::Region { range, cause });
         let (page_size, size) = (Context::<P>::span(Level::PAGE), range.size());
-        self.check_page_size(range)?;
+        Self::check_page_size(range)?;
         if !offset.is_multiple_of(page_size) {
             return failed(RegionError::Unaligned { offset, align: page_size });
         }

@@ -93,7 +93,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             self.check_inherited(part.range, region, part.flags)?;
             everything = part.range;
         }
-        self.check_page_size(everything)?;
+        Self::check_page_size(everything)?;
         let window = Window::open(region.region()).ok_or(Error::NoMemory(everything))?;
         let mut state = self.exclusive()?;
         for part in snapshot.parts() {
@@ -121,10 +121,10 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         for area in own() {
             let (range, flags) = (area.va_range(), area.flags());
             if let Backend::Borrowed(_) = area.backend() {
-                return Err(self.page_is(range.start, crate::ownership::PageState::Borrowed));
+                return Err(Self::page_is(range.start, crate::ownership::PageState::Borrowed));
             }
             self.check_flags(range, crate::format::Owner::Frozen.limit(flags))?;
-            self.check_page_size(range)?;
+            Self::check_page_size(range)?;
             parts.push(Part { range, flags, offset });
             offset += range.size();
         }
@@ -132,7 +132,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Refuses pages that are not a region's.
-    pub(super) fn check_page_size(&self, range: GuestPhysRange) -> Result<(), Error> {
+    pub(super) fn check_page_size(range: GuestPhysRange) -> Result<(), Error> {
         let page_size = Context::<P>::span(Level::PAGE);
         if page_size == memory_addr::PAGE_SIZE_4K {
             return Ok(());

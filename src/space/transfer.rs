@@ -116,7 +116,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 Backend::Borrowed(_) => Some(PageState::Borrowed),
             };
             if let Some(state) = other {
-                return Err(self.page_is(gpa, state));
+                return Err(Self::page_is(gpa, state));
             }
             gpa = area.end();
         }
@@ -130,7 +130,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             LoanKind::Shared => PageState::SharedOut,
             LoanKind::Lent => PageState::Lent,
         };
-        Err(self.page_is(loan.lender_range().start.max(range.start), state))
+        Err(Self::page_is(loan.lender_range().start.max(range.start), state))
     }
 
     /// Where the memory of a range is; nothing if a page of it is not populated.
@@ -139,7 +139,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             Ok(memory) => Ok(Some(memory)),
             Err(Unowned::Missing(_)) => Ok(None),
             Err(Unowned::NoMemory) => Err(Error::NoMemory(range)),
-            Err(Unowned::Is(gpa, state)) => Err(self.page_is(gpa, state)),
+            Err(Unowned::Is(gpa, state)) => Err(Self::page_is(gpa, state)),
         }
     }
 
@@ -194,7 +194,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// The error about a page that is in another state than it should be.
-    pub(super) fn page_is(&self, gpa: GuestPhysAddr, state: PageState) -> Error {
+    pub(super) fn page_is(gpa: GuestPhysAddr, state: PageState) -> Error {
         Error::State { range: Context::<P>::page_of(gpa), state }
     }
 }

@@ -136,16 +136,16 @@ impl<P: Platform> Context<P> {
         let (first, last) = (node.index::<P>(part.start), node.index::<P>(end));
         let (before, rest) = node.entries.split_at(first);
         let after = &rest[last - first + 1..];
-        let none = self.format.absent();
-        let absent = |entry: &AtomicU64| entry.load(Ordering::Acquire) == none;
+        let absent = self.format.absent();
+        let is_absent = |entry: &AtomicU64| entry.load(Ordering::Acquire) == absent;
         // What tells soonest comes first: the neighbours, of which in a table that is in use one is nearly always there,
         // then the tables below.
-        before.last().is_none_or(absent)
-            && after.first().is_none_or(absent)
+        before.last().is_none_or(is_absent)
+            && after.first().is_none_or(is_absent)
             && self.is_sole_at(node, part, part.start)
             && (first == last || self.is_sole_at(node, part, end))
-            && before.iter().all(absent)
-            && after.iter().all(absent)
+            && before.iter().all(is_absent)
+            && after.iter().all(is_absent)
     }
 
     /// Whether the entry at an end of `part` translates nothing outside it.

@@ -203,14 +203,14 @@ impl Cursor {
             if *budget == 0 {
                 return Next::Later;
             }
-            let in_groups = self.level == Level::PAGE && self.next.is_multiple_of(GROUP);
-            // SAFETY: the caller's promise; the group ends where the table does, or before.
-            if in_groups
-                && self.next + GROUP <= entries.len()
-                && unsafe { context.owns_none::<GROUP>(self.table, self.next, owned) }
-            {
-                self.next += GROUP;
-                continue;
+            let is_group = self.level == Level::PAGE && self.next.is_multiple_of(GROUP);
+            if is_group && self.next + GROUP <= entries.len() {
+                // SAFETY: the caller's promise; the table has so many entries.
+                let owns_none = unsafe { context.owns_none::<GROUP>(self.table, self.next, owned) };
+                if owns_none {
+                    self.next += GROUP;
+                    continue;
+                }
             }
             let raw = entry.load(Ordering::Acquire);
             match context.format.decode(self.level, raw) {

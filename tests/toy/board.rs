@@ -55,6 +55,7 @@ struct State {
     on_interrupt: Option<Arc<dyn Fn(CpuId) + Send + Sync>>,
     on_allocation: Option<Box<dyn FnOnce() + Send>>,
     on_free: Option<Box<dyn FnOnce() + Send>>,
+    on_invalidation: Option<Box<dyn FnOnce() + Send>>,
 }
 
 // SAFETY: the memory is reached through `Frames::pointer` under the crate's rules; everything else is behind the mutex.
@@ -133,6 +134,11 @@ impl Board {
     /// What happens elsewhere while the next frames are freed.
     pub fn on_free(&self, event: impl FnOnce() + Send + 'static) {
         self.state().on_free = Some(Box::new(event));
+    }
+
+    /// What happens elsewhere during the next invalidation of a range.
+    pub fn on_invalidation(&self, event: impl FnOnce() + Send + 'static) {
+        self.state().on_invalidation = Some(Box::new(event));
     }
 
     fn log(&self, event: Event) {
@@ -214,10 +220,18 @@ impl Invalidate<u64> for Board {
 
     fn invalidate(&self, _root: u64, scope: Scope) {
         self.log(Event::Invalidated(scope));
+        let elsewhere = self.state().on_invalidation.take();
+        if let Some(event) = elsewhere {
+            event();
+        }
     }
 
     fn invalidate_all(&self, _root: u64) {
         self.log(Event::InvalidatedAll);
+        let elsewhere = self.state().on_invalidation.take();
+        if let Some(event) = elsewhere {
+            event();
+        }
     }
 
     fn flush(&self, root: u64, cpu: CpuId) -> Result<(), Unreachable> {
