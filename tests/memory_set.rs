@@ -3,7 +3,7 @@
 use std::{cell::Cell, cmp::Ordering, error::Error, ops::Range};
 
 use memory_addr::{AddrRange, VirtAddr, va, va_range};
-use stage2::{MappingBackend, MappingError, MappingResult, MemoryArea, MemorySet};
+use stage2::{MappingBackend, MappingError, MappingResult, MemoryArea, MemorySet, areas::Backing};
 
 /// A page table: what stands at each of the addresses below its length, and the call that fails, counted from now.
 struct Table {
@@ -163,6 +163,37 @@ mod known_interface {
         let owner = Owner { set: EMPTY };
         assert_eq!(flags_at(&owner, 0), None);
         assert!(owner.set.is_empty() && Set::default().is_empty());
+    }
+
+    #[test]
+    fn an_address_may_have_fewer_bits_than_a_word() {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        struct Narrow(u16);
+        impl From<usize> for Narrow {
+            fn from(addr: usize) -> Self {
+                Self(addr.try_into().expect("a narrow address has 16 bits"))
+            }
+        }
+        impl From<Narrow> for usize {
+            fn from(addr: Narrow) -> Self {
+                addr.0.into()
+            }
+        }
+        #[derive(Clone)]
+        struct Nothing;
+        impl Backing for Nothing {
+            type Addr = Narrow;
+            type Flags = u8;
+        }
+        let mut set = MemorySet::new();
+        for index in 0..1000 {
+            set.insert(MemoryArea::new(Narrow(index * 32), 16, 1, Nothing)).unwrap();
+        }
+        let (start, end) = (Narrow(0), Narrow(u16::MAX));
+        assert!(set.find(end).is_none() && set.find(Narrow(999 * 32 + 15)).is_some());
+        let free = set.find_free_area(start, 32, AddrRange { start, end }, 16);
+        assert_eq!(free, Some(Narrow(999 * 32 + 16)));
+        assert!(set.plan(AddrRange { start, end }).unwrap().carve().iter().count() == 1000 && set.is_empty());
     }
 
     #[test]

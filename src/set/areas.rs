@@ -1,29 +1,35 @@
 //! All areas of a set: a sorted array of chunks.
 //!
 //! Finding is a search over the chunks and one within a chunk. An edit searches once, for the areas that it
-//! [touches](Areas::touched); it shifts areas within a chunk or two and, when a chunk overflows or runs empty, the
-//! places of the chunks behind it. What an edit needs is reserved by [`Areas::reserve`] before it; nothing after that
+//! [touches](Areas::touched); it shifts what is small within a chunk or two and, when a chunk overflows or runs empty,
+//! two words for each chunk behind it. What an edit needs is reserved by [`Areas::reserve`] before it; nothing after that
 //! allocates.
 
-use alloc::{collections::TryReserveError, vec::Vec};
+use alloc::{boxed::Box, collections::TryReserveError, vec::Vec};
 use core::iter;
 
 use memory_addr::{AddrRange, MemoryAddr};
 
 use super::{
     Backing, Few, MemoryArea,
-    chunk::{CAPACITY, Chunk},
-    starts::Starts,
+    chunk::{self, CAPACITY, Chunk},
+    ends::{self, Ends},
 };
+
+/// How many areas a chunk keeps when areas are appended: with room for some, those are the only ones to be shifted.
+const APPENDED: usize = CAPACITY - CAPACITY / 8;
+
+/// A chunk on the heap, so that an outer array holds one word for it: a box that is made without aborting.
+type Boxed<B> = Box<[Chunk<B>; 1]>;
 
 /// The areas of a set, sorted and disjoint.
 pub(super) struct Areas<B: Backing> {
-    /// Where the first area of each chunk starts.
-    heads: Starts<B::Addr, 64>,
+    /// Where the last area of each chunk ends.
+    ends: Ends,
     /// None of them is empty.
-    pub(super) chunks: Vec<Chunk<B>>,
+    chunks: Vec<Boxed<B>>,
     /// Reserved for chunks that overflow.
-    spares: Vec<Chunk<B>>,
+    spares: Vec<Boxed<B>>,
     pub(super) len: usize,
 }
 
@@ -52,6 +58,12 @@ impl<A: MemoryAddr> Touched<A> {
         self.count == 1 && self.cuts_first && self.cuts_last
     }
 
+    /// Whether it is one area, which the range's ends do not cut.
+    #[inline]
+    pub(super) fn is_whole(&self) -> bool {
+        self.count == 1 && !self.cuts_first && !self.cuts_last
+    }
+
     /// How many areas the range's ends cut.
     pub(super) fn cuts(&self) -> usize {
         usize::from(self.cuts_first) + usize::from(self.cuts_last)
@@ -71,13 +83,36 @@ impl<A: MemoryAddr> Touched<A> {
 
 impl<B: Backing> Areas<B> {
     pub(super) const fn new() -> Self {
-        Self { heads: Starts::new(), chunks: Vec::new(), spares: Vec::new(), len: 0 }
+        Self { ends: Ends::new(), chunks: Vec::new(), spares: Vec::new(), len: 0 }
     }
 
     /// From the start of the first area to the end of the last.
     pub(super) fn span(&self) -> Option<AddrRange<B::Addr>> {
-        let (first, last) = (self.chunks.first()?.areas().first()?, self.chunks.last()?.areas().last()?);
-        Some(AddrRange { start: first.start(), end: last.end() })
+        let last = self.chunk(self.chunks.len().wrapping_sub(1))?;
+        Some(AddrRange { start: self.chunk(0)?.area(0).start(), end: last.area(last.len() - 1).end() })
+    }
+
+    /// A chunk, if there are so many.
+    #[inline]
+    pub(super) fn chunk(&self, chunk: usize) -> Option<&Chunk<B>> {
+        self.chunks.get(chunk).map(|boxed| &boxed[0])
+    }
+
+    /// A chunk that there is.
+    #[inline]
+    pub(super) fn chunk_mut(&mut self, chunk: usize) -> &mut Chunk<B> {
+        &mut self.chunks[chunk][0]
+    }
+
+    /// The chunks from one on.
+    pub(super) fn chunks_from(&self, chunk: usize) -> impl Iterator<Item = &Chunk<B>> {
+        self.chunks.iter().skip(chunk).map(|boxed| &boxed[0])
+    }
+
+    /// The area at a place that has one.
+    #[inline]
+    pub(super) fn area(&self, Place { chunk, index }: Place) -> &MemoryArea<B> {
+        self.chunks[chunk][0].area(index)
     }
 
     /// All areas, in order.
@@ -87,16 +122,11 @@ impl<B: Backing> Areas<B> {
 
     /// The areas from a place on, in order.
     #[inline]
-    pub(super) fn iter_from(&self, place: Place) -> impl Iterator<Item = &MemoryArea<B>> {
-        let mut chunks = self.chunks.get(place.chunk..).unwrap_or_default().iter();
-        let mut areas = chunks.next().map_or(&[][..], |chunk| &chunk.areas()[place.index..]).iter();
+    fn iter_from(&self, mut place: Place) -> impl Iterator<Item = &MemoryArea<B>> {
         iter::from_fn(move || {
-            loop {
-                if let Some(area) = areas.next() {
-                    return Some(area);
-                }
-                areas = chunks.next()?.areas().iter();
-            }
+            let area = self.at(&mut place)?;
+            place.index += 1;
+            Some(area)
         })
     }
 
@@ -130,147 +160,176 @@ impl<B: Backing> Areas<B> {
         self.iter_from(touched.place).take(touched.count).map(move |area| (area, area.part_in(range)))
     }
 
-    /// The chunk that `addr` lies in, or would: the last that starts at it or before it, or the first.
-    pub(super) fn chunk_of(&self, addr: B::Addr) -> usize {
-        self.heads.last_up_to(addr)
-    }
-
-    /// The last area that starts at `addr` or before it, or the first. There is none for the last address of all.
-    #[inline]
-    fn nearest(&self, addr: B::Addr) -> Option<(Place, &MemoryArea<B>)> {
-        let chunk = self.chunk_of(addr);
-        let areas = self.chunks.get(chunk)?;
-        let index = areas.last_up_to(addr);
-        Some((Place { chunk, index }, areas.areas().get(index)?))
+    /// The first chunk with an area that ends behind `addr`.
+    pub(super) fn chunk_behind(&self, addr: B::Addr) -> usize {
+        self.ends.up_to(addr.into())
     }
 
     /// The area that `addr` lies in.
     #[inline]
     pub(super) fn find(&self, addr: B::Addr) -> Option<&MemoryArea<B>> {
-        self.nearest(addr).map(|(_, area)| area).filter(|area| area.start() <= addr && addr < area.end())
+        self.area_behind(addr).filter(|area| area.start() <= addr)
     }
 
-    /// The first area that ends behind `addr`, and its place: where one that ends before it would be put.
+    /// The first area that ends behind `addr`.
     #[inline]
-    pub(super) fn first_behind(&self, addr: B::Addr) -> (Place, Option<&MemoryArea<B>>) {
-        match self.nearest(addr) {
-            Some((place, area)) if area.end() > addr => (place, Some(area)),
-            Some((Place { chunk, index }, _)) => self.at(Place { chunk, index: index + 1 }),
-            None => self.at(self.end()),
+    pub(super) fn area_behind(&self, addr: B::Addr) -> Option<&MemoryArea<B>> {
+        match self.ends.only_group() {
+            Some(group) => self.first_in(ends::up_to(group, addr.into()), addr).1,
+            None => self.first_behind_of_many(addr).1,
         }
     }
 
-    /// A place and the area there.
+    /// The first area that ends behind `addr`, and its place: where one that ends before it would be put.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a call and its result in memory cost a fifth of the search")]
+    pub(super) fn first_behind(&self, addr: B::Addr) -> (Place, Option<&MemoryArea<B>>) {
+        match self.ends.only_group() {
+            Some(group) => self.first_in(ends::up_to(group, addr.into()), addr),
+            None => self.first_behind_of_many(addr),
+        }
+    }
+
+    /// The same in a set of any size.
+    #[inline(never)]
+    fn first_behind_of_many(&self, addr: B::Addr) -> (Place, Option<&MemoryArea<B>>) {
+        self.first_in(self.chunk_behind(addr), addr)
+    }
+
+    /// The same if the chunk is known.
     #[inline]
-    fn at(&self, place: Place) -> (Place, Option<&MemoryArea<B>>) {
-        (place, self.iter_from(place).next())
+    fn first_in(&self, chunk: usize, addr: B::Addr) -> (Place, Option<&MemoryArea<B>>) {
+        let Some(areas) = self.chunk(chunk) else { return (self.end(), None) };
+        let index = areas.first_behind(addr.into());
+        (Place { chunk, index }, areas.get(index))
+    }
+
+    /// The area at a place. The place behind a chunk becomes that of the next one's first area.
+    #[inline]
+    pub(super) fn at(&self, place: &mut Place) -> Option<&MemoryArea<B>> {
+        let area = self.chunk(place.chunk)?.get(place.index);
+        if area.is_some() {
+            return area;
+        }
+        let next = self.chunk(place.chunk + 1)?;
+        *place = Place { chunk: place.chunk + 1, index: 0 };
+        next.get(0)
     }
 
     /// The place behind the last area.
     pub(super) fn end(&self) -> Place {
         let chunk = self.chunks.len().saturating_sub(1);
-        Place { chunk, index: self.chunks.get(chunk).map_or(0, Chunk::len) }
+        Place { chunk, index: self.chunk(chunk).map_or(0, Chunk::len) }
     }
 
-    /// Makes the place behind a chunk that of the next one's first area.
+    /// Reserves what an edit of `count` areas from a place on needs that adds so many, two at most, among or beside them.
     #[inline]
-    pub(super) fn step_over(&self, place: &mut Place) {
-        if place.index == self.chunks[place.chunk].len() && place.chunk + 1 < self.chunks.len() {
-            *place = Place { chunk: place.chunk + 1, index: 0 };
-        }
-    }
-
-    /// Reserves what an edit needs that adds so many areas, two at most, within what it touches or beside it.
-    #[inline]
-    pub(super) fn reserve(&mut self, touched: &Touched<B::Addr>, insertions: usize) -> Result<(), TryReserveError> {
-        let Place { chunk, index } = touched.place;
-        let has_room = self
-            .chunks
-            .get(chunk)
-            .is_some_and(|chunk| index + touched.count <= chunk.len() && chunk.len() + insertions <= CAPACITY);
+    pub(super) fn reserve(
+        &mut self,
+        Place { chunk, index }: Place,
+        count: usize,
+        insertions: usize,
+    ) -> Result<(), TryReserveError> {
+        let has_room =
+            self.chunk(chunk).is_some_and(|chunk| index + count <= chunk.len() && chunk.len() + insertions <= CAPACITY);
         if insertions == 0 || has_room { Ok(()) } else { self.reserve_chunks(insertions) }
     }
 
     /// Reserves chunks, and their places in the outer arrays.
     #[cold]
     fn reserve_chunks(&mut self, count: usize) -> Result<(), TryReserveError> {
-        self.heads.try_reserve()?;
+        self.ends.try_reserve()?;
         self.chunks.try_reserve(count)?;
         self.spares.try_reserve(count)?;
         while self.spares.len() < count {
-            self.spares.push(Chunk::with_room()?);
+            let mut chunk = Some(Chunk::with_room()?);
+            self.spares.push(chunk::boxed(|| chunk.take().expect("it is boxed once"))?);
         }
         Ok(())
     }
 
     /// Inserts an area that overlaps no other at its place, and gives the place that it got. Its room is reserved.
+    #[inline]
     pub(super) fn insert(&mut self, mut place: Place, area: MemoryArea<B>) -> Place {
-        if self.chunks.get(place.chunk).is_none_or(|chunk| chunk.len() == CAPACITY) {
-            place = self.make_room(place, area.start());
+        if self.chunk(place.chunk).is_none_or(|chunk| chunk.len() == CAPACITY) {
+            place = self.make_room(place, area.end().into());
         }
-        if place.index == 0 {
-            self.heads.set(place.chunk, area.start());
+        let end = area.end();
+        let chunk = self.chunk_mut(place.chunk);
+        chunk.insert(place.index, area);
+        if place.index + 1 == chunk.len() {
+            self.ends.set(place.chunk, end.into());
         }
-        self.chunks[place.chunk].insert(place.index, area);
         self.len += 1;
         place
     }
 
     /// Makes room at a place in a full chunk, or in an empty set, and gives the place that it becomes.
     #[cold]
-    fn make_room(&mut self, place: Place, start: B::Addr) -> Place {
+    fn make_room(&mut self, place: Place, end: usize) -> Place {
         let next = place.chunk + 1;
-        if place.index == CAPACITY && self.chunks.get(next).is_some_and(|chunk| chunk.len() < CAPACITY) {
+        if place.index == CAPACITY && self.chunk(next).is_some_and(|chunk| chunk.len() < CAPACITY) {
             // A chunk between the two might be nearly empty for ever.
             return Place { chunk: next, index: 0 };
         }
         let mut added = self.spares.pop().expect("a chunk was reserved");
-        let Some(full) = self.chunks.get_mut(place.chunk) else {
-            self.heads.insert(0, start);
+        if self.chunks.is_empty() {
+            self.ends.insert(0, end, 0);
             self.chunks.push(added);
             return place;
-        };
-        // An area at the end is likely to be followed by another: keep the full chunk full.
-        let kept = if place.index == CAPACITY { CAPACITY } else { CAPACITY / 2 };
-        full.move_to(kept, &mut added);
-        self.heads.insert(next, added.areas().first().map_or(start, MemoryArea::start));
+        }
+        // An area at the end is likely to be followed by another: the full chunk keeps most.
+        let kept = if place.index == CAPACITY { APPENDED } else { CAPACITY / 2 };
+        let full = self.chunk_mut(place.chunk);
+        full.move_to(kept, &mut added[0]);
+        let end = full.end();
+        self.ends.insert(place.chunk, end, self.chunks.len());
         self.chunks.insert(next, added);
         if place.index < kept { place } else { Place { chunk: next, index: place.index - kept } }
     }
 
-    /// Moves the start of an area, which keeps the order.
-    pub(super) fn set_start(&mut self, Place { chunk, index }: Place, start: B::Addr) {
-        self.chunks[chunk].set_start(index, start);
-        if index == 0 {
-            self.heads.set(chunk, start);
-        }
+    /// Moves the end of an area, which keeps the order. The gap behind it is not looked at.
+    pub(super) fn set_end(&mut self, Place { chunk, index }: Place, end: B::Addr) {
+        let areas = self.chunk_mut(chunk);
+        areas.set_end(index, end);
+        let end = areas.end();
+        self.ends.set(chunk, end);
     }
 
     /// Puts an area in another's place, where it keeps the order.
     pub(super) fn replace(&mut self, Place { chunk, index }: Place, area: MemoryArea<B>) -> MemoryArea<B> {
-        if index == 0 {
-            self.heads.set(chunk, area.start());
-        }
-        self.chunks[chunk].replace(index, area)
+        let areas = self.chunk_mut(chunk);
+        let old = areas.replace(index, area);
+        let end = areas.end();
+        self.ends.set(chunk, end);
+        old
     }
 
-    /// Removes `count` areas: `gone` gets them in order, or they are dropped.
+    /// Takes the area at a place out.
+    #[inline]
+    pub(super) fn take(&mut self, Place { chunk, index }: Place) -> Option<MemoryArea<B>> {
+        let area = self.chunk_mut(chunk).take(index);
+        self.len -= 1;
+        self.tidy(chunk);
+        area
+    }
+
+    /// Removes `count` areas from a place on: `gone` gets them in order, or they are dropped.
     pub(super) fn remove(&mut self, mut place: Place, count: usize, mut gone: Option<&mut Few<MemoryArea<B>>>) {
-        self.step_over(&mut place);
-        let Place { chunk, index } = place;
-        let first = &mut self.chunks[chunk];
-        let end = first.len().min(index + count);
-        self.len -= count;
+        self.at(&mut place);
         if count == 1 {
-            let area = first.take(index);
-            if let Some(gone) = gone {
+            if let (Some(area), Some(gone)) = (self.take(place), gone) {
                 gone.push(area);
             }
-        } else {
-            first.take_all(index..end, gone.as_deref_mut());
-            if index + count > end {
-                self.remove_from_start(chunk + 1, index + count - end, gone);
-            }
+            return;
+        }
+        let Place { chunk, index } = place;
+        let first = self.chunk_mut(chunk);
+        let here = count.min(first.len() - index);
+        first.take_all(index..index + here, gone.as_deref_mut());
+        self.len -= count;
+        if count > here {
+            self.remove_from_start(chunk + 1, count - here, gone);
         }
         self.tidy(chunk);
     }
@@ -279,41 +338,43 @@ impl<B: Backing> Areas<B> {
     #[cold]
     fn remove_from_start(&mut self, chunk: usize, mut count: usize, mut gone: Option<&mut Few<MemoryArea<B>>>) {
         let mut end = chunk;
-        while let Some(whole) = self.chunks.get_mut(end)
+        while let Some([whole]) = self.chunks.get_mut(end).map(|boxed| &mut **boxed)
             && whole.len() <= count
         {
             count -= whole.len();
             whole.take_all(0..whole.len(), gone.as_deref_mut());
             end += 1;
         }
-        self.heads.remove(chunk..end);
+        self.ends.remove(chunk..end, self.chunks.len());
         self.chunks.drain(chunk..end);
         if count > 0 {
-            self.chunks[chunk].take_all(0..count, gone);
+            self.chunk_mut(chunk).take_all(0..count, gone);
             self.tidy(chunk);
         }
     }
 
-    /// After a removal from a chunk: notes where it starts, and merges it with its neighbours if it is small.
+    /// After a removal from a chunk: notes where it ends, and merges it with its neighbours if it is small.
+    #[inline]
     fn tidy(&mut self, chunk: usize) {
-        let areas = self.chunks[chunk].areas();
-        if let [first, ..] = areas {
-            self.heads.set(chunk, first.start());
+        let areas = &self.chunks[chunk][0];
+        let len = areas.len();
+        if len > 0 {
+            self.ends.set(chunk, areas.end());
         }
-        if areas.len() <= CAPACITY / 2 {
+        if len <= CAPACITY / 2 {
             self.merge_around(chunk);
         }
     }
 
     /// Merges a small chunk with its neighbours; without a neighbour, an empty one goes.
-    #[cold]
+    #[inline(never)]
     fn merge_around(&mut self, chunk: usize) {
         self.merge(chunk);
         if let Some(before) = chunk.checked_sub(1) {
             self.merge(before);
         }
         if self.len == 0 {
-            self.heads.remove(0..self.chunks.len());
+            self.ends.remove(0..self.chunks.len(), self.chunks.len());
             self.chunks.clear();
         }
     }
@@ -321,11 +382,14 @@ impl<B: Backing> Areas<B> {
     /// Merges a chunk with the next if together they are small enough not to be parted again soon, or one is empty.
     fn merge(&mut self, chunk: usize) {
         if let Some([left, right, ..]) = self.chunks.get_mut(chunk..)
+            && let ([left], [right]) = (&mut **left, &mut **right)
             && (left.len() + right.len() <= CAPACITY / 2 || left.len() == 0 || right.len() == 0)
         {
             right.move_to(0, left);
-            self.heads.set(chunk, self.chunks[chunk].areas()[0].start());
-            self.heads.remove(chunk + 1..chunk + 2);
+            // What ends the two is noted for the right one, unless that was empty.
+            let end = left.end();
+            self.ends.remove(chunk..chunk + 1, self.chunks.len());
+            self.ends.set(chunk, end);
             self.chunks.remove(chunk + 1);
         }
     }
@@ -344,10 +408,10 @@ mod check {
                 assert!(area.start().into() >= end && area.start() < area.end(), "areas are sorted and not empty");
                 end = area.end().into();
             }
-            self.chunks.iter().for_each(Chunk::check);
-            self.heads.check(self.chunks.iter().map(|chunk| chunk.areas()[0].start()));
-            let pairs = self.chunks.windows(2);
-            assert!(pairs.map(|pair| pair[0].len() + pair[1].len()).all(|sum| sum > CAPACITY / 2), "no waste");
+            self.chunks_from(0).for_each(Chunk::check);
+            self.ends.check(self.chunks_from(0).map(Chunk::end), self.chunks.len());
+            let pairs = self.chunks_from(0).zip(self.chunks_from(1));
+            assert!(pairs.map(|(left, right)| left.len() + right.len()).all(|sum| sum > CAPACITY / 2), "no waste");
         }
     }
 }

@@ -8,7 +8,7 @@ use memory_addr::MemoryAddr;
 /// difference between the two address spaces, not the address that its area starts at. Every [`MappingBackend`] is
 /// one; a type that drives its page table by other means implements this alone.
 pub trait Backing: Clone {
-    /// The addresses of the areas.
+    /// The addresses of the areas. Any two compare as their numbers do.
     type Addr: MemoryAddr;
     /// What an area allows.
     type Flags: Copy;

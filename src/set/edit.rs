@@ -9,27 +9,25 @@ impl<B: Backing> Areas<B> {
     /// Removes what is in a range, cutting areas at its ends, and puts `new` over it. `gone` gets what was in it.
     pub(super) fn carve(
         &mut self,
-        touched: Touched<B::Addr>,
+        touched: &Touched<B::Addr>,
         mut new: Option<MemoryArea<B>>,
         mut gone: Option<&mut Few<MemoryArea<B>>>,
     ) {
         let is_inside = touched.is_inside();
-        let Touched { range, mut place, mut count, cuts_first, cuts_last } = touched;
+        let Touched { range, mut place, mut count, cuts_first, cuts_last } = *touched;
         if cuts_first {
-            let chunk = &mut self.chunks[place.chunk];
-            let area = &chunk.areas()[place.index];
+            let area = self.area(place);
             if let Some(gone) = &mut gone {
                 gone.push(area.part(area.part_in(range)));
             }
             let behind = is_inside.then(|| area.part_from(range.end));
-            chunk.set_end(place.index, range.start);
+            self.set_end(place, range.start);
             place.index += 1;
             count -= 1;
             if let Some(behind) = behind {
                 place = self.insert(place, behind);
-            } else {
-                chunk.raise_gap(place.index);
             }
+            self.chunk_mut(place.chunk).raise_gap(place.index);
         }
         let cuts_last = cuts_last && !is_inside;
         let whole = count - usize::from(cuts_last);
@@ -40,12 +38,12 @@ impl<B: Backing> Areas<B> {
             }
         }
         if cuts_last {
-            self.step_over(&mut place);
-            let area = &self.chunks[place.chunk].areas()[place.index];
+            self.at(&mut place);
+            let area = self.area(place);
             if let Some(gone) = &mut gone {
                 gone.push(area.part(area.part_in(range)));
             }
-            self.set_start(place, range.end);
+            self.chunk_mut(place.chunk).set_start(place.index, range.end);
         }
         if let Some(new) = new {
             self.insert(place, new);
@@ -61,7 +59,7 @@ impl<B: Backing> Areas<B> {
         mut gone: Option<&mut Few<MemoryArea<B>>>,
     ) {
         if let Some(new) = new {
-            self.step_over(&mut place);
+            self.at(&mut place);
             let old = self.replace(place, new);
             if let Some(gone) = &mut gone {
                 gone.push(old);
@@ -86,8 +84,7 @@ impl<B: Backing> Areas<B> {
     ) {
         let Touched { range, mut place, count, .. } = *touched;
         for _ in 0..count {
-            self.step_over(&mut place);
-            let area = &self.chunks[place.chunk].areas()[place.index];
+            let Some(area) = self.at(&mut place) else { return };
             let (start, end) = (area.start(), area.end());
             if let Some(change) = ask(area) {
                 if start < range.start {
@@ -97,7 +94,7 @@ impl<B: Backing> Areas<B> {
                     let right = self.cut(place, range.end);
                     place = self.before(right).unwrap_or(right);
                 }
-                apply(self.chunks[place.chunk].area_mut(place.index), change);
+                apply(self.chunk_mut(place.chunk).area_mut(place.index), change);
             }
             place.index += 1;
         }
@@ -105,9 +102,8 @@ impl<B: Backing> Areas<B> {
 
     /// Cuts the area at a place in two, and gives the place of the right part.
     fn cut(&mut self, mut place: Place, at: B::Addr) -> Place {
-        let chunk = &mut self.chunks[place.chunk];
-        let right = chunk.areas()[place.index].part_from(at);
-        chunk.set_end(place.index, at);
+        let right = self.area(place).part_from(at);
+        self.set_end(place, at);
         place.index += 1;
         self.insert(place, right)
     }
@@ -118,7 +114,7 @@ impl<B: Backing> Areas<B> {
             return Some(Place { chunk, index });
         }
         let chunk = chunk.checked_sub(1)?;
-        Some(Place { chunk, index: self.chunks[chunk].len() - 1 })
+        Some(Place { chunk, index: self.chunk(chunk)?.len() - 1 })
     }
 
     /// Makes one area of the one that ends at `at` and the one that starts there, if nothing else tells them apart.
@@ -129,20 +125,18 @@ impl<B: Backing> Areas<B> {
     {
         let (place, Some(right)) = self.first_behind(at) else { return };
         let Some(before) = self.before(place) else { return };
-        let left = &self.chunks[before.chunk].areas()[before.index];
+        let left = self.area(before);
         let touch = left.end() == at && right.start() == at;
         if touch && left.flags() == right.flags() && left.backend() == right.backend() {
-            let end = right.end();
-            self.chunks[before.chunk].set_end(before.index, end);
-            self.remove(place, 1, None);
+            let start = left.start();
+            self.chunk_mut(place.chunk).set_start(place.index, start);
+            self.take(before);
         }
     }
 
     /// Takes the last area out.
     pub(super) fn pop(&mut self) -> Option<MemoryArea<B>> {
-        let mut last = Few::new();
-        self.remove(self.before(self.end())?, 1, Some(&mut last));
-        last.pop()
+        self.take(self.before(self.end())?)
     }
 }
 #[cfg(test)]

@@ -13,19 +13,26 @@ use core::{iter::Chain, option};
 pub struct Few<T> {
     /// There is one unless the list is empty.
     first: Option<T>,
-    rest: Vec<T>,
+    /// There is none without heap, so that a short list is dropped without a look at it.
+    rest: Option<Vec<T>>,
 }
 
 impl<T> Few<T> {
     /// An empty list.
     #[must_use]
     pub const fn new() -> Self {
-        Self { first: None, rest: Vec::new() }
+        Self { first: None, rest: None }
     }
 
     /// An empty list with what [`room_for`] gave.
-    pub(super) const fn in_room(rest: Vec<T>) -> Self {
+    pub(super) const fn in_room(rest: Option<Vec<T>>) -> Self {
         Self { first: None, rest }
+    }
+
+    /// A list of an item at most, with what [`room_for`] gave.
+    #[inline]
+    pub(super) const fn of(first: Option<T>, rest: Option<Vec<T>>) -> Self {
+        Self { first, rest }
     }
 
     /// Appends an item, for which there is room.
@@ -33,13 +40,13 @@ impl<T> Few<T> {
         if self.first.is_none() {
             self.first = Some(item);
         } else {
-            self.rest.push(item);
+            self.rest.get_or_insert_default().push(item);
         }
     }
 
     /// Takes the last item out.
     pub fn pop(&mut self) -> Option<T> {
-        self.rest.pop().or_else(|| self.first.take())
+        self.rest.as_mut().and_then(Vec::pop).or_else(|| self.first.take())
     }
 
     /// Whether there is no item.
@@ -50,17 +57,18 @@ impl<T> Few<T> {
 
     /// The items, in order.
     pub fn iter(&self) -> Chain<option::Iter<'_, T>, core::slice::Iter<'_, T>> {
-        self.first.iter().chain(&self.rest)
+        self.first.iter().chain(self.rest.as_deref().unwrap_or_default())
     }
 }
 
 /// The room that a list of `count` items needs.
-pub(super) fn room_for<T>(count: usize) -> Result<Vec<T>, TryReserveError> {
-    let mut rest = Vec::new();
-    if count > 1 {
-        rest.try_reserve_exact(count - 1)?;
+pub(super) fn room_for<T>(count: usize) -> Result<Option<Vec<T>>, TryReserveError> {
+    if count <= 1 {
+        return Ok(None);
     }
-    Ok(rest)
+    let mut rest = Vec::new();
+    rest.try_reserve_exact(count - 1)?;
+    Ok(Some(rest))
 }
 
 impl<T> Default for Few<T> {
@@ -74,7 +82,7 @@ impl<T> IntoIterator for Few<T> {
     type IntoIter = Chain<option::IntoIter<T>, vec::IntoIter<T>>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.first.into_iter().chain(self.rest)
+        self.first.into_iter().chain(self.rest.unwrap_or_default())
     }
 }
 

@@ -25,16 +25,15 @@ impl<A: MemoryAddr> Wanted<A> {
     /// passed over by the next search.
     pub(super) fn find_in<B: Backing<Addr = A>>(&self, areas: &Areas<B>, from: A) -> Option<A> {
         let mut at = self.candidate(from)?;
-        for chunk in areas.chunks.iter().skip(areas.chunk_of(at)) {
-            let (Some(first), Some(last)) = (chunk.areas().first(), chunk.areas().last()) else { continue };
-            if self.fits(at, first.start()) {
+        for chunk in areas.chunks_from(areas.chunk_behind(at)) {
+            if self.fits(at, chunk.area(0).start()) {
                 return Some(at);
             }
             if chunk.gap() < self.size {
-                at = self.candidate(at.max(last.end()))?;
+                at = self.candidate(at.max(chunk.area(chunk.len() - 1).end()))?;
                 continue;
             }
-            for area in chunk.areas() {
+            for area in chunk.iter() {
                 if self.fits(at, area.start()) {
                     return Some(at);
                 }
@@ -78,14 +77,14 @@ mod tests {
         for index in 0..8 {
             set.insert(MemoryArea::new(va!(index * 16), 8, 1, Thing)).unwrap();
         }
-        assert_eq!(set.areas.chunks[0].gap(), 8);
+        assert_eq!(set.areas.chunk(0).unwrap().gap(), 8);
         drop(set.plan(va_range!(32..40)).unwrap().carve());
-        assert_eq!(set.areas.chunks[0].gap(), 24);
+        assert_eq!(set.areas.chunk(0).unwrap().gap(), 24);
         set.insert(MemoryArea::new(va!(32), 8, 1, Thing)).unwrap();
-        assert_eq!(set.areas.chunks[0].gap(), 24);
+        assert_eq!(set.areas.chunk(0).unwrap().gap(), 24);
         for _ in 0..2 {
             assert_eq!(set.find_free_area(va!(0), 12, va_range!(0..200), 1), Some(va!(120)));
-            assert_eq!(set.areas.chunks[0].gap(), 8);
+            assert_eq!(set.areas.chunk(0).unwrap().gap(), 8);
         }
     }
 
@@ -97,7 +96,7 @@ mod tests {
         for (gone, size, at) in [(40..50, 10, 40), (85..100, 15, 85), (100..120, 35, 85)] {
             drop(set.plan(va_range!(gone)).unwrap().carve());
             set.areas.check();
-            assert_eq!(set.areas.chunks[0].gap(), size);
+            assert_eq!(set.areas.chunk(0).unwrap().gap(), size);
             assert_eq!(set.find_free_area(va!(0), size, va_range!(0..200), 1), Some(va!(at)));
         }
     }

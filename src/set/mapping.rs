@@ -43,10 +43,10 @@ impl<B: MappingBackend> MemorySet<B> {
         prepared(&area, MappingChange::Map(area.flags()), range, page_table)?;
         let unmapped = self.unmap_parts(&touched, page_table);
         if unmapped.range == range && area.backend().map(area.start(), area.size(), area.flags(), page_table) {
-            self.areas.carve(unmapped, Some(area), None);
+            self.areas.carve(&unmapped, Some(area), None);
             Ok(())
         } else {
-            self.areas.carve(unmapped, None, None);
+            self.areas.carve(&unmapped, None, None);
             Err(MappingError::BadState)
         }
     }
@@ -122,7 +122,7 @@ impl<B: MappingBackend> MemorySet<B> {
 
     /// Reserves what an edit needs that adds so many areas.
     fn reserve(&mut self, touched: &TouchedBy<B>, insertions: usize) -> MappingResult {
-        self.areas.reserve(touched, insertions).map_err(|_| MappingError::BadState)
+        self.areas.reserve(touched.place, touched.count, insertions).map_err(|_| MappingError::BadState)
     }
 
     /// Asks the backends of all that is in the range whether it can be unmapped.
@@ -135,7 +135,7 @@ impl<B: MappingBackend> MemorySet<B> {
         self.prepare_unmap(touched, page_table)?;
         let unmapped = self.unmap_parts(touched, page_table);
         let is_all = unmapped.range == touched.range;
-        self.areas.carve(unmapped, None, None);
+        self.areas.carve(&unmapped, None, None);
         done(is_all)
     }
 

@@ -78,12 +78,14 @@ impl<B: Backing> MemorySet<B> {
 
     /// The first area that overlaps `range`.
     #[must_use]
+    #[inline]
     pub fn overlap(&self, range: AddrRange<B::Addr>) -> Option<&MemoryArea<B>> {
-        self.areas.first_behind(range.start).1.filter(|area| !range.is_empty() && area.start() < range.end)
+        self.areas.area_behind(range.start).filter(|area| !range.is_empty() && area.start() < range.end)
     }
 
     /// The area that `addr` lies in.
     #[must_use]
+    #[inline]
     pub fn find(&self, addr: B::Addr) -> Option<&MemoryArea<B>> {
         self.areas.find(addr)
     }
@@ -110,13 +112,14 @@ impl<B: Backing> MemorySet<B> {
     ///
     /// # Errors
     /// [`AreaError::Empty`], [`AreaError::NoMemory`].
+    #[inline]
     pub fn plan(&mut self, range: AddrRange<B::Addr>) -> Result<Plan<'_, B>, AreaError<B::Addr>> {
         Plan::new(&mut self.areas, range)
     }
 
     /// Removes the areas in `range`, none of which its ends cut.
     pub(crate) fn remove_whole(&mut self, range: AddrRange<B::Addr>) {
-        self.areas.carve(self.areas.touched(range), None, None);
+        self.areas.carve(&self.areas.touched(range), None, None);
     }
 
     /// Makes one area of the one that ends at `at` and the one that starts there, if nothing else tells them apart.
@@ -148,15 +151,15 @@ impl<B: Backing> MemorySet<B> {
     /// changed.
     pub fn insert(&mut self, area: MemoryArea<B>) -> Result<(), AreaError<B::Addr>> {
         let range = area.va_range();
-        let touched = self.areas.touched(range);
-        if let Some((with, _)) = self.areas.pieces(&touched).next() {
-            return Err(AreaError::Overlap { range, with: with.va_range() });
-        }
         if range.is_empty() {
             return Err(AreaError::Empty(range));
         }
-        self.areas.reserve(&touched, 1).map_err(|_| AreaError::NoMemory(range))?;
-        self.areas.insert(touched.place, area);
+        let (place, next) = self.areas.first_behind(range.start);
+        if let Some(with) = next.filter(|next| next.start() < range.end) {
+            return Err(AreaError::Overlap { range, with: with.va_range() });
+        }
+        self.areas.reserve(place, 0, 1).map_err(|_| AreaError::NoMemory(range))?;
+        self.areas.insert(place, area);
         Ok(())
     }
 }

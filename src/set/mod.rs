@@ -5,13 +5,13 @@ mod areas;
 mod backend;
 mod chunk;
 mod edit;
+mod ends;
 mod error;
 mod few;
 mod gap;
 mod mapping;
 mod memory_set;
 mod plan;
-mod starts;
 #[cfg(test)]
 #[path = "tests/twin.rs"]
 mod twin;

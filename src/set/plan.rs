@@ -43,7 +43,7 @@ pub struct Plan<'a, B: Backing> {
     areas: &'a mut Areas<B>,
     touched: Touched<B::Addr>,
     /// For what goes.
-    room: Vec<MemoryArea<B>>,
+    room: Option<Vec<MemoryArea<B>>>,
 }
 
 impl<'a, B: Backing> Plan<'a, B> {
@@ -55,7 +55,7 @@ impl<'a, B: Backing> Plan<'a, B> {
         }
         let touched = areas.touched(range);
         let room = few::room_for(touched.count).map_err(|_| AreaError::NoMemory(range))?;
-        areas.reserve(&touched, touched.insertions()).map_err(|_| AreaError::NoMemory(range))?;
+        areas.reserve(touched.place, touched.count, touched.insertions()).map_err(|_| AreaError::NoMemory(range))?;
         Ok(Self { areas, touched, room })
     }
 
@@ -73,8 +73,11 @@ impl<'a, B: Backing> Plan<'a, B> {
     ///
     /// Drop that when nothing can reach the memory any more: it may hold the last reference to what stood behind it.
     pub fn carve(self) -> Few<MemoryArea<B>> {
+        if self.touched.is_whole() {
+            return Few::of(self.areas.take(self.touched.place), self.room);
+        }
         let mut gone = Few::in_room(self.room);
-        self.areas.carve(self.touched, None, Some(&mut gone));
+        self.areas.carve(&self.touched, None, Some(&mut gone));
         gone
     }
 
@@ -110,7 +113,7 @@ impl<'a, B: Backing> Plan<'a, B> {
     pub fn replace_with(self, flags: B::Flags, backend: B) -> Few<MemoryArea<B>> {
         let area = MemoryArea::over(self.touched.range, flags, backend);
         let mut gone = Few::in_room(self.room);
-        self.areas.carve(self.touched, Some(area), Some(&mut gone));
+        self.areas.carve(&self.touched, Some(area), Some(&mut gone));
         gone
     }
 }

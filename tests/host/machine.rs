@@ -58,7 +58,7 @@ pub struct Model {
 
 /// CPUs of the model.
 const CPUS: usize = 4;
-/// CPUs for the scenarios: those that do nothing cost time all the same.
+/// CPUs for the scenarios: each more would cost time, also where it does nothing.
 const SEATS: usize = 2;
 /// The first GiB is foreign memory, a block of its own; the frames come from behind it.
 const FOREIGN: u64 = 1 << 30;
@@ -145,7 +145,7 @@ impl Model {
         self.hardware.violations().iter().map(|violation| violation.rule).collect()
     }
 
-    /// From now on old translations are no surprise: operations are in progress while the guest runs.
+    /// From now on an access may meet an old translation: operations are in progress while the guest runs.
     pub fn race(&self) {
         self.racing.store(true, Ordering::SeqCst);
     }
@@ -155,7 +155,7 @@ impl Model {
         self.memory.fail(failure);
     }
 
-    /// Looks for what is cached and should not be, in no operation's way.
+    /// Looks for translations that are cached and should not be, without an access that would meet them.
     pub fn scan(&self) {
         self.hardware.scan();
     }

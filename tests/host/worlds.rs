@@ -48,7 +48,7 @@ const READ: MappingFlags = MappingFlags::READ;
 const RW: MappingFlags = READ.union(MappingFlags::WRITE);
 /// How many guests there are at most.
 const GUESTS: usize = 3;
-/// The words of a page that anybody uses.
+/// The words of a page that guests and the hypervisor use.
 const OFFSETS: [usize; 3] = [0, 8, 0xff8];
 /// How often a guest's step may fault.
 const MOST_FAULTS: usize = 8;

@@ -75,7 +75,7 @@ fn leave_to_write_ends_with_the_invalidation() {
     assert_eq!(region.freeze(), Ok(()));
 }
 
-/// H26: whoever broke a page makes it again, also when a CPU cannot be told.
+/// H26: the CPU that broke a page makes it again, also when a CPU cannot be told.
 #[test]
 fn a_copy_that_a_cpu_cannot_be_told_of_leaves_the_page_as_it_was() {
     let board = Board::with(Reach::ThisCpu, Pieces::Any);
@@ -86,7 +86,7 @@ fn a_copy_that_a_cpu_cannot_be_told_of_leaves_the_page_as_it_was() {
         assert!(matches!(space.store(gpa(0), 1_u64), Err(Error::Invalidation { .. })));
         assert_eq!((space.translate(gpa(0)), board.allocated()), (before, allocated));
     }
-    // Of nothing nobody need be told.
+    // No CPU can have cached an absent entry, so that none need be told.
     assert_eq!(space.store(gpa(PAGE), 2_u64), Ok(()));
     space.leave(CpuId(3)).unwrap();
     board.deafen(None);

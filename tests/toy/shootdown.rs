@@ -9,7 +9,7 @@ fn space() -> (Board, Arc<GuestSpace<Machine>>) {
     let weak = Arc::downgrade(&space);
     board.on_interrupt(Arc::new(move |cpu| {
         if let Some(space) = weak.upgrade() {
-            // A refusal is told to whoever waits.
+            // The flusher that waits is told of a refusal.
             let _ = space.flush(cpu);
         }
     }));
@@ -93,7 +93,7 @@ fn that_the_cpu_refuses_is_an_error_and_frees_nothing() {
     assert_eq!(board.allocated(), allocated);
     space.leave(CpuId(1)).unwrap();
     assert!(refused(space.enter(CpuId(1), VcpuId(0))));
-    // It is not in the guest: nobody waits for it.
+    // It is not in the guest, so that no flusher waits for it.
     space.unmap(range(PAGE, PAGE)).unwrap();
     assert_eq!(board.allocated(), allocated - 2);
     board.refuse(None);

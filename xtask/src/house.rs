@@ -50,7 +50,7 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
         }
     }
     complaints.extend(floors::check(root, &read(&root.join(FLOORS))?)?);
-    let mut pages = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
+    let mut pages = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"].map(|page| root.join(page)).to_vec();
     collect(&root.join("docs"), "md", &mut pages)?;
     pages.sort();
     for page in pages {

@@ -32,7 +32,7 @@ impl Invalidate<Root> for NoGuest {
     fn activate(&self, _: Root) {}
 }
 
-/// Frames that, when it is so arranged, nobody gets before all have asked: then all bring theirs at once.
+/// Frames which, if so arranged, are given when all threads have asked for one, so that all install theirs at once.
 #[derive(Clone)]
 pub struct Meeting {
     pool: Pool,
@@ -42,7 +42,7 @@ pub struct Meeting {
 /// Where threads meet.
 #[derive(Default)]
 pub struct Place {
-    /// How many; 0 when nobody waits.
+    /// How many threads meet; 0 where none waits for others.
     threads: AtomicUsize,
     arrived: AtomicUsize,
 }

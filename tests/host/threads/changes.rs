@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// When protecting returns, nobody writes any more; blocks are cut and their pieces made one's own meanwhile.
+/// When protecting returns, no thread can write any more; blocks are cut, and their pieces copied, meanwhile.
 #[test]
 fn nothing_changes_while_it_is_protected() {
     let board = Board::<Spin>::new();
@@ -64,7 +64,7 @@ fn an_address_is_mapped_by_one_of_all_who_try() {
     board.end();
 }
 
-/// Allocations fail now and then, for whoever it hits: an error, an outcome, and no frame lost.
+/// Allocations fail now and then, on any thread: it gets an error or an outcome, and no frame is lost.
 #[test]
 fn failing_allocations_lose_nothing_on_any_thread() {
     const COUNT: usize = 32;
@@ -93,7 +93,7 @@ fn failing_allocations_lose_nothing_on_any_thread() {
     board.end();
 }
 
-/// L6: readers that never stop do not keep anybody from unmapping, even where they all share one lock.
+/// L6: readers that never stop do not keep a writer from unmapping, even where they all share one lock.
 #[test]
 fn l6_readers_do_not_starve_who_unmaps() {
     const ROUNDS: usize = 300;

@@ -1,4 +1,4 @@
-//! Regions and snapshots under many threads: whoever faults, writes, freezes, forks and unmaps at once.
+//! Regions and snapshots under many threads, which fault, write, freeze, fork and unmap at once.
 
 use stage2::{SharedRegion, Snapshot};
 
@@ -82,7 +82,7 @@ fn sums_are_right_while_their_pages_are_frozen() {
     end(board);
 }
 
-/// Whoever maps, writes, unmaps and freezes regions in two spaces, in opposite orders: no deadlock, and nothing is left.
+/// Threads map, write, unmap and freeze regions in two spaces, in opposite orders: no deadlock, and no frame is left.
 #[test]
 fn regions_come_and_go_in_opposite_orders() {
     const COUNT: usize = 8;

@@ -1,4 +1,5 @@
-//! Memory from a source under many threads: whoever misses a page sleeps and is woken, and each page is asked for once.
+//! Memory from a source under many threads: a thread that misses a page sleeps and is woken, and each page is asked for
+//! once.
 
 use std::{
     collections::HashMap,
@@ -67,13 +68,13 @@ impl Library {
                 assert_eq!(second, Err(SourceError::NotPending { ticket }), "it was answered");
             }
             if failure && number.is_multiple_of(2) {
-                // Perhaps nobody remembers it by now.
+                // The pager may have forgotten the failure by now.
                 let _ = pager.retry(ticket);
             }
         });
     }
 
-    /// How often a page was asked for. Each ticket was over once, and those who came too late had one without asking.
+    /// How often a page was asked for. Each ticket was over once, and CPUs that came too late had one without asking.
     fn audit(&self) -> usize {
         let tickets = self.tickets.lock().expect("the book");
         for (ticket, times) in tickets.iter() {

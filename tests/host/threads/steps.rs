@@ -4,7 +4,7 @@ use stage2::{VcpuId, space::Progress};
 
 use super::*;
 
-/// Whoever has a range finds it fresh, while others still free what they had there; nothing is lost.
+/// A thread that maps a range finds fresh memory there, while others still free what they had in it; no frame is lost.
 #[test]
 fn a_range_is_fresh_while_what_was_there_is_freed() {
     const COUNT: usize = 48;
@@ -147,7 +147,7 @@ fn nobody_runs_or_writes_while_a_guest_is_frozen() {
                 Err(other) => panic!("{other}"),
             };
             frozen.store(true, Ordering::Release);
-            // What nobody touched may not be looked at: it would be populated.
+            // Pages that were not touched may not be looked at: they would be populated.
             let before = words(&|offset| board.space.load(gpa(RAM + offset)).ok());
             while taking.step(1 + taken % 5) == Ok(Progress::More) {}
             frozen.store(false, Ordering::Release);

@@ -23,7 +23,7 @@ fn place(number: usize) -> stage2::GuestPhysRange {
     range(RAM + number * PAGE, PAGE)
 }
 
-/// What may be said of a page that another thread is about to change: it was frozen, and nobody has written it since.
+/// What may be said of a page that another thread is about to change: it was frozen, and not written since.
 fn is_frozen<T: std::fmt::Debug>(result: &Result<T, Error>) -> bool {
     matches!(result, Err(Error::State { state: PageState::Frozen, .. }))
 }
@@ -51,7 +51,7 @@ fn pass(number: usize, round: usize, [at, other]: [&Space; 2]) -> [&Space; 2] {
     [at, other]
 }
 
-/// Every number that anybody added is somewhere, once, while two threads move pages between two spaces in opposite
+/// Every number that a thread added is somewhere, once, while two threads move pages between two spaces in opposite
 /// directions, others add to them in both, and one freezes them; memory beside them comes and goes.
 #[test]
 fn sums_are_right_while_their_pages_change_hands() {
@@ -74,7 +74,7 @@ fn sums_are_right_while_their_pages_change_hands() {
                         added.fetch_add(1, Ordering::Relaxed);
                         break;
                     }
-                    // It is the other's right now.
+                    // The other space has it right now.
                     Err(Error::NotMapped(_) | Error::State { state: PageState::Lent, .. }) => break,
                     Err(unexpected) => panic!("{unexpected}"),
                 }

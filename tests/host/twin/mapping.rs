@@ -67,7 +67,7 @@ impl Pair {
 
     pub(super) fn protect(&mut self, pages: &Range<usize>, flags: MappingFlags, lucky: bool) {
         let range = self.twin.range(pages);
-        // Nobody makes a device into memory: the hypervisor would reach it through a pointer.
+        // A device never becomes memory: the hypervisor would reach it through a pointer.
         let flags = if self.twin.any(pages, is_device) { flags | MappingFlags::DEVICE } else { flags };
         let result = self.space().protect(range, flags);
         let hole = self.twin.first_hole(pages);

@@ -97,7 +97,7 @@ impl<M: Machine> World<M> {
         }
     }
 
-    /// Frames are the guests', by their accounts, and the regions'; those of a region without a handle nobody counts.
+    /// Each frame is a guest's, by its account, or a region's; those of regions without a handle cannot be counted.
     fn compare_frames(&self) {
         let guests = self.spaces.iter().map(GuestSpace::usage).map(|usage| usage.frames + usage.table_frames);
         let rest = self.machine.allocated() - guests.sum::<usize>();

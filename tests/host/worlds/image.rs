@@ -41,7 +41,7 @@ pub(super) fn pager() -> Pager {
 }
 
 impl<M: Machine> World<M> {
-    /// Brings what somebody waits for.
+    /// Brings the page that a ticket is for.
     pub(super) fn bring(&self, ticket: Ticket, at: stage2::GuestPhysAddr) -> Result<(), Error> {
         match self.image.complete(ticket, Ok(&contents(ticket))) {
             Ok(()) => Ok(()),
@@ -111,7 +111,7 @@ impl<M: Machine> World<M> {
         sourced.map(|region| region.cells.len()).sum()
     }
 
-    /// A page that nobody else can see may become its guest's own when it is only read.
+    /// A page that no other guest and no handle can see may become its guest's own when it is only read.
     pub(super) fn learn_what_was_taken(&mut self) {
         for (guest, space) in self.spaces.iter().enumerate() {
             for page in (0..PAGES).filter(|&page| near(page)) {

@@ -1,5 +1,5 @@
-//! The twin: what each page of each guest and of each region holds. A page's memory is a cell; who shares it has the same
-//! cell, who copies it gets another one. No frames, no references, no cleverness.
+//! The twin: what each page of each guest and of each region holds. A page's memory is a cell; pages that share
+//! memory have the same cell, a page that is a copy has another one. No frames, no references, no cleverness.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -108,7 +108,7 @@ pub fn pages_of(range: GuestPhysRange) -> Range<usize> {
 }
 
 impl Twin {
-    /// Memory that nobody has touched.
+    /// Memory that was not touched yet.
     pub fn cell(&mut self) -> Cell {
         self.cells.push(BTreeMap::new());
         self.cells.len() - 1
@@ -202,7 +202,7 @@ impl Twin {
         self.guests.iter().flatten().flatten().filter(writes).count()
     }
 
-    /// Whether a region is there, if `held` has a handle: somebody maps it, or stands on it.
+    /// Whether a region is there: `held` says that a handle is left, a guest maps it, or another region stands on it.
     pub fn lives(&self, region: usize, held: &dyn Fn(usize) -> bool) -> bool {
         let maps = |page: &Page| match page.behind {
             Behind::Shared(other, _) | Behind::Inherited(other, ..) => other == region,

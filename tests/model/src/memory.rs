@@ -48,7 +48,7 @@ struct State {
     failure: Failure,
 }
 
-// SAFETY: the storage is only reached through atomics or by whoever allocated the frame.
+// SAFETY: the storage is only reached through atomics, or by the code that allocated the frame.
 unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
@@ -277,7 +277,7 @@ impl Memory {
         if !self.contains(at) || !at.is_multiple_of(8) {
             return None;
         }
-        // SAFETY: within the arena, aligned, and words are only touched as atomics by whoever shares them.
+        // SAFETY: within the arena, aligned, and words are only touched as atomics by all that share them.
         Some(unsafe { AtomicU64::from_ptr(self.pointer(at).as_ptr().cast::<u64>()) })
     }
 

@@ -17,7 +17,7 @@ pub enum Rule {
     BreakBeforeMake,
     /// A frame was freed while something cached, or a root register, still names it (T6).
     FreedWhileReachable,
-    /// A guest reached a frame that nobody holds.
+    /// A guest reached a frame that is not allocated.
     FreeFrameReached,
     /// A walk read a table where there is no memory, or in a frame that is free.
     LostTable,

@@ -95,7 +95,7 @@ pub fn a_copied_table_of_the_guests_is_walked_where_it_is<M: Machine>(machine: &
     Ok(())
 }
 
-/// Nobody can see a page but one guest: it takes it.
+/// A guest that alone can see a page takes it instead of copying it.
 ///
 /// # Errors
 /// It does not hold.
@@ -169,8 +169,8 @@ pub fn both_cpus_write_first<M: Machine>(machine: &M) -> Verdict {
     Ok(())
 }
 
-/// Two guests write the same pages for the first time at once, and nobody has a handle any more: each has its own, be it
-/// a copy or the page itself, and nothing is lost or leaked.
+/// Two guests write the same pages for the first time at once, when no handle is left: each has its own, be it a copy
+/// or the page itself, and nothing is lost or leaked.
 ///
 /// # Errors
 /// It does not hold.

@@ -20,7 +20,7 @@ pub fn lazy_memory_is_zero_and_keeps_what_is_written<M: Machine>(machine: &M) ->
     Ok(())
 }
 
-/// Frames that were somebody else's are zeroed again.
+/// Frames that another guest had are zeroed again.
 ///
 /// # Errors
 /// It does not hold.

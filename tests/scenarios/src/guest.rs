@@ -248,7 +248,7 @@ impl<M: Machine> Run<'_, '_, M> {
         self.tries(step, MOST_FAULTS)
     }
 
-    /// Does a step that may fault more often than others, since somebody takes its memory away all the time.
+    /// Does a step that may fault more often than others, since another CPU takes its memory away all the time.
     ///
     /// # Errors
     /// As for [`loads`](Self::loads).

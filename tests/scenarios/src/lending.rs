@@ -38,7 +38,7 @@ pub fn both_see_what_either_writes<M: Machine>(machine: &M) -> Verdict {
     Ok(())
 }
 
-/// What a borrower may have written counts as written when it is back: somebody may copy what is.
+/// What a borrower could write counts as written when it is back: a migration that copies written pages copies it too.
 ///
 /// # Errors
 /// It does not hold.
@@ -72,7 +72,7 @@ pub fn what_is_lent_is_out_of_reach_until_it_is_back<M: Machine>(machine: &M) ->
     Ok(())
 }
 
-/// The owner executes what it shares, nobody else does.
+/// The owner executes what it shares, a borrower does not.
 ///
 /// # Errors
 /// It does not hold.
@@ -179,7 +179,7 @@ pub fn blocks_are_split_and_joined_as_they_fit<M: Machine>(machine: &M) -> Verdi
     Ok(())
 }
 
-/// Neither end loses a frame, whoever goes first, and what a lender leaves stays with its borrower.
+/// No frame is lost, whether lender or borrower ends first; memory of a lender that ended stays with its borrower.
 ///
 /// # Errors
 /// It does not hold.

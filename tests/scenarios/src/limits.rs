@@ -1,4 +1,4 @@
-//! What a guest may have, at most: it is told in frames, and a guest that wants more hurts nobody.
+//! What a guest may have at most, in frames; a guest that wants more disturbs no other.
 
 use crate::prelude::*;
 

@@ -24,7 +24,7 @@ pub trait Machine: Sync + Sized + 'static {
         1 << 30
     }
 
-    /// What the CPU noted in the leaf over an address; nothing where the machine cannot tell.
+    /// What the CPU noted in the leaf over an address; `None` where the machine cannot tell.
     fn used(&self, space: &GuestSpace<Self::Platform>, at: GuestPhysAddr) -> Option<Used> {
         let _ = (space, at);
         None
@@ -41,7 +41,7 @@ pub trait Machine: Sync + Sized + 'static {
         core::hint::spin_loop();
     }
 
-    /// A space in which nothing is mapped but what is [`reserved`], or even that not.
+    /// A space in which nothing is mapped, but what the machine itself needs in the [`reserved`] range.
     ///
     /// # Errors
     /// [`Stop::Skipped`] for what the CPUs cannot do.
@@ -117,7 +117,7 @@ pub struct Facts {
 pub enum FrameZero {
     /// A guest can read it.
     Readable,
-    /// There is nothing.
+    /// There is no memory.
     Nothing,
 }
 
@@ -128,7 +128,7 @@ pub struct Setting {
     pub bits: u32,
     /// The identifier in the TLBs.
     pub tag: Tag,
-    /// Who notes what was used.
+    /// Whether the CPU or the hypervisor notes accesses and writes.
     pub marks: Marks,
 }
 
@@ -143,11 +143,11 @@ impl Default for Setting {
 pub enum Tag {
     /// One that no other living space has.
     Fresh,
-    /// This one, below 8: no machine gives it to anybody who did not ask for it.
+    /// This one, below 8: no machine gives it to a space whose setting did not ask for it.
     This(u16),
 }
 
-/// Who notes what was used.
+/// Whether the CPU or the hypervisor notes accesses and writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Marks {
     /// The hypervisor.
@@ -156,7 +156,7 @@ pub enum Marks {
     Hardware,
 }
 
-/// Where and as whom the guest does something.
+/// On which CPU and as which virtual CPU the guest does something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seat {
     /// The CPU.

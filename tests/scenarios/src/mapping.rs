@@ -145,7 +145,7 @@ pub fn code_runs_in_large_leaves_and_its_neighbours_stay<M: Machine>(machine: &M
     }
     ensure_eq!(guest.stats().owned_frames, 3 * BLOCK / PAGE);
     ensure_eq!(guest.loads(RAM + 3 * PAGE)?, Value(0x77));
-    // What nobody executed is as large as before.
+    // Leaves from which the guest fetched nothing are as large as before.
     ensure_eq!(guest.leaf_size(RAM + BLOCK)?, BLOCK);
     for at in [RAM + 3 * PAGE, RAM + 0x48, RAM + BLOCK + PAGE, RAM + 2 * BLOCK] {
         ensure_eq!(guest.stores(at, 0x78)?, Value(0x78));

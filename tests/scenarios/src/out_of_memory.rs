@@ -143,7 +143,7 @@ pub fn to_make_a_space<M: Machine>(machine: &M) -> Verdict {
     Ok(())
 }
 
-/// A block that cannot be had is had in pages.
+/// Where no block can be had, pages are mapped instead.
 ///
 /// # Errors
 /// It does not hold.

@@ -125,7 +125,7 @@ pub fn moved_code_is_executed_where_it_is<M: Machine>(machine: &M) -> Verdict {
     Ok(())
 }
 
-/// What is not the space's own stays where it is; what nobody touched stays nowhere.
+/// Memory that is not the space's own is refused and stays where it is; pages that were not populated stay unpopulated.
 ///
 /// # Errors
 /// It does not hold.

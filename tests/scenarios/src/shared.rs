@@ -121,7 +121,7 @@ pub fn shared_code_is_executed_as_written<M: Machine>(machine: &M) -> Verdict {
     Ok(())
 }
 
-/// A region is frozen when nobody can write it any more, and then stays so.
+/// A region can be frozen once no mapping and no handle can write it, and stays frozen.
 ///
 /// # Errors
 /// It does not hold.

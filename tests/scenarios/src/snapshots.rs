@@ -31,7 +31,7 @@ pub fn a_fork_has_what_was_written_before<M: Machine>(machine: &M) -> Verdict {
     }
     ensure_eq!(child.stores(RAM + PAGE, 3)?, Value(3));
     ensure_eq!(parent.loads(RAM + PAGE)?, Value((RAM + PAGE) as u64));
-    // What nobody had touched.
+    // Pages that no guest had touched when the snapshot was taken.
     ensure_eq!((child.loads(RAM + 2 * PAGE)?, parent.stores(RAM + 3 * PAGE, 4)?), (Value(0), Value(4)));
     ensure_eq!(child.stores(RAM + 3 * PAGE + 8, 5)?, Value(5));
     ensure_eq!((child.loads(RAM + 3 * PAGE)?, parent.loads(RAM + 3 * PAGE + 8)?), (Value(0), Value(0)));
@@ -48,7 +48,7 @@ pub fn a_fork_has_what_was_written_before<M: Machine>(machine: &M) -> Verdict {
     Ok(())
 }
 
-/// A CPU that could write, and remembers it, cannot when the snapshot is there: what it writes is not in it.
+/// A CPU that cached its leave to write loses it before the snapshot is there: what it writes then is not in it.
 ///
 /// # Errors
 /// It does not hold.
@@ -124,7 +124,7 @@ pub fn a_fork_is_forked<M: Machine>(machine: &M) -> Verdict {
     Ok(())
 }
 
-/// Back to what it was, and without the snapshot what is left is the guest's own again.
+/// A guest goes back to its snapshot; once that is dropped, the guest's next writes take the pages instead of copying.
 ///
 /// # Errors
 /// It does not hold.

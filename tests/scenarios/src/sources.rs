@@ -166,7 +166,7 @@ pub fn what_two_cpus_miss_is_asked_for_once<M: Machine>(machine: &M) -> Verdict 
             |cpu: usize| (start..start + COUNT).try_for_each(|page| comes(&guest, cpu, page, (&image, &pager), &over));
         let source = || {
             let came = touch(0);
-            // Whatever came of it, nobody answers the other any more.
+            // From here on CPU 0 answers no ticket of the other CPU's, also after a failure.
             over.store(true, Ordering::Release);
             came
         };
@@ -175,8 +175,8 @@ pub fn what_two_cpus_miss_is_asked_for_once<M: Machine>(machine: &M) -> Verdict 
         second?;
     }
     let (asked, [ready, failed, cancelled]) = image.counts();
-    // Who comes too late has a ticket that is cancelled before anybody is asked; and CPU 0 may answer before the other, whose
-    // ticket it was told, has come to ask.
+    // A CPU that comes too late has a ticket that is cancelled before the source is asked; and CPU 0 may answer the
+    // other CPU's ticket before that CPU has asked the source.
     ensure!(asked <= 2 * COUNT, "{asked} questions");
     ensure_eq!((ready, failed), (2 * COUNT, 0), "{asked} questions, {cancelled} cancelled");
     ensure_eq!(guest.stats().owned_frames, 2 * COUNT);
@@ -298,7 +298,7 @@ pub fn the_hypervisor_waits_too<M: Machine>(machine: &M) -> Verdict {
     Ok(())
 }
 
-/// So many pages are pending and no more; who comes then waits for the oldest of them.
+/// Only so many pages are pending at once; a CPU that misses one more is told to wait for the oldest of them.
 ///
 /// # Errors
 /// It does not hold.
@@ -352,7 +352,7 @@ pub fn a_region_comes_to_all_its_guests<M: Machine>(machine: &M) -> Verdict {
     Ok(())
 }
 
-/// A snapshot has the source behind it: what nobody touched comes to every guest that has it, once.
+/// A snapshot has the source behind it: a page that was not touched comes once, to every guest that starts from it.
 ///
 /// # Errors
 /// It does not hold.

@@ -1,4 +1,4 @@
-//! What takes long goes in steps, and what is half done holds.
+//! What takes long goes in steps, each of which is complete by itself.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 

@@ -57,7 +57,7 @@ fn of_both_frees_once_in_either_order() {
     }
 }
 
-/// A borrower whose CPU cannot be told never returns: neither the lender nor anybody else gets the memory.
+/// A borrower whose CPU cannot be told never returns: neither the lender nor another space gets the memory.
 #[test]
 fn of_a_borrower_whose_cpu_is_inside_returns_nothing() {
     let board = Board::with(Reach::ThisCpu, Pieces::Any);

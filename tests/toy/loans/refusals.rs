@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What nobody may do with memory in a state, and that nothing of it is done.
+/// What memory in each state refuses, and that nothing is done when it does.
 #[test]
 fn every_wrong_transition_names_the_page_and_its_state() {
     let board = Board::new();

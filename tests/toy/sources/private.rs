@@ -9,7 +9,7 @@ fn comes_with_the_first_touch_and_is_the_guests_own() {
     script.answers(Supply::Ready);
     assert_eq!((script.asked().len(), space.stats().owned_frames), (0, 0));
     assert_eq!(fault(&space, 2 * PAGE + 5, Access::Read), Outcome::Resolved);
-    // Nobody else can ever see it: the first read makes it writable.
+    // No other guest can ever see it: the first read makes it writable.
     let leaf = space.translate(gpa(2 * PAGE)).unwrap();
     assert_eq!((leaf.flags, space.stats().owned_frames, space.stats().shared_frames), (RW, 1, 0));
     assert_eq!(fault(&space, 3 * PAGE, Access::Write), Outcome::Resolved);
@@ -258,7 +258,7 @@ fn what_was_brought_and_not_taken_is_limited_too() {
     refused(3 * PAGE);
 }
 
-/// Shared memory was refused at the limit when no other guest was left: it is on nobody's account.
+/// Shared memory was refused at the limit when no other guest was left: it is on no space's account.
 #[test]
 fn what_is_shared_is_on_no_limit() {
     let board = Board::new();

@@ -12,7 +12,7 @@ fn have_the_source_behind_them() {
     let pending = waits(&space, PAGE, Access::Write);
     script.asked();
     let snapshot = space.snapshot().unwrap();
-    // A pending page stays so, and comes to whoever has the memory now.
+    // A pending page stays pending, and comes to the region that has the memory now.
     assert_eq!((pager.state(pending), waits(&space, PAGE, Access::Read)), (Waiting::NotYet, pending));
     let fork = board.space();
     fork.restore(&snapshot).unwrap();
@@ -23,7 +23,7 @@ fn have_the_source_behind_them() {
         assert_eq!((space.load(gpa(0)), space.load(gpa(PAGE))), (Ok(1_u64), Ok(content(5 * PAGE))));
         space.store(gpa(PAGE), 3_u64).unwrap();
     }
-    // What nobody touched is asked for once, for both, and never zeros.
+    // A page that was not touched is asked for once, for both guests, and is never zeros.
     let ticket = waits(&fork, 2 * PAGE, Access::Write);
     assert_eq!(waits(&space, 2 * PAGE, Access::Read), ticket);
     let region = snapshot.region();

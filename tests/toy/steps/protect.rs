@@ -78,7 +78,7 @@ fn goes_over_many_areas_without_tables_a_few_at_a_time() {
     let mut protecting = space.protect_in_steps(range(0, 20 * PAGE), READ).unwrap();
     assert_eq!(protecting.step(3), Ok(Progress::More));
     assert_eq!(protecting.rest(), range(3 * PAGE, 17 * PAGE));
-    // Areas that nobody cut stay what they are.
+    // A step that ends between two areas cuts none.
     drop(protecting);
     assert_eq!(space.stats().areas, 20);
 }

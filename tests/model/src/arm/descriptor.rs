@@ -113,7 +113,7 @@ impl Leaf {
         self.raw & DIRTY_MODIFIER != 0 && !self.writable()
     }
 
-    /// Whether EL1 may fetch from it. Section D8.4.4: XN[1:0] 00 all, 01 EL0 only, 10 nobody, 11 EL1 only.
+    /// Whether EL1 may fetch from it. Section D8.4.4: XN[1:0] 00 all, 01 EL0 only, 10 neither, 11 EL1 only.
     pub(crate) const fn executable(&self, features: &Features) -> bool {
         let (high, low) = (self.raw >> 54 & 1, self.raw >> 53 & 1);
         if features.xnx { high == low } else { high == 0 }

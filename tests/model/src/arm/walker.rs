@@ -240,7 +240,7 @@ impl Walker<'_> {
         stored
     }
 
-    /// A word of a stage-2 table, which must be in a frame that somebody holds.
+    /// A word of a stage-2 table, which must be in a frame that is allocated.
     fn table_word(&mut self, at: u64, ipa: u64) -> Option<u64> {
         if self.memory.owner(at).is_none() {
             self.report(Rule::LostTable, || format!("the walk for IPA {ipa:#x} reads a table entry at {at:#x}"));

@@ -42,7 +42,7 @@ impl Default for Config {
     }
 }
 
-/// What is cached when a machine starts, of whoever ran it before.
+/// What is cached when a machine starts, from before its reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reset {
     /// Nothing.
