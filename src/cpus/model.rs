@@ -208,7 +208,7 @@ impl World {
     }
 
     fn leave(&self, cpu: CpuId) {
-        self.shootdown.leave(cpu).unwrap();
+        assert!(self.shootdown.leave(cpu), "the model has this CPU");
     }
 
     /// A virtual CPU in the guest.
