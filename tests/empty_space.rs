@@ -25,13 +25,13 @@ struct Counting;
 // SAFETY: every call is the system allocator's.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HELD.set(HELD.get() + layout.size() as isize);
+        HELD.set(HELD.get() + layout.size().cast_signed());
         // SAFETY: the caller keeps the contract of `alloc`, which is this one's.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        HELD.set(HELD.get() - layout.size() as isize);
+        HELD.set(HELD.get() - layout.size().cast_signed());
         // SAFETY: `at` came from the system allocator, with this layout.
         unsafe { System.dealloc(at, layout) }
     }

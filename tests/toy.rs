@@ -26,6 +26,8 @@ mod loans;
 mod map;
 #[path = "toy/out_of_memory.rs"]
 mod out_of_memory;
+#[path = "toy/pages.rs"]
+mod pages;
 #[path = "toy/protect.rs"]
 mod protect;
 #[path = "toy/races.rs"]

@@ -128,7 +128,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Refuses what cannot become a region's as a whole.
     fn check_convertible(&self, state: &State, range: GuestPhysRange) -> Result<(), Error> {
-        self.check_own_areas(state, range)?;
+        Self::check_own_areas(state, range)?;
         let inherits = |area: &&MemoryArea<Backend>| matches!(area.backend(), Backend::CopyOnWrite(_));
         for area in state.areas.iter_range(range).filter(inherits) {
             let part = GuestPhysRange { start: area.start().max(range.start), end: area.end().min(range.end) };

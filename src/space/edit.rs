@@ -106,11 +106,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             }
             Mapping::Shared { region, offset } => {
                 check_private(range, flags)?;
-                Ok((Backend::Shared(self.view(range, &region, offset)?), None))
+                Ok((Backend::Shared(Self::view(range, &region, offset)?), None))
             }
             Mapping::CopyOnWrite { region, offset } => {
                 self.check_inherited(range, &region, flags)?;
-                Ok((Backend::CopyOnWrite(self.view(range, &region, offset)?), None))
+                Ok((Backend::CopyOnWrite(Self::view(range, &region, offset)?), None))
             }
             Mapping::Private { populate, leaf } => {
                 check_private(range, flags)?;

@@ -90,7 +90,7 @@ impl<P: Platform, L: LockFamily> Protecting<'_, P, L> {
         }
         let (range, flags) = (self.rest, self.flags);
         let mut guard = self.space.exclusive()?;
-        self.space.check_not_on_loan(&guard, range)?;
+        GuestSpace::<P, L>::check_not_on_loan(&guard, range)?;
         let State { areas, table, removed, .. } = &mut *guard;
         let end = if entries == usize::MAX {
             range.end

@@ -75,7 +75,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             }
             gpa = area.end();
         }
-        self.check_not_on_loan(&state, range)
+        Self::check_not_on_loan(&state, range)
     }
 
     /// What stands at `gpa`.

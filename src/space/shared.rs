@@ -38,7 +38,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// What a mapping of `range` sees of a region from `offset` on.
-    pub(super) fn view(&self, range: GuestPhysRange, region: &SharedRegion, offset: usize) -> Result<View, Error> {
+    pub(super) fn view(range: GuestPhysRange, region: &SharedRegion, offset: usize) -> Result<View, Error> {
         let failed = |cause| Err(Error::Region { range, cause });
         let (page_size, size) = (Context::<P>::span(Level::PAGE), range.size());
         Self::check_page_size(range)?;

@@ -60,7 +60,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         P::Invalidate: Clone,
     {
         let everything = self.context.everything();
-        self.check_not_on_loan(state, everything)?;
+        Self::check_not_on_loan(state, everything)?;
         let parts = self.parts(&state.areas)?;
         let (Some(first), Some(last)) = (parts.first(), parts.last()) else {
             return Err(Error::NotMapped(everything));

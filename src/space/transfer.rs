@@ -92,10 +92,10 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         taker: &'s Self,
     ) -> Result<Option<Prepared<'s, L>>, Error> {
         let (range, place) = (transfer.range, transfer.place);
-        self.check_own_areas(&self.state.shared(super::anybody()), range)?;
+        Self::check_own_areas(&self.state.shared(super::anybody()), range)?;
         self.populate_range(range)?;
         let (giver, receiver) = self.lock_both(range, taker)?;
-        self.check_own_areas(&giver, range)?;
+        Self::check_own_areas(&giver, range)?;
         let Some(memory) = self.own_extents(&giver, range, transfer.seams)? else { return Ok(None) };
         if let Some(other) = receiver.areas.overlap(place) {
             return Err(Error::Overlap { range: place, with: other.va_range() });
@@ -105,7 +105,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Refuses a range that is not the space's own, as far as its areas tell.
-    pub(super) fn check_own_areas(&self, state: &State, range: GuestPhysRange) -> Result<(), Error> {
+    pub(super) fn check_own_areas(state: &State, range: GuestPhysRange) -> Result<(), Error> {
         let mut gpa = range.start;
         while gpa < range.end {
             let area = area_at(state, gpa, range)?;
@@ -120,11 +120,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             }
             gpa = area.end();
         }
-        self.check_not_on_loan(state, range)
+        Self::check_not_on_loan(state, range)
     }
 
     /// Refuses to change what is on loan.
-    pub(super) fn check_not_on_loan(&self, state: &State, range: GuestPhysRange) -> Result<(), Error> {
+    pub(super) fn check_not_on_loan(state: &State, range: GuestPhysRange) -> Result<(), Error> {
         let Some(loan) = state.loans.first_in(range) else { return Ok(()) };
         let state = match loan.kind() {
             LoanKind::Shared => PageState::SharedOut,

@@ -64,7 +64,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         // Whoever waits for what goes is told when the lock is free again.
         let _ended;
         let mut guard = self.exclusive()?;
-        self.check_not_on_loan(&guard, range)?;
+        Self::check_not_on_loan(&guard, range)?;
         let State { areas, table, removed, .. } = &mut *guard;
         let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
         if plan.pieces().next().is_none() {

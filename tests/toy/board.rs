@@ -46,6 +46,7 @@ struct Shared {
 struct State {
     events: Vec<Event>,
     synchronized: Vec<(PhysAddr, usize, Content)>,
+    published: usize,
     used: BTreeSet<usize>,
     next: usize,
     /// How many more allocations succeed.
@@ -99,6 +100,11 @@ impl Board {
     /// Which memory was brought in step with the caches since the last call, and for what.
     pub fn synchronized(&self) -> Vec<(PhysAddr, usize, Content)> {
         std::mem::take(&mut self.state().synchronized)
+    }
+
+    /// How often entries were published since the last call.
+    pub fn published(&self) -> usize {
+        std::mem::take(&mut self.state().published)
     }
 
     /// How many pages are allocated.
@@ -216,7 +222,9 @@ impl Invalidate<u64> for Board {
         self.0.reach
     }
 
-    fn publish(&self) {}
+    fn publish(&self) {
+        self.state().published += 1;
+    }
 
     fn invalidate(&self, _root: u64, scope: Scope) {
         self.log(Event::Invalidated(scope));

@@ -12,6 +12,8 @@ use stage2::{
 use super::*;
 
 type Space = GuestSpace<Machine>;
+/// A late write.
+type Late = Arc<dyn Fn() + Send + Sync>;
 
 /// How many frames one step may free.
 const BUDGET: usize = 2;
@@ -61,7 +63,7 @@ const TIMES: [When; 3] = [When::Invalidating, When::Between, When::Freeing];
 const WAYS: [Way; 6] = [Way::Unmap, Way::UnmapInSteps, Way::UnmapAndDrop, Way::Relocate, Way::Dismantle, Way::Drop];
 
 /// What came of it: which pages were freed, how many are left on the board, and what the space has.
-type Outcome = (BTreeSet<usize>, usize, Option<(usize, usize)>);
+type Left = (BTreeSet<usize>, usize, Option<(usize, usize)>);
 
 impl Scene {
     /// A space with what `populate` maps, of which `gone` is taken away.
@@ -91,7 +93,7 @@ impl Scene {
     }
 
     /// Takes the memory away, while `late` happens.
-    fn take(self, way: Way, when: When, late: Arc<dyn Fn() + Send + Sync>) -> Outcome {
+    fn take(self, way: Way, when: When, late: &Late) -> Left {
         let Self { board, space, gone, bystander, held } = self;
         board.events();
         let hook = late.clone();
@@ -102,7 +104,7 @@ impl Scene {
         }
         let between = || {
             if when == When::Between {
-                late()
+                late();
             }
         };
         let left = match way {
@@ -161,6 +163,11 @@ impl Scene {
         assert_eq!(board.allocated(), 0, "everything is freed once in the end");
         outcome
     }
+}
+
+/// No late write.
+fn nothing() -> Late {
+    Arc::new(|| ())
 }
 
 /// Writes into each page of a range which one it is.
@@ -229,7 +236,7 @@ fn check_all(scene: impl Fn() -> Scene, ways: &[Way]) {
 
 fn check_words(scene: impl Fn() -> Scene, ways: &[Way], step: usize) {
     for &way in ways {
-        let expected = scene().take(way, When::Never, Arc::new(|| ()));
+        let expected = scene().take(way, When::Never, &nothing());
         assert!(!expected.0.is_empty());
         let times = TIMES.into_iter().filter(|&when| when != When::Between || is_in_steps(way));
         for when in times {
@@ -238,8 +245,8 @@ fn check_words(scene: impl Fn() -> Scene, ways: &[Way], step: usize) {
                 let Some(&word) = words(&scene.victims()).get(word) else { break };
                 let (board, frames) = (scene.board.clone(), scene.frames());
                 assert!(!frames.is_empty());
-                let late: Arc<dyn Fn() + Send + Sync> = Arc::new(move || overwrite(&board, &frames, word));
-                assert_eq!(scene.take(way, when, late), expected, "{way:?}, {word:#x} {when:?}");
+                let late: Late = Arc::new(move || overwrite(&board, &frames, word));
+                assert_eq!(scene.take(way, when, &late), expected, "{way:?}, {word:#x} {when:?}");
             }
         }
     }
@@ -260,7 +267,7 @@ fn in_pages_that_went_free_exactly_those() {
     };
     let two = scene().frames().iter().map(|at| at.as_usize() / PAGE).collect::<BTreeSet<_>>();
     for way in [Way::Unmap, Way::UnmapInSteps, Way::UnmapAndDrop, Way::Relocate] {
-        assert_eq!(scene().take(way, When::Never, Arc::new(|| ())).0, two);
+        assert_eq!(scene().take(way, When::Never, &nothing()).0, two);
     }
     check_all(scene, &WAYS);
 }
@@ -478,15 +485,15 @@ mod of_a_walker {
             })
         };
         for way in [Way::Unmap, Way::UnmapInSteps, Way::UnmapAndDrop, Way::Dismantle, Way::Drop] {
-            let expected = scene().take(way, When::Never, Arc::new(|| ()));
+            let expected = scene().take(way, When::Never, &nothing());
             for when in TIMES.into_iter().filter(|&when| when != When::Between || is_in_steps(way)) {
                 for used in [Used::Not, Used::Accessed, Used::Dirty] {
                     let scene = scene();
                     let (board, mut dead) = (scene.board.clone(), Vec::new());
                     let (level, _) = Toy.root_shape();
                     tables(&board, level, PhysAddr::from_usize(scene.space.root() as usize), &mut dead);
-                    let late: Arc<dyn Fn() + Send + Sync> = Arc::new(move || note(&board, &dead, used));
-                    assert_eq!(scene.take(way, when, late), expected, "{way:?}, {used:?} {when:?}");
+                    let late: Late = Arc::new(move || note(&board, &dead, used));
+                    assert_eq!(scene.take(way, when, &late), expected, "{way:?}, {used:?} {when:?}");
                 }
             }
         }
