@@ -27,18 +27,17 @@ pub(crate) struct OwnRun<'t, P: Platform> {
     kind: u64,
     /// Where their address is.
     address: u64,
-    /// How many bytes of the first leaf lie before the range: a block may be cut by its start.
-    skipped: usize,
 }
 
 impl<P: Platform> OwnRun<'_, P> {
-    /// Where the memory of each leaf is, as much of it as lies in the range, and how many bytes that are.
+    /// Where the memory of each leaf is, and how many bytes that are. The walk's range must cut no block.
     #[inline]
     pub(crate) fn pieces(&self) -> impl Iterator<Item = (PhysAddr, usize)> {
-        let size = self.range.size() / self.entries.len();
+        let size = Context::<P>::span(self.level);
+        debug_assert_eq!(self.range.size(), size * self.entries.len(), "the range cuts a block");
         self.entries.iter().map(move |entry| {
             let raw = entry.load(Ordering::Acquire) & self.address | self.kind;
-            (self.context.format.leaf_address(self.level, raw) + self.skipped, size)
+            (self.context.format.leaf_address(self.level, raw), size)
         })
     }
 }
@@ -78,7 +77,6 @@ impl Table {
                         entries: &chunk.entries[first..next],
                         kind: alike.kind,
                         address,
-                        skipped: if first == 0 { chunk.part.start - chunk.span.start } else { 0 },
                     };
                     result = each(&run);
                     if result.is_err() {
