@@ -40,8 +40,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["A2"],
         edits: &[Edit {
             file: MAPPING,
-            text: "        self.areas.carve(unmapped, None, None);\n        done(is_all)",
-            instead: "        self.areas.carve(unmapped, None, None);\n        assert!(is_all);\n        Ok(())",
+            text: "        self.areas.carve(&unmapped, None, None);\n        done(is_all)",
+            instead: "        self.areas.carve(&unmapped, None, None);\n        assert!(is_all);\n        Ok(())",
         }],
         host: &[set("unmap::a_failing_backend_costs_no_area"), set("unmap::clearing_keeps_what")],
         emulator: NO_TABLES,
@@ -51,8 +51,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["A3"],
         edits: &[Edit {
             file: MAPPING,
-            text: "            self.areas.carve(unmapped, None, None);\n            Err(",
-            instead: "            self.areas.carve(touched, Some(area), None);\n            Err(",
+            text: "            self.areas.carve(&unmapped, None, None);\n            Err(",
+            instead: "            self.areas.carve(&touched, Some(area), None);\n            Err(",
         }],
         host: &[set("map::an_area_that_failed_to_map_is_not_recorded")],
         emulator: NO_TABLES,
@@ -91,9 +91,9 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["A5"],
         edits: &[Edit {
             file: AREAS,
-            text: "        self.heads.last_up_to(addr)\n",
-            instead: "        let up_to = |chunk: &&Chunk<B>| chunk.areas().iter().filter(|area| area.start() <= addr).count() > 0;
-        self.chunks.iter().skip(1).filter(up_to).count()\n",
+            text: "        self.ends.up_to(addr.into())\n",
+            instead: "        let up_to = |chunk: &&Chunk<B>| chunk.iter().filter(|area| area.end() <= addr).count() == chunk.len();
+        self.chunks_from(0).filter(up_to).count()\n",
         }],
         host: &[set("cost::an_edit_costs_what_it_touches")],
         emulator: NO_TABLES,

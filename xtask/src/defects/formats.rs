@@ -59,7 +59,11 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "write-inverted",
         rules: &["E1"],
-        edits: &[Edit { file: ENTRY, text: "if self.writable(entry) {", instead: "if !self.writable(entry) {" }],
+        edits: &[Edit {
+            file: ENTRY,
+            text: "flags.set(MappingFlags::WRITE, self.writable(entry));",
+            instead: "flags.set(MappingFlags::WRITE, !self.writable(entry));",
+        }],
         host: &[host("cortex_a57::mapping::"), unit("e1_write_permission_is_not_inverted")],
         emulator: Emulator::Shows(A57, &["mapping::uncached_memory_holds_what_is_written"]),
     },

@@ -17,7 +17,7 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["T6", "H22"],
         edits: &[Edit {
             file: WITHDRAW,
-            text: "        progress.invalidate(shootdown).inspect_err(",
+            text: "        progress.invalidate(context).inspect_err(",
             instead: "        Ok::<(), Unreachable>(()).inspect_err(",
         }],
         host: &[
@@ -32,7 +32,7 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["T8"],
         edits: &[Edit {
             file: WITHDRAW,
-            text: "            ranges.for_each(|range| self.put_back(range, Noted::AsBefore, shootdown.operations()));",
+            text: "            ranges.for_each(|range| self.put_back(context, range, Noted::AsBefore));",
             instead: "            drop(ranges);",
         }],
         host: &[toy("loans::deaf_cpus::lending"), toy("transfers::donate::a_cpu_that_cannot_be_told")],
@@ -70,7 +70,7 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["T6"],
         edits: &[Edit {
             file: UNMAP,
-            text: "        self.check_not_on_loan(&guard, range)?;
+            text: "        Self::check_not_on_loan(&guard, range)?;
 ",
             instead: "",
         }],
@@ -101,7 +101,7 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["G4"],
         edits: &[Edit {
             file: WITHDRAW,
-            text: "                frame::zero(&context.frames, page, 1);
+            text: "                frame::zero(&self.frames, page, 1);
 ",
             instead: "",
         }],

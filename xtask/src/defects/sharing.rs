@@ -6,7 +6,7 @@ const BOOK: &str = "src/region/book.rs";
 const COPY: &str = "src/space/copy.rs";
 const FREEZE: &str = "src/table/freeze.rs";
 const LIMITS: &str = "src/space/limits.rs";
-const NODE: &str = "src/table/node.rs";
+const REMOVED: &str = "src/table/removed.rs";
 const SNAPSHOT: &str = "src/space/snapshot.rs";
 
 pub const DEFECTS: &[Defect] = &[
@@ -15,7 +15,7 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["C1", "H9"],
         edits: &[Edit {
             file: COPY,
-            text: "claim.invalidate(&self.shootdown).map_err(|cause| Error::Invalidation { range, cause })?;",
+            text: "claim.invalidate().map_err(|cause| Error::Invalidation { range, cause })?;",
             instead: "",
         }],
         host: &[host("cortex_a57::copying::"), host("worlds_are_what_their_twins_are::without_extensions")],
@@ -95,9 +95,9 @@ pub const DEFECTS: &[Defect] = &[
         name: "a-limit-that-unmapping-does-not-give-back",
         rules: &["C7"],
         edits: &[
-            Edit { file: NODE, text: "self.frames.account().give_back(pages);", instead: "" },
+            Edit { file: REMOVED, text: "context.frames.account().give_back(some);", instead: "" },
             Edit {
-                file: "src/table/remains.rs",
+                file: REMOVED,
                 text: "context.frames.account().give_back(before - *budget);",
                 instead: "let _ = before;",
             },
@@ -110,8 +110,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["C7"],
         edits: &[Edit {
             file: SNAPSHOT,
-            text: "                account.give_back(run.range.size() / memory_addr::PAGE_SIZE_4K);\n",
-            instead: "                let _ = account;\n",
+            text: "        context.frames.account().give_back(bytes / memory_addr::PAGE_SIZE_4K);\n",
+            instead: "        let _ = bytes;\n",
         }],
         host: &[host("cortex_a57::limits::a_snapshot_takes"), host("worlds_are_what_their_twins_are")],
         emulator: Emulator::Shows(MAX, &["limits::a_snapshot_takes_frames_off_the_account"]),

@@ -27,7 +27,11 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "the-tables-looked-at-first",
         rules: &["F1", "H26"],
-        edits: &[Edit { file: SPACE, text: "matches!(state.table.find(gpa), Found::Nothing(_))", instead: "true" }],
+        edits: &[Edit {
+            file: SPACE,
+            text: "matches!(state.table.find(&self.context, gpa), Found::Absent(_))",
+            instead: "true",
+        }],
         host: &[toy("sources::races::a_page_that_another_brought_and_took")],
         emulator: BETWEEN,
     },
@@ -88,7 +92,7 @@ pub const DEFECTS: &[Defect] = &[
         edits: &[Edit {
             file: UNMAP,
             text: "        _ended = EndedWaits(lost);",
-            instead: "        drop(Forsaken(lost));
+            instead: "        drop(EndedWaits(lost));
         _ended = EndedWaits(alloc::vec::Vec::new());",
         }],
         host: &[toy("sources::callbacks::are_called_without_any_lock")],
@@ -122,8 +126,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["L3"],
         edits: &[Edit {
             file: SPACE,
-            text: "(waiting < self.builder.frames().account().room()).then_some(())",
-            instead: "(waiting < usize::MAX).then_some(())",
+            text: "!taken || book.frames() < self.context.frames.account().room()",
+            instead: "!taken || book.frames() < usize::MAX",
         }],
         host: &[toy("sources::private::what_was_brought_and_not_taken")],
         emulator: Emulator::Cannot("no scenario there has a limit and a source"),

@@ -16,8 +16,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["F7", "H3"],
         edits: &[Edit {
             file: FAULT,
-            text: "if fault.cause == Cause::Permission && self.builder",
-            instead: "if false && self.builder",
+            text: "if fault.cause == Cause::Permission && self.context",
+            instead: "if false && fault.cause == Cause::Permission && self.context",
         }],
         host: &[
             host("cortex_a57::faults::a_denial_that_the_cpu_remembers"),
@@ -30,10 +30,10 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["F7"],
         edits: &[Edit {
             file: FAULT,
-            text: "            Outcome::Retry
-        } else {",
-            instead: "            Outcome::Denied { flags }
-        } else {",
+            text: "            self.forget_denial(fault);
+            return Ok(Outcome::Retry);",
+            instead: "            self.forget_denial(fault);
+            return Ok(Outcome::Denied { flags: area.flags() });",
         }],
         host: &[host("cortex_a57::faults::a_permission_fault_that"), toy("that_deny_what_the_entry_allows")],
         emulator: Emulator::Shows(A57, &["faults::a_permission_fault_that_the_entry_does_not_justify_is_no_error"]),
@@ -44,17 +44,17 @@ pub const DEFECTS: &[Defect] = &[
         edits: &[
             Edit {
                 file: FAULT,
-                text: "            (Found::Leaf { leaf, .. }, _) => Ok(",
-                instead:
-                    "            (Found::Leaf { .. }, Backend::Private(_)) if fault.cause == Cause::Translation => {
-                Ok(Verdict::Missing(Missing { level: Level::PAGE, flags: area.flags() }))
-            }
-            (Found::Leaf { leaf, .. }, _) => Ok(",
+                text: "        if let (Backend::Private(policy), Some(most)) = (area.backend(), position.absent(&self.context)) {",
+                instead: "        let most = match position.found(&self.context) {
+            Found::Leaf { .. } if fault.cause == Cause::Translation => Some(Level::PAGE),
+            _ => position.absent(&self.context),
+        };
+        if let (Backend::Private(policy), Some(most)) = (area.backend(), most) {",
             },
             Edit {
-                file: "src/table/shared.rs",
-                text: "let replaced = slot.replace(self.context.format.absent(), raw);",
-                instead: "let replaced = slot.replace(slot.load(), raw);",
+                file: "src/table/install.rs",
+                text: "let replaced = slot.replace(context.format.absent(), context.format.leaf(level, leaf));",
+                instead: "let replaced = slot.replace(slot.load(), context.format.leaf(level, leaf));",
             },
         ],
         host: &[host("cortex_a57::faults::a_second_fault"), toy("on_a_present_page_keep_its_frame")],
@@ -65,8 +65,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["F2"],
         edits: &[Edit {
             file: EDIT,
-            text: "(populate == Populate::Now).then_some(Fill::Own(leaf))",
-            instead: "Some(Fill::Own(leaf)).filter(|_| populate != Populate::Now || true)",
+            text: "(populate == Populate::Now).then_some(Fill::Own(leaf, flags))",
+            instead: "Some(Fill::Own(leaf, flags)).filter(|_| populate != Populate::Now || true)",
         }],
         host: &[toy("of_a_lazy_area_builds_no_table"), host("cortex_a57::faults::a_lazy_area")],
         emulator: Emulator::Shows(A57, &["faults::a_lazy_area_builds_no_tables"]),
@@ -76,9 +76,10 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["F3"],
         edits: &[Edit {
             file: FAULT,
-            text: "        self.judge_with(&self.state.shared(cpu), fault)",
-            instead: "        let _ = cpu;
-        self.judge_with(&self.state.exclusive(), fault)",
+            text: "    fn answer_once(&self, cpu: CpuId, fault: &Fault) -> Result<Outcome, Error> {
+        let state = self.state.shared(cpu);",
+            instead: "    fn answer_once(&self, cpu: CpuId, fault: &Fault) -> Result<Outcome, Error> {
+        let state = self.state.exclusive();",
         }],
         host: &[toy("do_not_wait_for_each_other")],
         emulator: ONLY_COST,
@@ -86,11 +87,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "an-area-that-changed-meanwhile",
         rules: &["L4"],
-        edits: &[Edit {
-            file: FAULT,
-            text: "        if still.is_none() {",
-            instead: "        if still.is_none() && false {",
-        }],
+        edits: &[Edit { file: FAULT, text: "        if !still {", instead: "        if !still && false {" }],
         host: &[toy("map_nothing_where_the_area_went_meanwhile")],
         emulator: Emulator::Cannot("the other CPU would have to come between two instructions"),
     },
@@ -128,10 +125,12 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["W6"],
         edits: &[Edit {
             file: "src/space/query.rs",
-            text: "if gpa.as_usize() >= self.builder.geometry().limit() {
-            return None;",
-            instead: "if gpa.as_usize() == usize::MAX {
-            return None;",
+            text: "        if gpa.as_usize() >= self.context.limit() {
+            return None;
+        }
+",
+            instead: "        let gpa = GuestPhysAddr::from_usize(gpa.as_usize() & (self.context.limit() - 1));
+",
         }],
         host: &[host("cortex_a57::addresses::every_width")],
         emulator: Emulator::Shows(A57, &["addresses::every_width_reaches_its_first_and_last_page"]),
@@ -203,9 +202,9 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["T7"],
         edits: &[Edit {
             file: EDIT,
-            text: "            state.table.graft(detached, self.shootdown.operations());\n",
-            instead: "            state.table.graft(detached, self.shootdown.operations());
-            let _ = self.shootdown.invalidate_all();
+            text: "                table.graft(&self.context, built);\n",
+            instead: "                table.graft(&self.context, built);
+                let _ = self.context.shootdown.invalidate_all();
 ",
         }],
         host: &[toy("needs_no_invalidation")],
@@ -256,8 +255,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["L1", "H24"],
         edits: &[Edit {
             file: DISMANTLE,
-            text: "if let Some(cpu) = self.shootdown.inside() {",
-            instead: "if let Some(cpu) = self.shootdown.inside().filter(|cpu| cpu.0 == usize::MAX) {",
+            text: "if let Some(cpu) = self.context.shootdown.inside() {",
+            instead: "if let Some(cpu) = self.context.shootdown.inside().filter(|cpu| cpu.0 == usize::MAX) {",
         }],
         host: &[toy("leaks_rather_than_frees_under_a_cpu_in_the_guest")],
         emulator: Emulator::Cannot("no scenario may free what its own guest runs on"),
@@ -267,8 +266,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["L1", "T6", "H24"],
         edits: &[Edit {
             file: DISMANTLE,
-            text: "        self.shootdown.invalidate_all().map_err(",
-            instead: "        Ok::<(), crate::Unreachable>(()).map_err(",
+            text: "        self.context.shootdown.invalidate_all().map_err(",
+            instead: "        Ok::<(), crate::invalidate::Unreachable>(()).map_err(",
         }],
         host: &[
             toy("gives_everything_back_after_everything_was_forgotten"),
@@ -292,9 +291,9 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["H12", "T6"],
         edits: &[Edit {
             file: "src/table/freeze.rs",
-            text: "        self.pending = changes.into_pending();
+            text: "        self.pending = progress.into_pending();
 ",
-            instead: "        let _: Option<super::Pending<F, M>> = changes.into_pending();
+            instead: "        let _ = progress.into_pending();
 ",
         }],
         host: &[toy("rest::"), host("cortex_a57::snapshots::")],

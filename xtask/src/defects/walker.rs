@@ -10,7 +10,7 @@ const EDIT: &str = "src/table/edit.rs";
 const FLUSH: &str = "src/table/flush.rs";
 const NODE: &str = "src/table/node.rs";
 const RELOCATE: &str = "src/table/relocate.rs";
-const REMAINS: &str = "src/table/remains.rs";
+const REMOVED: &str = "src/table/removed.rs";
 const WALK: &str = "src/table/walk.rs";
 
 pub const DEFECTS: &[Defect] = &[
@@ -21,9 +21,9 @@ pub const DEFECTS: &[Defect] = &[
             Edit {
                 file: FLUSH,
                 text: "        self.invalidate()?;
-        let Table { context, root, pending } = &mut *self.table;
+        let Table { root, pending } = &mut *self.table;
 ",
-                instead: "        let Table { context, root, pending } = &mut *self.table;
+                instead: "        let Table { root, pending } = &mut *self.table;
         let scope = pending.as_ref().map(|pending| Scope { range: pending.range, entries: pending.changed });
 ",
             },
@@ -33,9 +33,9 @@ pub const DEFECTS: &[Defect] = &[
         }
         Ok(())",
                 instead: "            *pending = None;
-            remains.step(context, &retire(self.shootdown.operations()), &mut { usize::MAX });
+            removed.free(self.context, &mut { usize::MAX });
         }
-        scope.map_or(Ok(()), |scope| self.shootdown.invalidate(scope))",
+        scope.map_or(Ok(()), |scope| self.context.shootdown.invalidate(scope))",
             },
         ],
         host: &[host("cortex_a57::unmapping::unmapped_memory"), toy("frees_nothing_before_the_invalidation")],
@@ -46,8 +46,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["T6", "H4"],
         edits: &[Edit {
             file: EDIT,
-            text: "context.mark(&slot, Changed::Tables, &mut progress);",
-            instead: "context.mark(&slot, Changed::MixedLeaves, &mut progress);",
+            text: "progress.mark(chunk.span, Changed::Tables);",
+            instead: "progress.mark(chunk.span, Changed::MixedLeaves);",
         }],
         host: &[host("cortex_a57::unmapping::"), toy("covers_the_whole_span_of_a_table_that_goes")],
         emulator: NO_CACHES,
@@ -59,9 +59,18 @@ pub const DEFECTS: &[Defect] = &[
             Edit {
                 file: RELOCATE,
                 text: "        let old = slot.swap(context.format.busy());\n",
-                instead: "        let old = slot.swap(context.format.busy());\n        context.copy(&leaf, &frames);\n",
+                instead: "        let old = slot.swap(context.format.busy());
+        if let Entry::Leaf(leaf) = context.format.decode(level, old) {
+            // SAFETY: none.
+            unsafe { context.copy_frames(leaf.at, frames.at(), frames.pages()) };
+        }
+",
             },
-            Edit { file: RELOCATE, text: "        context.copy(&old_leaf, &frames);\n", instead: "" },
+            Edit {
+                file: RELOCATE,
+                text: "        unsafe { context.copy_frames(old_leaf.at, frames.at(), frames.pages()) };\n",
+                instead: "",
+            },
         ],
         host: &[toy("keeps_what_another_cpu_writes_until_it_is_told"), host("relocating::")],
         emulator: Emulator::Shows(MAX_PAIR, &["two_cpus::a_count_goes_on_while_its_page_moves"]),
@@ -82,8 +91,12 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["W9", "H7"],
         edits: &[Edit {
             file: EDIT,
-            text: "flags)) == Change::Break {",
-            instead: "flags)) == Change::Break && slot.level > crate::Level(9) {",
+            text: "                Change::Break => {
+                    progress.mark(chunk.span, Changed::Leaves(chunk.level));
+                    return mark;
+                }
+",
+            instead: "                Change::Break => {}\n",
         }],
         host: &[toy("invalidates_what_it_restricts_and_nothing_else"), host("cortex_a57::protecting::")],
         emulator: NO_CONFLICTS,
@@ -93,8 +106,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["W2", "H8"],
         edits: &[Edit {
             file: CUT,
-            text: "&& edit.changes(&leaf) {",
-            instead: "&& edit.changes(&leaf) && edit != Edit::Unmap {",
+            text: "|| !edit.changes(&leaf) {",
+            instead: "|| !edit.changes(&leaf) || edit == Edit::Unmap {",
         }],
         host: &[host("cortex_a57::unmapping::"), toy("splits_the_block")],
         emulator: Emulator::Shows(
@@ -108,12 +121,21 @@ pub const DEFECTS: &[Defect] = &[
         edits: &[
             Edit {
                 file: EDIT,
-                text: "        let Ok(()) = context.walk(self.root(), range, &mut |slot: Slot<'_>| {\n",
-                instead: "        let mut hole = false;
-        let Ok(()) = context.walk(self.root(), range, &mut |slot: Slot<'_>| {
-            hole |= context.decode(&slot) == Entry::Absent && slot.part.start == range.start;
-            if hole {
-                return Ok(Step::Next);
+                text: "            Visit::Entries(chunk) => {
+                context.edit_entries(",
+                instead: "            Visit::Entries(chunk)
+                if chunk.part.start == range.start && chunk.slot().load() == context.format.absent() =>
+            {
+                Step::Stop
+            }
+            Visit::Entries(chunk) => {
+                context.edit_entries(",
+            },
+            Edit {
+                file: EDIT,
+                text: "            context.edit_entries(&pages, edit, &cuts, &mut progress);\n",
+                instead: "            if pages.slot().load() != context.format.absent() {
+                context.edit_entries(&pages, edit, &cuts, &mut progress);
             }
 ",
             },
@@ -126,8 +148,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["W5"],
         edits: &[Edit {
             file: EDIT,
-            text: "slot.is_whole() || self.is_sole(self.below(slot, table), slot.part)",
-            instead: "slot.is_whole() && self.is_sole(self.below(slot, table), slot.part)",
+            text: "chunk.is_whole() || self.is_sole(self.below(chunk.level, chunk.span.start, table), chunk.part)",
+            instead: "chunk.is_whole() && self.is_sole(self.below(chunk.level, chunk.span.start, table), chunk.part)",
         }],
         host: &[host("cortex_a57::unmapping::empty_tables_go"), toy("leaves_room_for_a_block")],
         emulator: Emulator::Shows(A57, &["unmapping::empty_tables_go_and_a_block_takes_their_place"]),
@@ -159,8 +181,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["W8", "A3"],
         edits: &[Edit {
             file: BUILD,
-            text: "            self.context.free_below(self.node(), UNSEEN);\n",
-            instead: "            let _ = self.context.free_below(Node { entries: &[], ..self.node() }, UNSEEN);\n",
+            text: "        removed.free(self.context, &mut { usize::MAX });\n",
+            instead: "",
         }],
         host: &[host("cortex_a57::out_of_memory::to_map_"), toy("a_mapping_is_whole_or_not_there")],
         emulator: Emulator::Shows(A57, &["out_of_memory::to_map_pages"]),
@@ -170,12 +192,14 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["W11"],
         edits: &[Edit {
             file: CUT,
-            text: "                cuts.push(self.cut(&slot, &leaf, range, edit)?);",
-            instead: "                cuts.push(loop {
-                    if let Ok(cut) = self.cut(&slot, &leaf, range, edit) {
-                        break cut;
-                    }
-                });",
+            text: "            match self.cut(span, slot.level, &leaf, range, edit) {\n",
+            instead: "            let cut = loop {
+                if let Ok(cut) = self.cut(span, slot.level, &leaf, range, edit) {
+                    break Ok(cut);
+                }
+            };
+            match cut {
+",
         }],
         host: &[toy("cutting_a_block_happens_or_does_not")],
         emulator: Emulator::Shows(A57, &["out_of_memory::to_unmap_parts_of_two_blocks"]),
@@ -185,8 +209,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["W9"],
         edits: &[Edit {
             file: NODE,
-            text: "let owned = self.tables.take(self.table_pages(level))?.zeroed();",
-            instead: "let owned = self.tables.take(self.table_pages(level))?;",
+            text: "let owned = tables.take(pages)?.zeroed();",
+            instead: "let owned = tables.take(pages)?;",
         }],
         host: &[host("cortex_a57::unmapping::a_hole_is_mapped_anew"), host("cortex_a57::lifetime::")],
         emulator: Emulator::Shows(A57, &["faults::frames_of_a_former_guest_are_zero"]),
@@ -195,26 +219,13 @@ pub const DEFECTS: &[Defect] = &[
         name: "a-marked-frame-forgotten",
         rules: &["W14"],
         edits: &[Edit {
-            file: REMAINS,
+            file: REMOVED,
             text: "Entry::Leaf(leaf) | Entry::Marked(Marked::Leaf(leaf)) if leaf.owner == Owner::Space => {
-                // SAFETY: the caller's promise.
-                unsafe { self.thread(",
+                Piece::Frames(",
             instead: "Entry::Leaf(leaf) if leaf.owner == Owner::Space => {
-                // SAFETY: the caller's promise.
-                unsafe { self.thread(",
+                Piece::Frames(",
         }],
         host: &[host("cortex_a57::unmapping::unmapped_memory"), toy("unmap::")],
-        emulator: Emulator::Shows(A57, &["unmapping::unmapped_memory_is_gone_at_once"]),
-    },
-    Defect {
-        name: "what-a-link-was-written-over-forgotten",
-        rules: &["H24"],
-        edits: &[Edit {
-            file: REMAINS,
-            text: "                    self.add(context, below, first);\n",
-            instead: "                    let _ = first;\n",
-        }],
-        host: &[host("cortex_a57::unmapping::"), toy("steps::")],
         emulator: Emulator::Shows(A57, &["unmapping::unmapped_memory_is_gone_at_once"]),
     },
     Defect {
@@ -233,10 +244,10 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["T7"],
         edits: &[Edit {
             file: FLUSH,
-            text: "            self.shootdown.invalidate(Scope { range: pending.range, entries: pending.changed })?;\n",
+            text: "            self.context.shootdown.invalidate(Scope { range: pending.range, entries: pending.changed })?;\n",
             instead: "            for page in (pending.range.start.as_usize()..pending.range.end.as_usize()).step_by(0x1000) {
                 let range = GuestPhysRange::from_start_size(page.into(), 0x1000);
-                self.shootdown.invalidate(Scope { range, entries: pending.changed })?;
+                self.context.shootdown.invalidate(Scope { range, entries: pending.changed })?;
             }
 ",
         }],
@@ -266,8 +277,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["G6", "H14"],
         edits: &[Edit {
             file: BUILD,
-            text: "        self.synchronize(operations, &leaf, frames.pages() * PAGE_SIZE_4K);\n",
-            instead: "        let _ = operations;\n",
+            text: "        self.synchronize(&leaf, frames.pages() * PAGE_SIZE_4K);\n",
+            instead: "",
         }],
         host: &[host("cortex_a57::faults::lazy_memory_is_zero"), host("cortex_a57::mapping::")],
         emulator: NO_CACHES,
@@ -277,7 +288,7 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["G6", "H14"],
         edits: &[Edit {
             file: RELOCATE,
-            text: "        context.synchronize(operations, &new_leaf, size);\n",
+            text: "        context.synchronize(&new_leaf, size);\n",
             instead: "",
         }],
         host: &[host("cortex_a57::relocating::")],
@@ -287,9 +298,9 @@ pub const DEFECTS: &[Defect] = &[
         name: "two-cpus-replace-a-frame",
         rules: &["F1", "H25"],
         edits: &[Edit {
-            file: "src/table/shared.rs",
-            text: "let replaced = slot.replace(self.context.format.absent(), raw);",
-            instead: "let replaced = slot.replace(slot.load(), raw);",
+            file: "src/table/install.rs",
+            text: "let replaced = slot.replace(context.format.absent(), context.format.leaf(level, leaf));",
+            instead: "let replaced = slot.replace(slot.load(), context.format.leaf(level, leaf));",
         }],
         host: &[toy("leave_a_frame_that_came_meanwhile")],
         emulator: Emulator::Shows(A57_PAIR, &["two_cpus::both_cpus_populate_the_same_pages"]),
