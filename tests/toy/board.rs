@@ -57,6 +57,7 @@ struct State {
     on_allocation: Option<Box<dyn FnOnce() + Send>>,
     on_free: Option<Box<dyn FnOnce() + Send>>,
     on_invalidation: Option<Box<dyn FnOnce() + Send>>,
+    on_publication: Option<Box<dyn FnOnce() + Send>>,
 }
 
 // SAFETY: the memory is reached through `Frames::pointer` under the crate's rules; everything else is behind the mutex.
@@ -142,6 +143,11 @@ impl Board {
         self.state().on_free = Some(Box::new(event));
     }
 
+    /// What happens elsewhere while entries are published the next time.
+    pub fn on_publication(&self, event: impl FnOnce() + Send + 'static) {
+        self.state().on_publication = Some(Box::new(event));
+    }
+
     /// What happens elsewhere during the next invalidation of a range.
     pub fn on_invalidation(&self, event: impl FnOnce() + Send + 'static) {
         self.state().on_invalidation = Some(Box::new(event));
@@ -223,7 +229,13 @@ impl Invalidate<u64> for Board {
     }
 
     fn publish(&self) {
-        self.state().published += 1;
+        let mut state = self.state();
+        state.published += 1;
+        let elsewhere = state.on_publication.take();
+        drop(state);
+        if let Some(event) = elsewhere {
+            event();
+        }
     }
 
     fn invalidate(&self, _root: u64, scope: Scope) {

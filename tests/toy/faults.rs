@@ -80,23 +80,19 @@ fn map_nothing_where_the_area_went_meanwhile() {
 /// Faults of several CPUs go on side by side (F3).
 #[test]
 fn do_not_wait_for_each_other() {
-    let space = Arc::new(Board::new().space());
+    let board = Board::new();
+    let space = Arc::new(board.space());
     space.map(range(0, PAGE), PAGES, RW).unwrap();
     space.map(range(PAGE, PAGE), LAZY, RW).unwrap();
     let (sender, answer) = std::sync::mpsc::channel();
-    let other = space.clone();
-    let mut started = Some(move || {
+    let (other, (came, seen)) = (space.clone(), std::sync::mpsc::channel());
+    // What a fault publishes it publishes with the lock held.
+    board.on_publication(move || {
         std::thread::spawn(move || sender.send(fault(&other, PAGE, Access::Write)));
+        came.send(answer.recv_timeout(PATIENCE)).unwrap();
     });
-    let mut came = None;
-    // A walk holds the lock as a fault does.
-    space
-        .walk(range(0, PAGE), |_| {
-            started.take().expect("one leaf")();
-            came = answer.recv_timeout(PATIENCE).ok();
-        })
-        .unwrap();
-    assert_eq!(came, Some(Outcome::Resolved));
+    assert_eq!(fault(&space, 0, Access::Write), Outcome::Retry);
+    assert_eq!(seen.try_recv().expect("the first fault published"), Ok(Outcome::Resolved));
 }
 
 /// A touch costs no more than a block of the level above pages (L3).
