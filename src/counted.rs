@@ -94,7 +94,7 @@ impl<T: ?Sized> PartialEq for Counted<T> {
 impl<T: ?Sized> Clone for Counted<T> {
     fn clone(&self) -> Self {
         // SAFETY: the value stands as long as this owner does. Relaxed: who clones has an owner, so that the count
-        // cannot be running out. Nobody lives long enough to let it overflow.
+        // cannot be running out. No machine runs long enough to let it overflow.
         unsafe { self.0.as_ref() }.count.fetch_add(1, Ordering::Relaxed);
         Self(self.0)
     }
@@ -104,7 +104,7 @@ impl<T: ?Sized> Deref for Counted<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: the value stands as long as this owner does, and nobody has it mutably.
+        // SAFETY: the value stands as long as this owner does, and no reference to it is mutable.
         unsafe { &self.0.as_ref().value }
     }
 }

@@ -69,7 +69,7 @@ pub enum Error {
         /// What the area allows.
         flags: MappingFlags,
     },
-    /// It is a device's registers or somebody else's frames, where only the space's own memory will do.
+    /// It is a device's registers or frames of another owner, where only the space's own memory will do.
     #[error("{0:#x?} is not memory of the space's own")]
     NotMemory(GuestPhysRange),
     /// The format cannot express the flags.
@@ -200,7 +200,7 @@ pub enum RegionError {
     /// It can still be written, and what is copied on write must not change.
     #[error("the region is not frozen")]
     NotFrozen,
-    /// It cannot be frozen while somebody can write it.
+    /// It cannot be frozen while it can be written.
     #[error("the region is writable: {mapped:#x} bytes of it by guests, and by {handles} handles")]
     Written {
         /// How many bytes guests may write, in all mappings together.
@@ -208,7 +208,7 @@ pub enum RegionError {
         /// How many [`RegionWriter`](crate::region::RegionWriter)s there are.
         handles: usize,
     },
-    /// Somebody else can reach it.
+    /// Another guest or handle can reach it.
     #[error("the region has {mappings} mappings and {handles} handles")]
     InUse {
         /// How many mappings there are, of all spaces and snapshots.

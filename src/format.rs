@@ -88,7 +88,7 @@ pub trait Format: Clone + Debug + Send + Sync + 'static {
     /// [`Entry::Lent`] for a leaf that is [on loan](Owner::OnLoan), else [`Entry::Marked`].
     fn mark(&self, level: Level, entry: u64) -> u64;
 
-    /// The invalid entry of a leaf that is being changed by somebody who will finish.
+    /// The invalid entry of a leaf that is being changed by a CPU that will finish.
     fn busy(&self) -> u64;
 
     /// What an entry says.
@@ -146,7 +146,7 @@ pub struct Fields {
     pub owned: u64,
 }
 
-/// An entry, as everybody but its format sees it.
+/// An entry, as all code but its format sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Entry {
     /// Nothing.
@@ -159,7 +159,7 @@ pub enum Entry {
     Marked(Marked),
     /// The space's own memory that it lent to another: out of reach until it comes back.
     Lent(Leaf),
-    /// A leaf that somebody is changing and will finish ([H26](crate::hardware#h26)).
+    /// A leaf that a CPU is changing and will finish ([H26](crate::hardware#h26)).
     Busy,
 }
 
@@ -190,13 +190,13 @@ pub struct Leaf {
 pub enum Owner {
     /// The space's own: it goes back to the allocator when it is unmapped.
     Space,
-    /// Somebody else's: a device, memory that is passed through.
+    /// Not the space's: a device, memory that is passed through.
     Foreign,
     /// A region's, which other guests may map too: it stays when it is unmapped.
     Shared,
     /// A frozen region's, to be copied before it is written: such a leaf never allows that.
     Frozen,
-    /// The space's own, and another space has a view of it: it stays when the space goes, until nobody has.
+    /// The space's own, and another space has a view of it: it stays when the space goes, until no space has.
     OnLoan,
     /// Another space's: it goes back to that one when it is unmapped, and nothing is ever executed from it.
     Borrowed,

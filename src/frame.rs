@@ -11,7 +11,7 @@ use page_table_multiarch::PagingHandler;
 /// Called under the space's locks: it must not call back into the space, and must not sleep.
 ///
 /// # Safety
-/// - [`allocate`](Frames::allocate) answers memory that nobody else uses until it is freed, `count` pages of 4 KiB,
+/// - [`allocate`](Frames::allocate) answers memory that has no other use until it is freed, `count` pages of 4 KiB,
 ///   aligned to `align`, below 2^[`output_bits`](crate::format::Format::output_bits) of the space's format: what an
 ///   entry does not hold of an address is cut off.
 /// - [`pointer`](Frames::pointer) of an address in allocated memory is valid for reads and writes of the rest of
@@ -58,7 +58,7 @@ pub unsafe trait Frames: Clone + Send + Sync + 'static {
     ///
     /// # Safety
     /// They came from [`allocate`](Frames::allocate), all of one call or, with [`Pieces::Any`], some of one call;
-    /// they are freed once, and nobody uses them any more.
+    /// they are freed once, and nothing uses them any more.
     unsafe fn free(&self, at: PhysAddr, count: usize);
 
     /// Where the hypervisor sees a physical address.
@@ -66,7 +66,7 @@ pub unsafe trait Frames: Clone + Send + Sync + 'static {
 
     /// A number for the allocator: two values of one type that answer the same one free each other's frames.
     ///
-    /// A page of a region that nobody else shares any more is then taken by its last guest, instead of copied. Where
+    /// A page of a region that no other guest shares any more is then taken by its last guest, instead of copied. Where
     /// nothing is known of the allocator, the default, every frame goes back where it came from.
     fn pool(&self) -> Option<usize> {
         None
@@ -169,7 +169,7 @@ impl<H, const PIECEWISE: bool> Clone for Handler<H, PIECEWISE> {
     }
 }
 
-// SAFETY: whoever made the value promised what the trait asks of `H`; the adapter only passes on.
+// SAFETY: the maker of the value promised what the trait asks of `H`; the adapter only passes on.
 unsafe impl<H: PagingHandler + 'static, const PIECEWISE: bool> Frames for Handler<H, PIECEWISE> {
     fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr> {
         let at = H::alloc_frames(count, align)?;
@@ -196,7 +196,7 @@ unsafe impl<H: PagingHandler + 'static, const PIECEWISE: bool> Frames for Handle
     }
 }
 
-/// Frames that somebody owns: dropping frees them, [`into_raw`](Owned::into_raw) hands them to an entry.
+/// Frames that the value owns: dropping frees them, [`into_raw`](Owned::into_raw) hands them to an entry.
 ///
 /// It borrows the allocator: a clone for every fault would be a counter that all CPUs write.
 #[must_use]
@@ -225,7 +225,7 @@ impl<'f, F: Frames> Owned<'f, F> {
     /// Takes over what an entry owned.
     ///
     /// # Safety
-    /// As for [`Frames::free`]: nobody else frees these pages, and nobody reaches them any more.
+    /// As for [`Frames::free`]: nothing else frees these pages, and nothing reaches them any more.
     pub(crate) unsafe fn from_raw(frames: &'f F, at: PhysAddr, pages: usize) -> Self {
         Self { frames, at, pages }
     }
@@ -240,14 +240,14 @@ impl<'f, F: Frames> Owned<'f, F> {
         self.pages
     }
 
-    /// Gives the frames to whoever now holds their address.
+    /// Gives the frames to what now holds their address.
     pub(crate) fn into_raw(self) -> PhysAddr {
         let at = self.at;
         core::mem::forget(self);
         at
     }
 
-    /// Gives the frames to whoever now holds their address, and owns as many others instead.
+    /// Gives the frames to what now holds their address, and owns as many others instead.
     ///
     /// # Safety
     /// As for [`from_raw`](Self::from_raw).
@@ -267,7 +267,7 @@ impl<F: Frames> Drop for Owned<'_, F> {
 pub(crate) fn zero(frames: &impl Frames, at: PhysAddr, pages: usize) {
     for page in 0..pages {
         let pointer = frames.pointer(at + page * PAGE_SIZE_4K);
-        // SAFETY: the caller owns the pages and nobody else has seen them; each page is valid from its pointer on.
+        // SAFETY: the caller owns the pages and nothing else has seen them; each page is valid from its pointer on.
         unsafe { pointer.write_bytes(0, PAGE_SIZE_4K) }
     }
 }

@@ -39,7 +39,7 @@ pub trait LockFamily: 'static {
 /// A lock that is held shared by faults and exclusively by changes of the map.
 ///
 /// # Contract
-/// - While it is held exclusively, nobody else holds it. While it is held shared, others may hold it shared, on any CPU.
+/// - While it is held exclusively, no other CPU holds it. While it is held shared, others may hold it shared, on any CPU.
 /// - What an exclusive holder did comes before everything that a later holder does, and what shared holders did comes
 ///   before everything that a later exclusive holder does. Between shared holders it orders nothing.
 /// - A shared holder may rely on this: no area comes, goes or changes, no table is freed, and no frame that an entry names
@@ -47,7 +47,7 @@ pub trait LockFamily: 'static {
 ///   accessed or dirty, or are broken and made again by the one CPU that claimed them.
 /// - It is not reentrant: a CPU that holds it must not ask for it, not even shared twice, since a writer that came in
 ///   between keeps the second request out and waits for the first to end. An interrupt handler must not ask for it at all.
-/// - A CPU that is in the guest must not ask for it: whoever holds it may wait for that CPU to leave the guest
+/// - A CPU that is in the guest must not ask for it: its holder may wait for that CPU to leave the guest
 ///   ([`GuestSpace`](crate::GuestSpace) says the order of all locks). The locks of two spaces are taken by the spaces'
 ///   addresses, the lower first.
 /// - Neither kind may keep the other out for ever, however often others come.
@@ -130,7 +130,7 @@ unsafe impl<T: Send + Sync> Sync for Striped<T> {}
 
 /// [`Striped`] held shared.
 ///
-/// It has the cell and no reference to the value: that would promise the compiler that nobody writes until the call is
+/// It has the cell and no reference to the value: that would promise the compiler that nothing writes until the call is
 /// over which the guard is dropped in, and so beyond the release.
 pub struct Shared<'a, T> {
     stripe: &'a Stripe,
@@ -310,7 +310,7 @@ impl Word {
         self.0 / TURN
     }
 
-    /// Claimed by the next writer; nobody is counted yet that waits for it.
+    /// Claimed by the next writer; no waiter is counted yet.
     const fn claimed(self) -> Self {
         Self((self.0 & !(TURN - 1)).wrapping_add(TURN) | HELD)
     }

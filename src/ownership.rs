@@ -7,7 +7,7 @@ use crate::format::{Entry, Marked, Owner};
 /// What a page is to its space, as its entry says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageState {
-    /// Nothing is there: nothing is mapped, or nobody touched it yet.
+    /// Nothing is there: nothing is mapped, or the page is untouched.
     Nothing,
     /// The space's own.
     Owned,

@@ -291,7 +291,7 @@ mod tests {
             (0x414f_d0b0, Errata::empty(), "Cortex-A76 r4p0"),
             (0x411f_d461, incomplete, "Cortex-A510 r1p1"),
             (0x411f_d462, Errata::empty(), "Cortex-A510 r1p2"),
-            (0x421f_d070, Errata::empty(), "somebody else's part"),
+            (0x421f_d070, Errata::empty(), "another maker's part"),
         ] {
             assert_eq!(errata(midr), expected, "{name}");
         }

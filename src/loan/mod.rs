@@ -83,12 +83,12 @@ impl Loan {
         self.terms().mapped()
     }
 
-    /// Lets go of it, unless nobody else has it.
+    /// Lets go of it, unless no other side has it.
     pub(crate) fn release(self) -> Option<Self> {
         self.0.release().map(Self)
     }
 
-    /// Frees some of what the lender left behind, if nobody else has it, until `budget`, in frames of 4 KiB, is used up.
+    /// Frees some of what the lender left behind, if no other side has it, until `budget`, in frames of 4 KiB, is used up.
     pub(crate) fn free_some(&mut self, budget: &mut usize) {
         if let Some(record) = self.0.sole() {
             record.free_some(budget);

@@ -1,4 +1,4 @@
-//! What is known of a loan by both sides, and by whoever has a handle.
+//! What is known of a loan by both sides, and by each handle.
 #![allow(unsafe_code, reason = "frees what a lender left behind")]
 
 #[cfg(not(loom))]
@@ -45,7 +45,7 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
-    /// Of a loan that nobody has yet.
+    /// Of a loan that has no side yet.
     pub(crate) fn new(
         kind: LoanKind,
         lender: GuestPhysRange,
@@ -108,7 +108,7 @@ impl<P: Platform> Lending for Record<P> {
     }
 
     fn free_some(&mut self, budget: &mut usize) {
-        // Whoever let go last sees what the others did before.
+        // The side that lets go last sees what the others did before.
         while *budget > 0
             && self.terms.lender_is_gone.load(Ordering::Relaxed)
             && let Some(page) = self.terms.memory.pop()
@@ -116,7 +116,7 @@ impl<P: Platform> Lending for Record<P> {
             *budget -= 1;
             // What guests left in the caches, or wrote past them, must not meet the next owner (H14).
             self.operations.synchronize(self.frames.pointer(page), PAGE_SIZE_4K, Content::Data);
-            // SAFETY: the lender is gone, and so are the borrower's areas, which go after their invalidation: nobody
+            // SAFETY: the lender is gone, and so are the borrower's areas, which go after their invalidation: nothing
             // reaches the page. It was the lender's own: a page that it allocated, or a piece of a block, which there
             // are only where any piece may be freed.
             unsafe { self.frames.free(page, 1) }

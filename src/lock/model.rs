@@ -52,7 +52,7 @@ fn elsewhere(lock: &Lock, job: impl FnOnce(&Lock) + 'static) -> JoinHandle<()> {
     spawn(move || job(&lock))
 }
 
-/// Every CPU is done: the lock is free, and the next writer waits for nobody.
+/// Every CPU is done: the lock is free, and the next writer does not wait.
 fn ends(lock: &Lock, others: impl IntoIterator<Item = JoinHandle<()>>, writers: usize) {
     for other in others {
         other.join().unwrap();

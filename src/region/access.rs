@@ -1,4 +1,4 @@
-//! The hypervisor's own access to a region, as a virtio back end has it: by offset, whoever maps it.
+//! The hypervisor's own access to a region, as a virtio back end has it: by offset, whichever guests map it.
 
 use core::ptr::NonNull;
 
@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl SharedRegion {
-    /// Reads from `offset` on. What nobody touched yet is zero, and stays untouched; a page that comes from a source is
+    /// Reads from `offset` on. What is untouched yet is zero, and stays untouched; a page that comes from a source is
     /// asked for.
     ///
     /// Aligned values of two, four and eight bytes are read whole; between them guests may write.
@@ -27,7 +27,7 @@ impl SharedRegion {
             self.bring(offset + done, to.len() - done)?;
             let part = &mut to[done..done + len];
             match self.existing(offset + done, len) {
-                // SAFETY: this handle keeps the frame, and everybody who shares it uses atomics.
+                // SAFETY: this handle keeps the frame, and all who share it use atomics.
                 #[allow(unsafe_code, reason = "shared memory")]
                 Some(bytes) => unsafe { plain::copy_out(bytes, part) },
                 None => part.fill(0),
@@ -91,7 +91,7 @@ impl RegionWriter {
         &self.0
     }
 
-    /// Writes from `offset` on, populating what nobody touched yet.
+    /// Writes from `offset` on, populating what is untouched yet.
     ///
     /// What is written is coherent with every guest's uncached accesses and instruction fetches when it returns.
     ///
@@ -105,7 +105,7 @@ impl RegionWriter {
         while done < from.len() {
             let len = in_page(offset + done, from.len() - done);
             self.change(offset + done, len, from.len() - done, |bytes| {
-                // SAFETY: the handle keeps the frame, and everybody who shares it uses atomics.
+                // SAFETY: the handle keeps the frame, and all who share it use atomics.
                 #[allow(unsafe_code, reason = "shared memory")]
                 unsafe {
                     plain::copy_in(&from[done..done + len], bytes);
@@ -124,12 +124,12 @@ impl RegionWriter {
         self.write(offset, plain::as_bytes(&value))
     }
 
-    /// Stores a word with release ordering: what was written before it is seen by whoever reads it.
+    /// Stores a word with release ordering: what was written before it is seen by a reader of it.
     ///
     /// # Errors
     /// As for [`write`](Self::write); [`RegionError::Unaligned`].
     pub fn store<T: Word>(&self, offset: usize, value: T) -> Result<(), RegionError> {
-        // SAFETY: `word` gives an aligned word, and everybody who shares it uses atomics.
+        // SAFETY: `word` gives an aligned word, and all who share it use atomics.
         #[allow(unsafe_code, reason = "shared memory")]
         self.word::<T, _>(offset, |at| unsafe { T::store(at, value) })
     }

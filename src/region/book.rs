@@ -62,11 +62,11 @@ struct Record(u64);
 /// What a mapping that wants a page of its own gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Given {
-    /// The page itself, since nobody else can ever see it: the region has it no more.
+    /// The page itself, since nothing else can ever see it: the region has it no more.
     Take(PhysAddr),
     /// A page to copy. It stays until [`Book::leave`].
     Copy(PhysAddr),
-    /// Nobody ever touched it.
+    /// It was never touched.
     Nothing,
 }
 
@@ -266,7 +266,7 @@ impl Book {
 
     /// A mapping wants a page of its own.
     ///
-    /// It may take the page where no handle could show it to anybody any more, and either no other mapping is left or
+    /// It may take the page where no handle could show it any more, and either no other mapping is left or
     /// every other one has its own copy. A mapping that went without a copy is not among those, which costs a copy too
     /// many and never one too few.
     pub(super) fn give(&mut self, page: usize) -> Given {
@@ -286,7 +286,7 @@ impl Book {
         }
     }
 
-    /// A mapping has its copy and reaches the page no more: the frame, if nobody does.
+    /// A mapping has its copy and reaches the page no more: the frame, if none does.
     pub(super) fn leave(&mut self, page: usize) -> Option<PhysAddr> {
         let (handles, ever) = (self.handles, self.ever);
         let record = self.record(page)?;

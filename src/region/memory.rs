@@ -23,7 +23,7 @@ pub(crate) trait Region: PageOwner {
     /// Its lock.
     fn book(&self) -> &RwLock<Book>;
 
-    /// What is behind its lock, for somebody who has it alone.
+    /// What is behind its lock, for a caller that has it alone.
     fn book_mut(&mut self) -> &mut Book;
 
     /// At its end: frees frames until `budget`, in frames of 4 KiB, is used up.
@@ -32,13 +32,13 @@ pub(crate) trait Region: PageOwner {
     /// Allocates a frame for a page: zeroed, and in step with the caches.
     fn allocate(&self) -> Option<PhysAddr>;
 
-    /// Where pages come from that nobody touched; zeros, if from nowhere.
+    /// Where untouched pages come from; zeros, if from nowhere.
     fn supply(&self) -> Option<&Supply>;
 
     /// Frees a frame that the book gave away.
     ///
     /// # Safety
-    /// Nobody reaches it any more.
+    /// Nothing reaches it any more.
     unsafe fn free(&self, at: PhysAddr);
 
     /// Where the hypervisor sees a frame.
@@ -127,7 +127,7 @@ impl dyn Region {
         if pool.is_some() && pool == self.pool() {
             return self.writing().give(page);
         }
-        // A frame goes back where it came from: nobody else may take it.
+        // A frame goes back where it came from: nothing else may take it.
         self.reading().frame(page).map_or(Given::Nothing, Given::Copy)
     }
 
@@ -135,7 +135,7 @@ impl dyn Region {
     pub(crate) fn leave(&self, page: usize) {
         let unreachable = self.writing().leave(page);
         if let Some(at) = unreachable {
-            // SAFETY: every mapping there ever was has a copy, and nobody can make another: the book says so.
+            // SAFETY: every mapping there ever was has a copy, and no other can be made: the book says so.
             unsafe { self.free(at) }
         }
     }
@@ -242,7 +242,7 @@ impl<P: Platform> PageOwner for Memory<P> {
     ) -> Result<bool, Exhausted> {
         let fresh = Owned::allocate(&self.frames, 1).ok_or(Exhausted::Memory)?.zeroed();
         let bytes = self.frames.pointer(fresh.at());
-        // SAFETY: `fresh` owns the page, which nobody else has seen, and it is initialized.
+        // SAFETY: `fresh` owns the page, which nothing else has seen, and it is initialized.
         if !write(unsafe { core::slice::from_raw_parts_mut(bytes.as_ptr(), PAGE_SIZE_4K) }) {
             return Ok(false);
         }

@@ -1,4 +1,4 @@
-//! Memory that several guests share: its frames belong to a region, which lives as long as anybody maps it or has a
+//! Memory that several guests share: its frames belong to a region, which lives as long as a guest maps it or there is a
 //! handle.
 
 mod access;

@@ -1,7 +1,7 @@
 //! Asking, answering, cancelling and going to sleep, in every interleaving of the locks that they take.
 //!
 //! Run by `cargo xtask test --only loom`. With [`Source::settled`] called before the desk knows that a ticket is over,
-//! whoever is about to sleep sleeps for ever. Without [`supply`]'s second look, or where that looks at the tables first,
+//! a vCPU that is about to sleep sleeps for ever. Without [`supply`]'s second look, or where that looks at the tables first,
 //! a page is asked for twice.
 
 use alloc::sync::Arc;

@@ -10,7 +10,7 @@ use crate::counted::Counted;
 pub(crate) struct RemovedRegions(Option<Counted<dyn Region>>);
 
 impl RemovedRegions {
-    /// Lets go of a mapping, and takes over its region if nobody else has it.
+    /// Lets go of a mapping, and takes over its region if nothing else has it.
     pub(crate) fn add(&mut self, view: View) {
         if let Some(mut region) = view.release()
             && let Some(sole) = region.sole()

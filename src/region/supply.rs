@@ -55,7 +55,7 @@ pub(crate) fn behind(region: &Counted<dyn Region>, page: usize) -> Behind {
     }
 }
 
-/// Has a page brought that a source is behind, unless somebody has asked for it, or it turns out when nobody else can ask
+/// Has a page brought that a source is behind, unless it was asked for already, or it turns out when no other CPU can ask
 /// any more that it is not missing. Without any lock.
 pub(crate) fn supply(
     region: &Counted<dyn Region>,

@@ -14,7 +14,7 @@ pub(crate) struct Window(Counted<Opening>);
 struct Opening(Counted<dyn Region>);
 
 impl Window {
-    /// A new mapping, by somebody who has a handle meanwhile.
+    /// A new mapping, made by way of a handle that stays meanwhile.
     pub(crate) fn open(region: &Counted<dyn Region>) -> Option<Self> {
         region.writing().open_window();
         Counted::try_new(Opening(region.clone())).map(Self)
@@ -47,7 +47,7 @@ impl View {
         &self.window.0.0
     }
 
-    /// Lets go of it, and of the mapping with its last view: the region, if nobody else has it.
+    /// Lets go of it, and of the mapping with its last view: the region, if nothing else has it.
     pub(crate) fn release(self) -> Option<Counted<dyn Region>> {
         let opening = self.window.0.release()?;
         let region = opening.0.clone();

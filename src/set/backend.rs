@@ -46,7 +46,7 @@ pub trait MappingBackend: Clone {
     /// Maps `size` bytes at `start`, or answers `false` with nothing of it mapped.
     ///
     /// A backend that fails half-way takes back its own first half: only it knows which entries it wrote, and which
-    /// were somebody else's before.
+    /// were another backend's before.
     fn map(&self, start: Self::Addr, size: usize, flags: Self::Flags, page_table: &mut Self::PageTable) -> bool;
 
     /// Unmaps `size` bytes at `start`. After `false` the area stays recorded as a whole, so that it can be tried again.
@@ -61,7 +61,7 @@ pub trait MappingBackend: Clone {
     ///
     /// This is the place to allocate what the change needs. It must change nothing that a walk of the table can see,
     /// and the change need not follow, because another part may refuse.
-    #[expect(unused_variables, reason = "whoever overrides it needs them")]
+    #[expect(unused_variables, reason = "an implementation needs them")]
     fn prepare(
         &self,
         change: MappingChange<Self::Flags>,

@@ -10,7 +10,7 @@ use super::{AreaError, Backing, MemoryArea, Plan, areas::Areas, gap::Wanted};
 ///
 /// It has two faces. With a [`MappingBackend`](super::MappingBackend) it drives a page table: [`map`](Self::map),
 /// [`unmap`](Self::unmap), [`protect`](Self::protect), [`clear`](Self::clear). With any [`Backing`] it is the record
-/// of somebody who drives the table: [`plan`](Self::plan), [`insert`](Self::insert).
+/// for one who drives the table: [`plan`](Self::plan), [`insert`](Self::insert).
 ///
 /// Lookups cost two binary searches and never allocate; an edit costs that and the areas that it touches. Nothing
 /// aborts when memory runs out: an edit reserves what it needs before it changes anything. An empty range, an inverted

@@ -1,6 +1,6 @@
 //! What was asked and not answered yet: a fixed number of slots, and who wants what is in them.
 //!
-//! It knows no page and no region: `O` is whoever the page is for.
+//! It knows no page and no region: `O` is what the page is for.
 
 use alloc::vec::Vec;
 use core::{
@@ -16,7 +16,7 @@ use spin::rwlock::RwLock as Lock;
 
 use super::Ticket;
 
-/// The number of the next ticket, of whichever desk: a ticket that is shown at the wrong one is known there by nobody.
+/// The number of the next ticket, of whichever desk: a ticket that is shown at the wrong one is unknown there.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// The desk.
@@ -46,7 +46,7 @@ enum Stage {
 /// What came of asking for a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// It was not asked for yet: whoever came now does it.
+    /// It was not asked for yet: the CPU that came now does it.
     New(Ticket),
     /// It has been asked for, or there is no room: then this is the ticket that has waited longest.
     Pending(Ticket),
@@ -99,7 +99,7 @@ impl<O: PartialEq> Desk<O> {
         slots.get(ticket.slot).and_then(Option::as_ref).is_some_and(|entry| entry.is_asked(ticket))
     }
 
-    /// It cannot be had, if it was waited for: whether it was. The entry stays until somebody forgets it.
+    /// It cannot be had, if it was waited for: whether it was. The entry stays until it is forgotten.
     pub(super) fn fail(&self, ticket: Ticket) -> bool {
         find(&mut self.lock(), ticket).map(|entry| entry.stage = Stage::Failed).is_some()
     }
@@ -123,7 +123,7 @@ impl<O: PartialEq> Desk<O> {
         self.lock().iter_mut().find(|slot| slot.as_ref().is_some_and(&wanted))?.take()
     }
 
-    /// Held shared: whoever looks again and again does not hold up the others.
+    /// Held shared: a CPU that looks again and again does not hold up the others.
     #[cfg(not(loom))]
     fn look(&self) -> impl Deref<Target = Vec<Option<Entry<O>>>> {
         self.slots.read()

@@ -47,11 +47,11 @@ pub trait Source: Send + Sync {
     /// A page is missed: the 4 KiB from [`ticket.offset()`](Ticket::offset) on.
     ///
     /// `page` is full of zeros. What [`Supply::Ready`] leaves in it is what guests will see; with another answer it is
-    /// forgotten. Whoever answers [`Supply::Later`] sees to it that [`Pager::complete`] is called with the ticket, on any
+    /// forgotten. What answers [`Supply::Later`] sees to it that [`Pager::complete`] is called with the ticket, on any
     /// CPU and at any time, even before this returns. While a ticket stands the page is not asked for again.
     fn ask(&self, ticket: Ticket, page: &mut [u8]) -> Supply;
 
-    /// The ticket is over: whoever waits for it is to look again.
+    /// The ticket is over: what waits for it is to look again.
     ///
     /// Called once for each ticket, after [`Pager::state`] has begun to say [`Waiting::Over`] of it. A ticket that is
     /// cancelled may be told of before [`ask`](Self::ask) was called with it, which then never is.
@@ -89,7 +89,7 @@ pub enum Settled {
     Ready,
     /// The source cannot have it.
     Failed,
-    /// Nobody wants it any more: what it was for was unmapped or dropped. Or it was not asked for after all: there was
+    /// It is not wanted any more: what it was for was unmapped or dropped. Or it was not asked for after all: there was
     /// no memory for it.
     Cancelled,
 }

@@ -20,12 +20,12 @@ use crate::{account::Exhausted, counted::Counted};
 /// # Waiting
 /// A fault on a page that is not there yet is answered [`Outcome::NotYet`](crate::Outcome::NotYet) with a ticket. The
 /// hypervisor puts the virtual CPU to sleep *under a lock of its own*, after it has asked [`state`](Self::state) under the
-/// same lock; [`Source::settled`] takes that lock too and wakes whoever sleeps by the ticket. The state changes before
+/// same lock; [`Source::settled`] takes that lock too and wakes who sleeps by the ticket. The state changes before
 /// `settled` is called: who still saw [`Waiting::NotYet`] is asleep when it comes. Then the fault is answered anew.
 ///
 /// # Failures
-/// A page that the source cannot have is [`Outcome::SourceFailed`](crate::Outcome::SourceFailed) for everybody who waited
-/// and everybody who comes, until somebody calls [`retry`](Self::retry) or what it was for is gone. It takes up the room of a
+/// A page that the source cannot have is [`Outcome::SourceFailed`](crate::Outcome::SourceFailed) for all who waited
+/// and all who come, until [`retry`](Self::retry) is called or what it was for is gone. It takes up the room of a
 /// pending page meanwhile; when that is needed the oldest failure is forgotten, and its page is asked for again.
 ///
 /// # Example
@@ -141,7 +141,7 @@ impl Pager {
     /// Answers a ticket with the page's 4 KiB, or with the failure to have them. Called without any lock that
     /// [`Source::settled`] takes.
     ///
-    /// The page is in its region when it returns, and whoever waited was told; the tables get it when a guest tries again,
+    /// The page is in its region when it returns, and all who waited were told; the tables get it when a guest tries again,
     /// with what flags its area then has.
     ///
     /// # Errors
@@ -156,7 +156,7 @@ impl Pager {
         }
     }
 
-    /// Whether a ticket is still to be waited for. It takes a lock that nobody holds while calling anybody: it may be asked
+    /// Whether a ticket is still to be waited for. It takes a lock that is never held during a callback: it may be asked
     /// under any lock of the hypervisor's own.
     pub fn state(&self, ticket: Ticket) -> Waiting {
         if self.0.desk.is_waited_for(ticket) { Waiting::NotYet } else { Waiting::Over }
@@ -215,14 +215,14 @@ impl Pager {
         over(entry, |ticket| self.0.source.settled(ticket, Settled::Cancelled));
     }
 
-    /// Nobody wants these pages any more.
+    /// These pages are not wanted any more.
     pub(crate) fn cancel_pages(&self, region: &Owner, pages: &Range<usize>) {
         while let Some(entry) = self.0.desk.take_one(region, pages) {
             self.cancel(Some(entry));
         }
     }
 
-    /// Finds out whether a page has been asked for. Whoever is answered [`Entered::First`] looks once more whether it is
+    /// Finds out whether a page has been asked for. A CPU that is answered [`Entered::First`] looks once more whether it is
     /// still missing, and then asks.
     pub(crate) fn enter(&self, region: &Owner, page: usize, offset: usize) -> Entered {
         match self.0.desk.enter(region.clone(), page, offset) {
@@ -235,8 +235,8 @@ impl Pager {
     }
 }
 
-/// Tells that what was at the desk is over. It is there no more: whoever asks for its state before he sleeps does not
-/// sleep, and whoever asked before is told.
+/// Tells that what was at the desk is over. It is there no more: a vCPU that asks for its state before it sleeps does not
+/// sleep, and one that asked before is told.
 pub(super) fn over<O>(entry: Option<Entry<O>>, tell: impl FnOnce(Ticket)) {
     if let Some(entry) = entry {
         let ticket = entry.was_pending();
@@ -249,9 +249,9 @@ pub(super) fn over<O>(entry: Option<Entry<O>>, tell: impl FnOnce(Ticket)) {
 /// What came of missing a page.
 #[must_use]
 pub(crate) enum Entered {
-    /// Nobody has asked yet.
+    /// It was not asked for yet.
     First(Asking),
-    /// Somebody has.
+    /// It was.
     Other(Supplied),
 }
 
@@ -267,7 +267,7 @@ pub(crate) enum Supplied {
     Failed(Ticket),
 }
 
-/// The right to ask for a page, once. Dropped, nobody asked.
+/// The right to ask for a page, once. Dropped, it was not asked for.
 #[must_use]
 pub(crate) struct Asking {
     pager: Pager,

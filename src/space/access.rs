@@ -29,7 +29,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         while done < to.len() {
             let rest = GuestPhysRange { start: gpa + done, end: range.end };
             done += self.with_window(rest, Access::Read, |window| {
-                // SAFETY: the window is valid while the lock is held, and everybody who shares it uses atomics.
+                // SAFETY: the window is valid while the lock is held, and all who share it use atomics.
                 #[allow(unsafe_code, reason = "guest memory")]
                 unsafe {
                     plain::copy_out(window.pointer, &mut to[done..done + window.len]);
@@ -84,7 +84,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// # Errors
     /// As for [`read`](Self::read); [`Error::Unaligned`].
     pub fn load<T: Word>(&self, gpa: GuestPhysAddr) -> Result<T, Error> {
-        // SAFETY: `word` gives an aligned window of the size, and everybody who shares it uses atomics.
+        // SAFETY: `word` gives an aligned window of the size, and all who share it use atomics.
         #[allow(unsafe_code, reason = "guest memory")]
         self.word::<T, _>(gpa, Access::Read, |at| unsafe { T::load(at) })
     }

@@ -23,7 +23,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Makes private memory a region's, which others may then map: the whole range, from offset 0 on.
     ///
     /// Nothing is copied and nothing changes for the guest; no CPU has to forget anything but where a block must be split
-    /// at an end of the range. What nobody touched yet stays so, in the region. The frames are off the space's
+    /// at an end of the range. What is untouched yet stays so, in the region. The frames are off the space's
     /// [limit](crate::Limits), as all of a region's.
     ///
     /// # Errors
@@ -73,7 +73,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Makes a region's memory the space's own, where this space's mapping of it is the last and no handle is left.
     ///
-    /// Nothing is copied; the guest keeps access, and sees zeros come where that is asked for. What nobody touched yet
+    /// Nothing is copied; the guest keeps access, and sees zeros come where that is asked for. What is untouched yet
     /// stays so, but what comes from a source must have come. What of the region is not in the range any more is freed.
     ///
     /// # Errors
@@ -134,7 +134,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             let part = GuestPhysRange { start: area.start().max(range.start), end: area.end().min(range.end) };
             match state.table.own_extents(&self.context, part, Seams::Forgotten) {
                 Ok(_) => {}
-                // What it inherited and nobody touched is the frozen region's as well.
+                // What it inherited and is untouched is the frozen region's as well.
                 Err(Unowned::Missing(gpa)) => return Err(Self::page_is(gpa, PageState::Frozen)),
                 Err(Unowned::Is(gpa, other)) => return Err(Self::page_is(gpa, other)),
                 Err(Unowned::NoMemory) => return Err(Error::NoMemory(range)),
@@ -143,7 +143,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Ok(())
     }
 
-    /// Refuses what is not from end to end memory of regions that nobody else can reach.
+    /// Refuses what is not from end to end memory of regions that no other guest or handle can reach.
     fn check_sole(&self, state: &State, range: GuestPhysRange) -> Result<(), Error> {
         let pool = Pool::of(self.context.frames.plain());
         let mut gpa = range.start;

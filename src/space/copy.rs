@@ -20,7 +20,7 @@ use crate::{
 pub(super) enum Copied {
     /// It has it.
     Done,
-    /// Somebody else was first.
+    /// Another CPU was first.
     Lost,
     /// There is nothing to copy yet: a source is behind it.
     Missing(View),

@@ -12,7 +12,7 @@ use crate::{
 pub(super) enum Life {
     /// It has.
     Lives,
-    /// Somebody else frees it.
+    /// It is freed elsewhere.
     Ended,
 }
 
@@ -54,8 +54,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.state.get_mut().end_loans();
         let State { table, removed, life, .. } = self.state.get_mut();
         *life = Life::Ended;
-        // SAFETY: no CPU is in the guest, all were made to forget, and a CPU that enters needs `&self`, which nobody has
-        // any more. Nobody looks at the table after this.
+        // SAFETY: no CPU is in the guest, all were made to forget, and a CPU that enters needs `&self`, which none has
+        // any more. Nothing looks at the table after this.
         #[allow(unsafe_code, reason = "the tables' end")]
         let memory = unsafe { table.end(&self.context) };
         Ok(Removed { memory, areas: core::mem::take(removed), ..Removed::default() })
@@ -69,7 +69,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 }
 
 impl<P: Platform, L: LockFamily> Dismantling<P, L> {
-    /// Frees up to `budget` frames of 4 KiB: of memory, of tables, and of regions that nobody else has. An area counts as
+    /// Frees up to `budget` frames of 4 KiB: of memory, of tables, and of regions that nothing else has. An area counts as
     /// one too. What the allocator takes back only as a whole may exceed the budget.
     pub fn step(&mut self, budget: usize) -> Progress {
         self.space.free_rest(&mut self.removed, budget)

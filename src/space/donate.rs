@@ -20,7 +20,7 @@ use crate::{
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Gives another space this one's own memory for good: the frames stay where they are, and no byte is copied.
     ///
-    /// All of `range` is private memory; what nobody touched yet is populated as the guest's own read would. It is no more
+    /// All of `range` is private memory; what is untouched yet is populated as the guest's own read would. It is no more
     /// in this guest when it returns, and private memory of the taker's at `at`, where nothing was. Blocks that the ends of
     /// `range` cut are split; the taker gets blocks where they fit, else pages. Both spaces' allocators are one
     /// ([`Frames::pool`](crate::Frames::pool)), and the frames are on the taker's limit.
@@ -61,7 +61,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             let had = giver.areas.iter_range(range).fold(MappingFlags::empty(), |all, area| all | area.flags());
             let pages = memory.size() / PAGE_SIZE_4K;
             let charge = taker.context.frames.account().charge(pages).map_err(|exhausted| exhausted.at(place))?;
-            // Foreign until it is given: whoever drops it frees none of the frames.
+            // Foreign until it is given: to drop it frees none of the frames.
             let detached = taker.detached(&receiver, place, &memory, Owner::Foreign, flags)?;
             let area = MemoryArea::new(place.start, place.size(), flags, Backend::Private(LeafPolicy::Largest));
             receiver.areas.insert(area).map_err(|_| Error::NoMemory(place))?;

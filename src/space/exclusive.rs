@@ -9,7 +9,7 @@ use crate::{
     platform::Platform,
 };
 
-/// What the lock protects, for somebody who changes the map.
+/// What the lock protects, for a change of the map.
 ///
 /// What an earlier operation could not let go, since a CPU could not be told, goes when this is dropped: after the lock's
 /// release. A source may be behind it, which is called without any lock.

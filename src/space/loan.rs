@@ -22,10 +22,10 @@ use crate::{
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Gives another space a view of this one's own memory: both see what either writes.
     ///
-    /// All of `range` is private memory; what nobody touched yet is populated as the guest's own read would. It appears
+    /// All of `range` is private memory; what is untouched yet is populated as the guest's own read would. It appears
     /// at `at` in the borrower, where nothing is, with `flags`: no more than the guest itself may do, and never
     /// [`EXECUTE`](MappingFlags::EXECUTE). While it is on loan it cannot be unmapped, protected, moved, or given to
-    /// anybody else, and no snapshot is taken of the space. The borrower's [`unmap`](Self::unmap) returns it. The frames
+    /// any other, and no snapshot is taken of the space. The borrower's [`unmap`](Self::unmap) returns it. The frames
     /// stay on this space's [limit](crate::Limits).
     ///
     /// Both spaces' locks are held, in the order of their addresses.
@@ -197,7 +197,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
     }
 
-    /// Ends a loan of which nobody has anything any more.
+    /// Ends a loan of which no side has anything any more.
     fn take_back(&self, lender: &mut State, loan: &Loan, handover: Handover) {
         let terms = loan.terms();
         let flags = lender.areas.iter_range(terms.lender).fold(MappingFlags::empty(), |all, area| all | area.flags());

@@ -228,7 +228,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// between two runs of the guest that no [`leave`](Self::leave) parts.
     ///
     /// # Errors
-    /// [`Error::Invalidation`]: the CPU refuses to forget, and must not run the guest. Whoever waits is told.
+    /// [`Error::Invalidation`]: the CPU refuses to forget, and must not run the guest. All who wait are told.
     pub fn flush(&self, cpu: CpuId) -> Result<(), Error> {
         let flushed = self.context.shootdown.flush(cpu);
         flushed.map_err(|cause| Error::Invalidation { range: self.context.everything(), cause })

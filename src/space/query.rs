@@ -76,7 +76,7 @@ pub struct Stats {
 }
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
-    /// Where `gpa` goes, if an entry says so: lazy memory that nobody touched is nowhere yet.
+    /// Where `gpa` goes, if an entry says so: lazy memory that is untouched is nowhere yet.
     pub fn translate(&self, gpa: GuestPhysAddr) -> Option<Translation> {
         if gpa.as_usize() >= self.context.limit() {
             return None;

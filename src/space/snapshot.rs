@@ -146,7 +146,7 @@ pub(super) struct Draft {
     parts: Vec<Part>,
     /// From the first part's start to the last one's end.
     range: GuestPhysRange,
-    /// Where the frames go. Frozen: nobody writes it, and nobody else knows it yet.
+    /// Where the frames go. Frozen: nothing writes it, and nothing else knows it yet.
     region: SharedRegion,
     window: Window,
 }

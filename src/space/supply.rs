@@ -1,4 +1,4 @@
-//! Memory that comes from a source: whoever misses a page has it brought, without any lock.
+//! Memory that comes from a source: a CPU that misses a page has it brought, without any lock.
 
 use alloc::vec::Vec;
 
@@ -86,8 +86,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Maps private memory whose pages come from a source, from `offset` bytes on there: each when it is first touched.
     ///
-    /// It is a frozen region of its own that nobody else has, mapped [copy-on-write](Mapping::CopyOnWrite), whose pages
-    /// become the space's as the guest touches them: nothing is copied. What is unmapped before it was brought nobody waits
+    /// It is a frozen region of its own that nothing else has, mapped [copy-on-write](Mapping::CopyOnWrite), whose pages
+    /// become the space's as the guest touches them: nothing is copied. What is unmapped before it was brought no CPU waits
     /// for any more. A [snapshot](Self::snapshot) has the source behind it for what was not touched yet.
     ///
     /// A page is on the space's account when the guest has it. At the limit none is asked for: what was brought and the
@@ -135,7 +135,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
     }
 
-    /// Brings the page of a region that is missing at `gpa`. Nobody holds a lock.
+    /// Brings the page of a region that is missing at `gpa`. No lock is held.
     pub(super) fn bring(&self, view: &View, gpa: GuestPhysAddr) -> Result<Supplied, Error> {
         let brought = match behind(view.region(), view.page(gpa)) {
             Behind::Frame => Ok(Supplied::Ready),

@@ -40,7 +40,7 @@ pub(super) struct Prepared<'s, L: LockFamily> {
 }
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
-    /// Takes both spaces' locks, in the order of their addresses, whoever gives; `range` is what it is about.
+    /// Takes both spaces' locks, in the order of their addresses, whichever gives; `range` is what it is about.
     pub(super) fn lock_both<'s>(&'s self, range: GuestPhysRange, other: &'s Self) -> Result<Both<'s, L>, Error> {
         let (this, that) = (core::ptr::from_ref(&self.state), core::ptr::from_ref(&other.state));
         loop {
@@ -143,7 +143,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
     }
 
-    /// Populates what nobody touched of a range, as the guest's own read would.
+    /// Populates what is untouched of a range, as the guest's own read would.
     fn populate_range(&self, range: GuestPhysRange) -> Result<(), Error> {
         let mut gpa = range.start;
         while gpa < range.end {

@@ -61,7 +61,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Takes all of `range` away, under the lock.
     fn take(&self, range: GuestPhysRange, into: &mut Removed) -> Result<(), Error> {
         self.check(range)?;
-        // Whoever waits for what goes is told when the lock is free again.
+        // All who wait for what goes are told when the lock is free again.
         let _ended;
         let mut guard = self.exclusive()?;
         Self::check_not_on_loan(&guard, range)?;

@@ -140,7 +140,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 }
 
-/// What an access needs of the caches: whoever else maps what is written may do so uncached, or fetch from it.
+/// What an access needs of the caches: other mappings of what is written may be uncached, or be executed.
 fn content_of(area: &MemoryArea<Backend>, access: Access) -> Content {
     match area.backend() {
         Backend::Shared(_) | Backend::Borrowed(_) if access == Access::Write => Content::Uncached,
@@ -148,7 +148,7 @@ fn content_of(area: &MemoryArea<Backend>, access: Access) -> Content {
     }
 }
 
-/// An error about a page, to somebody to whom the part of the range that is left means more.
+/// An error about a page, as one about the part of the range that is left.
 fn rest_of(error: Error, range: GuestPhysRange) -> Error {
     match error {
         Error::NoMemory(_) => Error::NoMemory(range),

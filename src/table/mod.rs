@@ -159,7 +159,7 @@ impl Table {
     #[inline]
     fn lookup<P: Platform>(&self, context: &Context<P>, gpa: GuestPhysAddr) -> (Slot<'_>, u64) {
         debug_assert!(gpa.as_usize() < context.limit());
-        // SAFETY: as for `root`; whoever has `&self` holds the space's lock.
+        // SAFETY: as for `root`; a holder of `&self` holds the space's lock.
         #[allow(unsafe_code, reason = "reaches the root")]
         unsafe {
             context.descend(self.root, gpa)

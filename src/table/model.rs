@@ -37,7 +37,7 @@ struct World {
 }
 
 impl World {
-    /// A page that nobody wrote yet.
+    /// A page that was not written yet.
     fn new(owner: Owner, flags: MappingFlags) -> Arc<Self> {
         let capabilities = Capabilities {
             physical_bits: 44,
@@ -157,7 +157,7 @@ fn a_page_is_lent_before_its_copy_or_behind_it() {
         let left = match found {
             Some(PageState::Frozen) => PageState::Owned,
             Some(PageState::Owned) => PageState::Lent,
-            other => panic!("a page that somebody is changing is lent: {other:?}"),
+            other => panic!("a page that is being changed is lent: {other:?}"),
         };
         assert_eq!(world.state(), Some(left));
     });

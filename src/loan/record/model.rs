@@ -39,7 +39,7 @@ fn what_is_taken_back_nobody_uses_any_more() {
             world.page.with_mut(|page| unsafe { *page += 1 });
         }
         borrower.join().unwrap();
-        // SAFETY: nobody else is left.
+        // SAFETY: no other side is left.
         assert!(world.page.with(|page| unsafe { *page }) >= 7);
     });
 }

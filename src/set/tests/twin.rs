@@ -125,7 +125,7 @@ impl Pair {
         self.write_table();
     }
 
-    /// Does to the table what whoever uses plans does by other means.
+    /// Does to the table what a user of plans does by other means.
     fn write_table(&mut self) {
         self.table.entries = self.twin.cells.iter().map(|cell| cell.map(|cell| (cell.tag, cell.flags))).collect();
     }
