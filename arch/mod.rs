@@ -4,6 +4,7 @@
 //! built on any host has the parts of every target. It looks at signatures alone and compiles no body.
 
 pub mod aarch64;
+mod memory;
 mod owner;
 mod pte;
 pub mod x86_64;

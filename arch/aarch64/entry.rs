@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     addr::Level,
-    arch::owner,
+    arch::{memory, owner},
     format::{Access, Change, Denials, Entry, Fields, Format, Inexpressible, Leaf, Marked, Used},
     geometry::Geometry,
 };
@@ -95,21 +95,20 @@ impl Format for Stage2 {
         encode_address(at) | VALID | TABLE_OR_PAGE
     }
 
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a call and its arguments in memory cost an eighth of a fault")]
     fn leaf(&self, level: Level, leaf: &Leaf) -> u64 {
         let kind = if level == Level::PAGE { TABLE_OR_PAGE } else { 0 };
         // Without it a CPU that does not set the access flag would fault, and the fault would tell nothing.
         let fresh = leaf.used == Used::Not && self.tracking >= Tracking::AccessFlag;
         let accessed = if fresh { 0 } else { ACCESSED };
-        let written = leaf.used == Used::Dirty;
         encode_address(leaf.at)
             | VALID
             | kind
             | INNER_SHAREABLE
             | accessed
             | owner::encode(leaf.owner, OWNED, REGION, LOAN)
-            | self.encode_flags(leaf.flags)
-            | self.encode_written(leaf.flags, written)
+            | self.encode_flags(leaf.flags, leaf.used == Used::Dirty)
     }
 
     #[inline]
@@ -165,7 +164,7 @@ impl Format for Stage2 {
     #[inline]
     fn with_flags(&self, _level: Level, entry: u64, flags: MappingFlags) -> u64 {
         let kept = entry & !(MEM_ATTR | READ | WRITE | DBM | EXECUTE_NEVER | DIRTY);
-        kept | self.encode_flags(flags) | self.encode_written(flags, self.written(entry))
+        kept | self.encode_flags(flags, self.written(entry))
     }
 
     #[inline]
@@ -198,34 +197,25 @@ impl Format for Stage2 {
 }
 
 impl Stage2 {
-    /// Memory type and permissions, for a leaf that was not written.
+    /// Memory type and permissions, and where it is noted that the leaf was written: in the hardware's dirty state while it
+    /// can write, else in a bit of ours. S2AP\[1\] in a leaf without DBM would be a permission.
     #[inline]
-    fn encode_flags(&self, flags: MappingFlags) -> u64 {
-        let memory = match (flags.contains(MappingFlags::DEVICE), flags.contains(MappingFlags::UNCACHED)) {
-            (true, true) => STRICT_DEVICE,
-            (true, false) => DEVICE,
-            (false, true) => NON_CACHEABLE,
-            (false, false) => self.write_back(),
+    fn encode_flags(&self, flags: MappingFlags, written: bool) -> u64 {
+        let memory = match memory::kind(flags) {
+            0 => self.write_back(),
+            kind => TYPES[kind],
         };
-        let read = if flags.contains(MappingFlags::READ) { READ } else { 0 };
         let execute = if flags.contains(MappingFlags::EXECUTE) { 0 } else { EXECUTE_NEVER_ALL };
-        let write = match self.tracking {
-            _ if !flags.contains(MappingFlags::WRITE) => 0,
-            Tracking::DirtyState => DBM,
-            Tracking::Software | Tracking::AccessFlag => WRITE,
+        // S2AP\[0\] and S2AP\[1\] stand side by side as the two flags do.
+        let access = ((flags & (MappingFlags::READ | MappingFlags::WRITE)).bits() as u64) << READ.trailing_zeros();
+        let access = match self.tracking {
+            // The hardware notes in S2AP\[1\] that it was written.
+            Tracking::DirtyState if access & WRITE != 0 && !written => access ^ WRITE | DBM,
+            Tracking::DirtyState if access & WRITE != 0 => access | DBM,
+            _ if written => access | DIRTY,
+            _ => access,
         };
-        memory | read | write | execute
-    }
-
-    /// Where it is noted that a leaf was written: in the hardware's dirty state while it can write, else in a bit of
-    /// ours. S2AP\[1\] in a leaf without DBM would be a permission.
-    #[inline]
-    fn encode_written(&self, flags: MappingFlags, written: bool) -> u64 {
-        match self.tracking {
-            _ if !written => 0,
-            Tracking::DirtyState if flags.contains(MappingFlags::WRITE) => WRITE,
-            _ => DIRTY,
-        }
+        memory | access | execute
     }
 
     #[inline]
@@ -251,7 +241,7 @@ impl Stage2 {
     /// Whether what is no table is a page where pages are, or a block where blocks are.
     #[inline]
     fn is_leaf(&self, level: Level, entry: u64) -> bool {
-        (level == Level::PAGE) == (entry & TABLE_OR_PAGE != 0) && self.maps(level)
+        if level == Level::PAGE { entry & TABLE_OR_PAGE != 0 } else { entry & TABLE_OR_PAGE == 0 && self.maps(level) }
     }
 
     #[inline]
@@ -314,6 +304,9 @@ impl Stage2 {
         (entry & (READ | WRITE | ACCESSED)) | dirty_management | self.executable(entry)
     }
 }
+
+/// MemAttr, for each kind of memory; of write-back memory it depends on the CPU.
+const TYPES: [u64; memory::KINDS] = [0, DEVICE, NON_CACHEABLE, STRICT_DEVICE];
 
 /// What `MemAttr` makes of the memory, with `FEAT_S2FWB` and without: write-back is all the rest.
 const MEMORY: [MappingFlags; 16] = {

@@ -36,8 +36,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["E6", "W15", "H12"],
         edits: &[Edit {
             file: ENTRY,
-            text: "self.encode_written(flags, self.written(entry))",
-            instead: "self.encode_written(flags, false)",
+            text: "self.encode_flags(flags, self.written(entry))",
+            instead: "self.encode_flags(flags, false)",
         }],
         host: &[unit("e6_other_flags_keep_accessed_and_dirty"), unit("becomes_every_other")],
         emulator: Emulator::Cannot("no call of a space tells what is dirty"),
@@ -70,7 +70,11 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "uncached-as-device",
         rules: &["E3"],
-        edits: &[Edit { file: ENTRY, text: "(false, true) => NON_CACHEABLE,", instead: "(false, true) => DEVICE," }],
+        edits: &[Edit {
+            file: ENTRY,
+            text: "[0, DEVICE, NON_CACHEABLE, STRICT_DEVICE]",
+            instead: "[0, DEVICE, DEVICE, STRICT_DEVICE]",
+        }],
         host: &[host("cortex_a57::mapping::uncached"), unit("e3_non_cacheable_is_a_type_of_its_own")],
         emulator: Emulator::Shows(A57, &["mapping::uncached_memory_holds_what_is_written"]),
     },
