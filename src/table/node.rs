@@ -32,6 +32,16 @@ pub(super) struct Node<'a> {
     pub base: GuestPhysAddr,
 }
 
+/// Where a descent ends: at an entry that points to no table.
+struct Lowest<'a> {
+    /// The table that the entry is in.
+    table: PhysAddr,
+    level: Level,
+    entry: &'a AtomicU64,
+    /// What is in the entry.
+    raw: u64,
+}
+
 impl<P: Platform> Context<P> {
     /// The entries of the table at `at`, which are of `level`.
     ///
@@ -63,25 +73,9 @@ impl<P: Platform> Context<P> {
     /// The root stands during `'a`, and the caller holds the space's lock as long.
     #[inline]
     pub(super) unsafe fn descend<'a>(&self, root: PhysAddr, gpa: GuestPhysAddr) -> (Slot<'a>, u64) {
-        let (mut level, _) = self.format.root_shape();
-        let mut shift = Self::shift(level);
-        let mut index = gpa.as_usize() >> shift;
-        let mut at = root;
-        loop {
-            let entry = self.tables.pointer(at).cast::<AtomicU64>();
-            // SAFETY: the root stands, and what an entry points to stands as long as the lock is held: removing a table
-            // takes the lock exclusively. The index is below the number of entries: `gpa` is below the limit.
-            let entry = unsafe { entry.add(index).as_ref() };
-            // Acquire: what the entry points to was filled before it was linked.
-            let raw = entry.load(Ordering::Acquire);
-            let Some(table) = self.format.next_table(level, raw) else {
-                return (Slot { entry, level, start: gpa.align_down(1_usize << shift) }, raw);
-            };
-            at = table;
-            level = level.below();
-            shift -= P::Format::INDEX_BITS;
-            index = gpa.as_usize() >> shift & ((1 << P::Format::INDEX_BITS) - 1);
-        }
+        // SAFETY: the caller's promise.
+        let Lowest { entry, raw, level, .. } = unsafe { self.lowest(root, gpa) };
+        (Slot { entry, level, start: gpa.align_down(Self::span(level)) }, raw)
     }
 
     /// The table of pages that translates all of `range`, from the root at `root` on, if there is one.
@@ -92,23 +86,42 @@ impl<P: Platform> Context<P> {
     pub(super) unsafe fn descend_to_pages<'a>(&self, root: PhysAddr, range: GuestPhysRange) -> Option<Node<'a>> {
         let table_shift = Self::shift(Level(1));
         let (first, last) = (range.start.as_usize(), range.end.as_usize() - 1);
-        let (mut level, _) = self.format.root_shape();
-        if first >> table_shift != last >> table_shift || level == Level::PAGE {
+        let (root_level, _) = self.format.root_shape();
+        if first >> table_shift != last >> table_shift || root_level == Level::PAGE {
             return None;
         }
+        // SAFETY: the caller's promise.
+        let Lowest { table, level, .. } = unsafe { self.lowest(root, range.start) };
+        // SAFETY: likewise; the table was come to from the root.
+        let node = || unsafe { self.node(table, level, range.start.align_down(1_usize << table_shift)) };
+        (level == Level::PAGE).then(node)
+    }
+
+    /// Where a descent from the root at `root` to `gpa` ends.
+    ///
+    /// # Safety
+    /// As for [`descend`](Self::descend).
+    #[inline]
+    unsafe fn lowest<'a>(&self, root: PhysAddr, gpa: GuestPhysAddr) -> Lowest<'a> {
+        let (mut level, _) = self.format.root_shape();
         let mut shift = Self::shift(level);
-        let mut index = first >> shift;
-        let mut at = root;
-        while level > Level::PAGE {
-            // SAFETY: as in `descend`.
-            let entry = unsafe { self.tables.pointer(at).cast::<AtomicU64>().add(index).as_ref() };
-            at = self.format.next_table(level, entry.load(Ordering::Acquire))?;
+        let mut index = gpa.as_usize() >> shift;
+        let mut table = root;
+        loop {
+            // SAFETY: the root stands, and what an entry points to stands as long as the lock is held: removing a table
+            // takes the lock exclusively. The index is below the number of entries: `gpa` is below the limit.
+            let entry = unsafe { self.tables.pointer(table).cast::<AtomicU64>().add(index).as_ref() };
+            // Acquire: what the entry points to was filled before it was linked.
+            let raw = entry.load(Ordering::Acquire);
+            if level == Level::PAGE {
+                return Lowest { table, level, entry, raw };
+            }
+            let Some(below) = self.format.next_table(level, raw) else { return Lowest { table, level, entry, raw } };
+            table = below;
             level = level.below();
             shift -= P::Format::INDEX_BITS;
-            index = first >> shift & ((1 << P::Format::INDEX_BITS) - 1);
+            index = gpa.as_usize() >> shift & ((1 << P::Format::INDEX_BITS) - 1);
         }
-        // SAFETY: the caller's promise.
-        Some(unsafe { self.node(at, Level::PAGE, range.start.align_down(1_usize << table_shift)) })
     }
 
     /// The table that a valid entry of `level`, which translates from `start` on, points to.
