@@ -174,16 +174,20 @@ impl<B: Backing> Areas<B> {
     /// The first area that ends behind `addr`.
     #[inline]
     pub(super) fn area_behind(&self, addr: B::Addr) -> Option<&MemoryArea<B>> {
-        match self.ends.only_group() {
-            Some(group) => self.first_in(ends::up_to(group, addr.into()), addr).1,
-            None => self.first_behind_of_many(addr).1,
-        }
+        self.first_behind(addr).1
     }
 
     /// The first area that ends behind `addr`, and its place: where one that ends before it would be put.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a call and its result in memory cost a fifth of the search")]
     pub(super) fn first_behind(&self, addr: B::Addr) -> (Place, Option<&MemoryArea<B>>) {
+        // A full one has no filler, at which a search ends that goes beyond it.
+        if let [only] = &*self.chunks
+            && only[0].len() < CAPACITY
+        {
+            let index = only[0].first_behind(addr.into());
+            return (Place { chunk: 0, index }, only[0].get(index));
+        }
         match self.ends.only_group() {
             Some(group) => self.first_in(ends::up_to(group, addr.into()), addr),
             None => self.first_behind_of_many(addr),
