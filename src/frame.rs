@@ -257,6 +257,7 @@ impl<'f, F: Frames> Owned<'f, F> {
 }
 
 impl<F: Frames> Drop for Owned<'_, F> {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: the value owns the pages (allocated by `allocate`, or promised to `from_raw`) and goes now.
         unsafe { self.frames.free(self.at, self.pages) }

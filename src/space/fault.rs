@@ -4,13 +4,12 @@ use page_table_multiarch::MappingFlags;
 
 use super::{GuestSpace, State, copy::Copied, supply::is_left_to, supply::is_unsupplied};
 use crate::{
-    addr::{GuestPhysAddr, Level},
+    addr::Level,
     backend::Backend,
     cpu_id::CpuId,
     error::Error,
     fault::{Cause, Fault, Origin, Outcome},
-    format::{Access, Denials, Format, Leaf, LeafPolicy, Owner, Used},
-    frame::{Contents, Frames, Owned},
+    format::{Access, Denials, Format, Leaf, Owner},
     invalidate::Invalidate,
     lock::{LockFamily, SpaceLock},
     platform::Platform,
@@ -19,21 +18,18 @@ use crate::{
     table::{Context, Edit, Found, Installed, Position},
 };
 
-/// The largest leaf that a fault populates: a guest must not cause more work than that at once.
-const LARGEST_LAZY: Level = Level(1);
-
 /// What a fault comes to under the lock.
 pub(super) enum Verdict {
     /// This.
     Answer(Outcome),
-    /// Private memory that was not touched yet is missing here.
-    Missing,
     /// It takes more than the lock held shared.
     Later(Later),
 }
 
 /// What a fault takes that is not done with the lock held shared.
 pub(super) enum Later {
+    /// Private memory is missing: a leaf up to this level, with these flags.
+    Populate(Level, MappingFlags),
     /// A page of a region that has no frame yet must come.
     Bring(View),
     /// The guest must get a page of its own: it is written for the first time.
@@ -49,8 +45,8 @@ pub(super) enum Later {
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Answers a fault that the guest took on `cpu`, any number of times, at any address.
     ///
-    /// Where the allocator's frames are [zeroed](Contents::Zeroed), one is taken under the space's lock, held shared;
-    /// elsewhere it is allocated and zeroed before the lock is taken again. What another CPU did first is not done twice. A
+    /// Where the allocator's frames are [zeroed](crate::frames::Contents::Zeroed), one is taken under the space's lock, held
+    /// shared; elsewhere it is allocated and zeroed before the lock is taken again. What another CPU did first is not done twice. A
     /// leaf that is too large to allow what its area does ([`Format::allowed`]) is split, which excludes all others. After
     /// a permission fault on a CPU that may remember the denial, that memory is wiped on this CPU
     /// ([H3](crate::hardware#h3)): call it on the CPU that took the fault, with this space's root active. `cpu` only
@@ -72,49 +68,37 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Answers a fault of the guest's, or an access of the hypervisor's as if it were one, at an address that the tables
     /// translate.
     pub(super) fn answer(&self, cpu: CpuId, fault: &Fault) -> Result<Outcome, Error> {
-        match self.answer_once(cpu, fault) {
+        let state = self.state.shared(cpu);
+        match self.answer_at_once(&state, cpu, fault) {
+            Some(outcome) => Ok(outcome),
+            None => self.answer_after_all(state, cpu, fault),
+        }
+    }
+
+    /// Answers what is not [answered at once](Self::answer_at_once).
+    #[inline(never)]
+    fn answer_after_all(
+        &self,
+        state: <L::Lock<State> as SpaceLock<State>>::Shared<'_>,
+        cpu: CpuId,
+        fault: &Fault,
+    ) -> Result<Outcome, Error> {
+        let verdict = self.judge(&state, fault)?;
+        drop(state);
+        let answer = match verdict {
+            Verdict::Answer(outcome) => Ok(outcome),
+            Verdict::Later(later) => self.answer_later(cpu, fault, later),
+        };
+        match answer {
             Err(error @ Error::Limit { what, .. }) => self.answer_at_limit(fault, what, error),
             answer => answer,
         }
     }
 
-    /// What most faults meet, a leaf that is there and a page that is missing, takes one look at area and entry.
-    fn answer_once(&self, cpu: CpuId, fault: &Fault) -> Result<Outcome, Error> {
-        let state = self.state.shared(cpu);
-        state.check_rest()?;
-        let Some(area) = state.areas.find(fault.gpa) else { return Ok(nothing_there(fault)) };
-        if let Some(refusal) = refusal(area, fault) {
-            return Ok(refusal);
-        }
-        let position = state.table.seek(&self.context, fault.gpa);
-        if let (Backend::Private(policy), Some(most)) = (area.backend(), position.absent(&self.context)) {
-            let (most, flags) = (self.largest_for(area, fault, *policy, most), area.flags());
-            if self.context.frames.contents() == Contents::Unknown {
-                // Zeroing takes longer than another look.
-                drop(state);
-                return self.populate(cpu, fault, most, flags);
-            }
-            let (frames, level, leaf) = self.own_leaf(fault, most, flags)?;
-            return self.install(fault.gpa, position, level, &leaf, frames).map(outcome_of);
-        }
-        if position.allows(&self.context, fault.access) && fault.cause != Cause::AccessFlag {
-            self.context.operations().publish();
-            self.forget_denial(fault);
-            return Ok(Outcome::Retry);
-        }
-        let later = match self.judge_entry(&state, area, position, fault)? {
-            Verdict::Answer(outcome) => return Ok(outcome),
-            // Such an entry was answered above.
-            Verdict::Missing => return Ok(Outcome::Retry),
-            Verdict::Later(later) => later,
-        };
-        drop(state);
-        self.answer_later(cpu, fault, later)
-    }
-
     /// Does what a fault takes besides the lock held shared.
     fn answer_later(&self, cpu: CpuId, fault: &Fault, later: Later) -> Result<Outcome, Error> {
         match later {
+            Later::Populate(most, flags) => self.populate(cpu, fault, most, flags),
             Later::Bring(view) => self.fetch(cpu, fault, &view),
             Later::Copy => match self.copy(cpu, fault)? {
                 Copied::Done => Ok(Outcome::Resolved),
@@ -131,7 +115,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     pub(super) fn judge(&self, state: &State, fault: &Fault) -> Result<Verdict, Error> {
         state.check_rest()?;
         let Some(area) = state.areas.find(fault.gpa) else { return Ok(Verdict::Answer(nothing_there(fault))) };
-        match refusal(area, fault) {
+        match refusal(area.flags(), fault) {
             Some(refusal) => Ok(Verdict::Answer(refusal)),
             None => self.judge_entry(state, area, state.table.seek(&self.context, fault.gpa), fault),
         }
@@ -162,7 +146,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             (Found::Changing, _) => Later::Settle,
             (Found::Busy, _) => return Ok(Verdict::Answer(Outcome::Retry)),
             (Found::Lent(_), _) => return Ok(Verdict::Answer(Outcome::Lent)),
-            (Found::Absent(_), Backend::Private(_)) => return Ok(Verdict::Missing),
+            (Found::Absent(most), Backend::Private(policy)) => {
+                Later::Populate(self.largest_for(area, fault, *policy, most), area.flags())
+            }
             (Found::Absent(_), Backend::CopyOnWrite(view)) if is_unsupplied(view, fault) => Later::Bring(view.clone()),
             (Found::Absent(_), Backend::CopyOnWrite(view)) if is_write(fault) || is_left_to(area, view) => Later::Copy,
             (Found::Absent(_), Backend::Shared(view) | Backend::CopyOnWrite(view)) => {
@@ -199,7 +185,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Whether a leaf of `level` allows the access where `flags` do.
-    fn fits(&self, level: Level, flags: MappingFlags, access: Access) -> bool {
+    pub(super) fn fits(&self, level: Level, flags: MappingFlags, access: Access) -> bool {
         self.context.format.allowed(level, flags).contains(access.flag())
     }
 
@@ -217,97 +203,10 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         flush.finish().map_err(|cause| Error::Invalidation { range: page, cause })?;
         Ok(Outcome::Resolved)
     }
-
-    /// Brings memory to where it was missing when the lock was held before.
-    fn populate(&self, cpu: CpuId, fault: &Fault, most: Level, flags: MappingFlags) -> Result<Outcome, Error> {
-        let (frames, level, leaf) = self.own_leaf(fault, most, flags)?;
-        let state = self.state.shared(cpu);
-        state.check_rest()?;
-        let still = state.areas.find(fault.gpa).is_some_and(|area| {
-            area.flags() == flags
-                && matches!(area.backend(), Backend::Private(_))
-                && area.va_range().contains_range(Context::<P>::entry_range(level, fault.gpa))
-        });
-        if !still {
-            return Ok(Outcome::Retry);
-        }
-        let position = state.table.seek(&self.context, fault.gpa);
-        self.install(fault.gpa, position, level, &leaf, frames).map(outcome_of)
-    }
-
-    /// Puts a leaf of the space's own where the entry was absent, with the lock that is held.
-    ///
-    /// It is charged only here, so that with the lock held exclusively no charge is on its way.
-    #[inline]
-    fn install(
-        &self,
-        gpa: GuestPhysAddr,
-        position: Position<'_>,
-        level: Level,
-        leaf: &Leaf,
-        frames: Owned<'_, P::Frames>,
-    ) -> Result<Installed, Error> {
-        let charge = match self.context.frames.account().charge(frames.pages()) {
-            Ok(charge) => charge,
-            // Others took the room that there was for a block: a page may still be had.
-            Err(_) if level > Level::PAGE => return Ok(Installed::Lost),
-            Err(exhausted) => return Err(exhausted.at(Context::<P>::page_of(gpa))),
-        };
-        let installed = position.install(&self.context, level, leaf, frames);
-        let installed = installed.map_err(|exhausted| exhausted.at(Context::<P>::page_of(gpa)))?;
-        if installed == Installed::Done {
-            charge.keep();
-        }
-        self.context.operations().publish();
-        Ok(installed)
-    }
-
-    /// Frames for missing memory: the largest leaf, up to `most`, that the allocator has and the limit allows.
-    #[inline]
-    fn own_leaf(
-        &self,
-        fault: &Fault,
-        most: Level,
-        flags: MappingFlags,
-    ) -> Result<(Owned<'_, P::Frames>, Level, Leaf), Error> {
-        // A level above pages comes from no other policy.
-        let policy = if most == Level::PAGE { LeafPolicy::Pages } else { LeafPolicy::Largest };
-        for level in (0..=most.0).rev().map(Level) {
-            if !self.context.allows(policy, level) || !self.has_room(level) {
-                continue;
-            }
-            let pages = Context::<P>::leaf_pages(level);
-            if let Some(frames) = Owned::allocate(self.context.frames.plain(), pages) {
-                let (frames, leaf) = self.context.own_leaf(frames, flags);
-                let used = if is_write(fault) { Used::Dirty } else { Used::Accessed };
-                return Ok((frames, level, Leaf { used, ..leaf }));
-            }
-        }
-        Err(Error::NoMemory(Context::<P>::page_of(fault.gpa)))
-    }
-
-    /// Whether the limit allows a leaf of `level` just now: a block is not zeroed in vain. Pages are asked for later.
-    fn has_room(&self, level: Level) -> bool {
-        level == Level::PAGE || self.context.frames.account().room() >= Context::<P>::leaf_pages(level)
-    }
-
-    /// The highest level of a leaf for a missing page that the area, the policy and an absent entry of `most` allow.
-    #[inline]
-    fn largest_for(&self, area: &MemoryArea<Backend>, fault: &Fault, policy: LeafPolicy, most: Level) -> Level {
-        if policy == LeafPolicy::Pages {
-            return Level::PAGE;
-        }
-        let fits = |&level: &Level| {
-            self.context.allows(policy, level)
-                && area.va_range().contains_range(Context::<P>::entry_range(level, fault.gpa))
-        };
-        let largest = (1..=most.min(LARGEST_LAZY).0).rev().map(Level).find(fits).unwrap_or(Level::PAGE);
-        if self.fits(largest, area.flags(), fault.access) { largest } else { Level::PAGE }
-    }
 }
 
 /// The answer to a fault that was met with a new or a better leaf.
-fn outcome_of(installed: Installed) -> Outcome {
+pub(super) fn outcome_of(installed: Installed) -> Outcome {
     match installed {
         Installed::Done => Outcome::Resolved,
         Installed::Lost => Outcome::Retry,
@@ -315,7 +214,7 @@ fn outcome_of(installed: Installed) -> Outcome {
 }
 
 /// Whether the guest wrote.
-fn is_write(fault: &Fault) -> bool {
+pub(super) fn is_write(fault: &Fault) -> bool {
     fault.access == Access::Write
 }
 
@@ -327,9 +226,9 @@ fn nothing_there(fault: &Fault) -> Outcome {
     }
 }
 
-/// The answer to a fault that its area does not allow.
-fn refusal(area: &MemoryArea<Backend>, fault: &Fault) -> Option<Outcome> {
-    let flags = area.flags();
+/// The answer to a fault where `flags` do not allow the access.
+#[inline]
+pub(super) fn refusal(flags: MappingFlags, fault: &Fault) -> Option<Outcome> {
     if fault.origin == Origin::GuestWalk && flags.contains(MappingFlags::DEVICE) {
         return Some(Outcome::Inject);
     }

@@ -34,7 +34,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.account(Resource::TableFrames).set_limit(limits.table_frames);
     }
 
-    fn account(&self, what: Resource) -> Account<'_> {
+    #[inline]
+    pub(super) fn account(&self, what: Resource) -> Account<'_> {
         self.accounts.of(what)
     }
 

@@ -10,6 +10,7 @@ mod exclusive;
 mod fault;
 mod limits;
 mod loan;
+mod populate;
 mod protect;
 mod query;
 mod relocate;

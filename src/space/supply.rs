@@ -125,7 +125,6 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         let later = match self.judge(&self.state.shared(cpu), fault)? {
             Verdict::Answer(outcome) => return Ok(outcome),
-            Verdict::Missing => return Ok(Outcome::Retry),
             Verdict::Later(later) => later,
         };
         match later {

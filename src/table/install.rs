@@ -77,12 +77,12 @@ impl<'t> Position<'t> {
         }
     }
 
-    /// Whether a leaf is there that allows the access.
+    /// What the leaf allows that is there.
     #[inline]
-    pub(crate) fn allows<P: Platform>(&self, context: &Context<P>, access: Access) -> bool {
+    pub(crate) fn flags<P: Platform>(&self, context: &Context<P>) -> Option<MappingFlags> {
         match context.format.decode(self.slot.level, self.raw) {
-            Entry::Leaf(leaf) => leaf.flags.contains(access.flag()),
-            _ => false,
+            Entry::Leaf(leaf) => Some(leaf.flags),
+            _ => None,
         }
     }
 
@@ -97,7 +97,8 @@ impl<'t> Position<'t> {
     ///
     /// # Errors
     /// [`Exhausted`] if a table could not be had; those that could stay, they are part of the path.
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a call and its result in memory cost a tenth of a fault")]
     pub(crate) fn install<P: Platform>(
         self,
         context: &'t Context<P>,
@@ -116,14 +117,15 @@ impl<'t> Position<'t> {
     ///
     /// # Errors
     /// As for [`install`](Self::install).
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a call and its result in memory cost a tenth of a fault")]
     pub(crate) fn install_borrowed<P: Platform>(
         self,
         context: &'t Context<P>,
         level: Level,
         leaf: &Leaf,
     ) -> Result<Installed, Exhausted> {
-        let slot = if self.slot.level == level { Some(self.slot) } else { self.path(context, level)? };
+        let slot = if self.slot.level == level { Some(self.slot) } else { path(context, self.slot, self.gpa, level)? };
         let Some(slot) = slot else { return Ok(Installed::Lost) };
         // Release (in `replace`): the zeros are in the frame before a walker can reach it.
         let replaced = slot.replace(context.format.absent(), context.format.leaf(level, leaf));
@@ -135,7 +137,7 @@ impl<'t> Position<'t> {
     /// # Errors
     /// As for [`install`](Self::install).
     pub(crate) fn claim<P: Platform>(self, context: &'t Context<P>) -> Result<Option<Claim<'t, P>>, Exhausted> {
-        Ok(self.path(context, Level::PAGE)?.and_then(|slot| Claim::take(context, slot)))
+        Ok(path(context, self.slot, self.gpa, Level::PAGE)?.and_then(|slot| Claim::take(context, slot)))
     }
 
     /// Lets the leaf allow `flags`, if that only raises it, and notes the access.
@@ -151,26 +153,30 @@ impl<'t> Position<'t> {
         let (format, level) = (&context.format, self.slot.level);
         self.slot.raise(format, |old| format.touched(level, old, access))
     }
+}
 
-    /// The entry of `level` over the address, with the tables that lead to it from here on; `None` if something else is
-    /// in the way.
-    fn path<P: Platform>(self, context: &'t Context<P>, level: Level) -> Result<Option<Slot<'t>>, Exhausted> {
-        let mut slot = self.slot;
-        while slot.level > level {
-            let raw = slot.load();
-            let table = match context.format.next_table(slot.level, raw) {
+/// The entry of `level` over `gpa`, with the tables that lead to it from `slot` on; `None` if something else is in the way.
+#[inline(never)]
+fn path<'t, P: Platform>(
+    context: &'t Context<P>,
+    mut slot: Slot<'t>,
+    gpa: GuestPhysAddr,
+    level: Level,
+) -> Result<Option<Slot<'t>>, Exhausted> {
+    while slot.level > level {
+        let raw = slot.load();
+        let table = match context.format.next_table(slot.level, raw) {
+            Some(table) => table,
+            None if raw == context.format.absent() => match link(context, &slot)? {
                 Some(table) => table,
-                None if raw == context.format.absent() => match link(context, &slot)? {
-                    Some(table) => table,
-                    // Another CPU was first, whose table serves as well, if it is one.
-                    None => continue,
-                },
-                None => return Ok(None),
-            };
-            slot = context.slot_below(&slot, table, self.gpa);
-        }
-        Ok((slot.level == level).then_some(slot))
+                // Another CPU was first, whose table serves as well, if it is one.
+                None => continue,
+            },
+            None => return Ok(None),
+        };
+        slot = context.slot_below(&slot, table, gpa);
     }
+    Ok((slot.level == level).then_some(slot))
 }
 
 /// Links a new table into an absent entry; `None` if the entry is absent no more.

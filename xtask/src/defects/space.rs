@@ -8,6 +8,7 @@ const ACCESS: &str = "src/space/window.rs";
 const DISMANTLE: &str = "src/space/dismantle.rs";
 const EDIT: &str = "src/space/edit.rs";
 const FAULT: &str = "src/space/fault.rs";
+const POPULATE: &str = "src/space/populate.rs";
 const SPACE: &str = "src/space/mod.rs";
 
 pub const DEFECTS: &[Defect] = &[
@@ -29,11 +30,11 @@ pub const DEFECTS: &[Defect] = &[
         name: "an-unjustified-denial-is-an-error",
         rules: &["F7"],
         edits: &[Edit {
-            file: FAULT,
+            file: POPULATE,
             text: "            self.forget_denial(fault);
-            return Ok(Outcome::Retry);",
+            return Some(Outcome::Retry);",
             instead: "            self.forget_denial(fault);
-            return Ok(Outcome::Denied { flags: area.flags() });",
+            return Some(Outcome::Denied { flags: position.flags(&self.context)? });",
         }],
         host: &[host("cortex_a57::faults::a_permission_fault_that"), toy("that_deny_what_the_entry_allows")],
         emulator: Emulator::Shows(A57, &["faults::a_permission_fault_that_the_entry_does_not_justify_is_no_error"]),
@@ -43,13 +44,13 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["F1"],
         edits: &[
             Edit {
-                file: FAULT,
-                text: "        if let (Backend::Private(policy), Some(most)) = (area.backend(), position.absent(&self.context)) {",
-                instead: "        let most = match position.found(&self.context) {
-            Found::Leaf { .. } if fault.cause == Cause::Translation => Some(Level::PAGE),
+                file: POPULATE,
+                text: "        let Some(most) = position.absent(&self.context) else {",
+                instead: "        let most = match position.flags(&self.context) {
+            Some(_) if fault.cause == Cause::Translation => Some(Level::PAGE),
             _ => position.absent(&self.context),
         };
-        if let (Backend::Private(policy), Some(most)) = (area.backend(), most) {",
+        let Some(most) = most else {",
             },
             Edit {
                 file: "src/table/install.rs",
@@ -76,10 +77,11 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["F3"],
         edits: &[Edit {
             file: FAULT,
-            text: "    fn answer_once(&self, cpu: CpuId, fault: &Fault) -> Result<Outcome, Error> {
-        let state = self.state.shared(cpu);",
-            instead: "    fn answer_once(&self, cpu: CpuId, fault: &Fault) -> Result<Outcome, Error> {
-        let state = self.state.exclusive();",
+            text: "        match self.answer_at_once(&state, cpu, fault) {",
+            instead: "        drop(state);
+        let answer = self.answer_at_once(&self.state.exclusive(), cpu, fault);
+        let state = self.state.shared(cpu);
+        match answer {",
         }],
         host: &[toy("do_not_wait_for_each_other")],
         emulator: ONLY_COST,
@@ -87,7 +89,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "an-area-that-changed-meanwhile",
         rules: &["L4"],
-        edits: &[Edit { file: FAULT, text: "        if !still {", instead: "        if !still && false {" }],
+        edits: &[Edit { file: POPULATE, text: "        if !still {", instead: "        if !still && false {" }],
         host: &[toy("map_nothing_where_the_area_went_meanwhile")],
         emulator: Emulator::Cannot("the other CPU would have to come between two instructions"),
     },
@@ -95,7 +97,7 @@ pub const DEFECTS: &[Defect] = &[
         name: "a-gigabyte-for-one-fault",
         rules: &["L3"],
         edits: &[Edit {
-            file: FAULT,
+            file: POPULATE,
             text: "const LARGEST_LAZY: Level = Level(1);",
             instead: "const LARGEST_LAZY: Level = Level(2);",
         }],
