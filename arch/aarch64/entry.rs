@@ -287,14 +287,10 @@ impl Stage2 {
     /// Which exception levels may execute: bit 0 for EL1, bit 1 for EL0.
     #[inline]
     fn executable(&self, entry: u64) -> u64 {
+        /// By XN\[1:0\], without FEAT_XNX, where XN\[0\] is ignored, and with it.
+        const BY_XN: [[u64; 4]; 2] = [[0b11, 0b11, 0b00, 0b00], [0b11, 0b10, 0b00, 0b01]];
         let by_level = self.capabilities.features.contains(Features::EXECUTE_NEVER_BY_LEVEL);
-        match (entry & EXECUTE_NEVER) >> 53 {
-            0b00 => 0b11,
-            0b01 if !by_level => 0b11,
-            0b01 => 0b10,
-            0b11 if by_level => 0b01,
-            _ => 0b00,
-        }
+        BY_XN[usize::from(by_level)][(entry >> EXECUTE_NEVER.trailing_zeros()) as usize % 4]
     }
 
     /// What a CPU may do by this entry without looking again: one bit for each thing.

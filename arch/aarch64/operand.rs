@@ -55,7 +55,7 @@ pub(super) fn operations(scope: Scope, features: Features, most: usize) -> Optio
         tables: scope.entries == Changed::Tables,
         ranges: features.contains(Features::TLB_RANGE),
     };
-    (operations.count_up_to(most) <= most).then_some(operations)
+    operations.are_at_most(most).then_some(operations)
 }
 
 /// What is left to invalidate, in pages.
@@ -73,9 +73,9 @@ pub(super) struct Operations {
 }
 
 impl Operations {
-    /// How many operations there are, counted no further than `most` and one.
-    fn count_up_to(&self, most: usize) -> usize {
-        self.clone().take(most + 1).count()
+    /// Whether there are no more than `most` operations.
+    fn are_at_most(&self, most: usize) -> bool {
+        if self.ranges { self.clone().nth(most).is_none() } else { self.pages / self.stride <= most as u64 }
     }
 
     /// One entry, whatever its size.
