@@ -148,6 +148,7 @@ impl Cpus {
     }
 
     /// Every CPU owes a flush from now on.
+    #[inline]
     pub(crate) fn owe(&self) -> Generation {
         // Release: the entries that were written before come before the flush for this generation.
         let generation = self.generation.fetch_add(1, Ordering::Release) + 1;
@@ -157,15 +158,15 @@ impl Cpus {
     }
 
     /// The CPUs that are in the guest and have not made the flush.
+    #[inline]
     pub(crate) fn must_be_told(&self, generation: Generation) -> impl Iterator<Item = CpuId> {
-        (0..self.all.len()).map(CpuId).filter(move |&cpu| self.owes_inside(cpu, generation))
+        let owing = self.all.iter().enumerate().filter(move |(_, cpu)| cpu.owes_inside(generation));
+        owing.map(|(number, _)| CpuId(number))
     }
 
     /// Whether the CPU is in the guest and has not made the flush.
     pub(crate) fn owes_inside(&self, cpu: CpuId, generation: Generation) -> bool {
-        self.all.get(cpu.0).is_some_and(|this| {
-            this.in_guest.load(Ordering::Acquire) && this.flushed.load(Ordering::Acquire) < generation.0
-        })
+        self.all.get(cpu.0).is_some_and(|this| this.owes_inside(generation))
     }
 
     /// The first CPU that is in the guest.
@@ -180,6 +181,12 @@ impl Cpus {
 }
 
 impl Cpu {
+    /// Whether the CPU is in the guest and has not made the flush.
+    #[inline]
+    fn owes_inside(&self, generation: Generation) -> bool {
+        self.in_guest.load(Ordering::Acquire) && self.flushed.load(Ordering::Acquire) < generation.0
+    }
+
     /// The CPU is about to run `vcpu`: whether another one ran here last.
     fn changes_vcpu(&self, vcpu: VcpuId) -> bool {
         let before = self.vcpu.load(Ordering::Relaxed);

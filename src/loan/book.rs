@@ -33,8 +33,11 @@ impl Loans {
     }
 
     /// The first of which memory lies in `range`.
+    #[inline]
     pub(crate) fn first_in(&self, range: GuestPhysRange) -> Option<&Loan> {
-        self.0.get(self.behind(range.start)).filter(|loan| loan.lender_range().start < range.end)
+        // Most spaces have none.
+        let first = if self.0.is_empty() { None } else { self.0.get(self.behind(range.start)) };
+        first.filter(|loan| loan.lender_range().start < range.end)
     }
 
     /// All of them, by their addresses.

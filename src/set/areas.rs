@@ -115,6 +115,12 @@ impl<B: Backing> Areas<B> {
         self.chunks[chunk][0].area(index)
     }
 
+    /// The same, of which all but the range may be changed.
+    #[inline]
+    pub(super) fn area_mut(&mut self, Place { chunk, index }: Place) -> &mut MemoryArea<B> {
+        self.chunk_mut(chunk).area_mut(index)
+    }
+
     /// All areas, in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &MemoryArea<B>> {
         self.iter_from(Place { chunk: 0, index: 0 })

@@ -94,7 +94,7 @@ impl<B: Backing> Areas<B> {
                     let right = self.cut(place, range.end);
                     place = self.before(right).unwrap_or(right);
                 }
-                apply(self.chunk_mut(place.chunk).area_mut(place.index), change);
+                apply(self.area_mut(place), change);
             }
             place.index += 1;
         }

@@ -29,6 +29,14 @@ impl<T> Few<T> {
         Self { first: None, rest }
     }
 
+    /// An empty list with room for `count` items.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub(crate) fn with_room(count: usize) -> Result<Self, TryReserveError> {
+        room_for(count).map(Self::in_room)
+    }
+
     /// A list of an item at most, with what [`room_for`] gave.
     #[inline]
     pub(super) const fn of(first: Option<T>, rest: Option<Vec<T>>) -> Self {
@@ -36,7 +44,7 @@ impl<T> Few<T> {
     }
 
     /// Appends an item, for which there is room.
-    pub(super) fn push(&mut self, item: T) {
+    pub(crate) fn push(&mut self, item: T) {
         if self.first.is_none() {
             self.first = Some(item);
         } else {

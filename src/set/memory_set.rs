@@ -112,7 +112,8 @@ impl<B: Backing> MemorySet<B> {
     ///
     /// # Errors
     /// [`AreaError::Empty`], [`AreaError::NoMemory`].
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a plan is 80 bytes, and moving it costs as much as the search")]
     pub fn plan(&mut self, range: AddrRange<B::Addr>) -> Result<Plan<'_, B>, AreaError<B::Addr>> {
         Plan::new(&mut self.areas, range)
     }

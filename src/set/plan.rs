@@ -48,7 +48,8 @@ pub struct Plan<'a, B: Backing> {
 
 impl<'a, B: Backing> Plan<'a, B> {
     /// Reserves what any edit of `range` needs.
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a plan is 80 bytes, and moving it costs as much as the search")]
     pub(super) fn new(areas: &'a mut Areas<B>, range: AddrRange<B::Addr>) -> Result<Self, AreaError<B::Addr>> {
         if range.is_empty() {
             return Err(AreaError::Empty(range));
@@ -62,6 +63,12 @@ impl<'a, B: Backing> Plan<'a, B> {
     /// The range that is edited.
     pub fn range(&self) -> AddrRange<B::Addr> {
         self.touched.range
+    }
+
+    /// Whether no area overlaps the range.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.touched.count == 0
     }
 
     /// Each area that overlaps the range, in address order, with the part of it that lies in the range.
@@ -93,6 +100,9 @@ impl<'a, B: Backing> Plan<'a, B> {
     where
         B::Flags: PartialEq,
     {
+        if self.touched.is_whole() {
+            return self.areas.area_mut(self.touched.place).set_flags(flags);
+        }
         let ask = |area: &MemoryArea<B>| (area.flags() != flags).then_some(flags);
         self.areas.change(&self.touched, ask, MemoryArea::set_flags);
     }

@@ -4,14 +4,14 @@ use page_table_multiarch::MappingFlags;
 
 use super::{GuestSpace, State, shared};
 use crate::{
-    addr::{GuestPhysRange, Level, PhysAddr},
+    addr::{GuestPhysAddr, GuestPhysRange, Level, PhysAddr},
     backend::{Backend, Mapping, Offset, Populate},
     error::{Error, RegionError},
     format::{Format, Inexpressible, Owner},
     lock::LockFamily,
     platform::Platform,
     region::{Lease, SharedRegion},
-    set::MemoryArea,
+    set::{AreaError, MemoryArea},
     table::{Context, Detached, Fill},
 };
 
@@ -50,10 +50,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Adds an area in which nothing is mapped at once.
     fn insert(&self, area: MemoryArea<Backend>) -> Result<(), Error> {
-        let range = area.va_range();
-        let mut state = self.exclusive()?;
-        state.check_free(range)?;
-        state.areas.insert(area).map_err(|_| Error::NoMemory(range))
+        self.exclusive()?.areas.insert(area).map_err(refused)
     }
 
     /// Adds an area, and what is mapped in it at once: in place if that takes no table, else built without the lock.
@@ -61,29 +58,29 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let range = area.va_range();
         let mut level = {
             let mut guard = self.exclusive()?;
-            guard.check_free(range)?;
             let State { areas, table, .. } = &mut *guard;
             if let Fill::Run(leaf) = &fill
                 && let Some(pages) = table.pages(&self.context, range)
             {
-                areas.insert(area).map_err(|_| Error::NoMemory(range))?;
+                areas.insert(area).map_err(refused)?;
                 pages.fill(&self.context, leaf);
                 return Ok(());
             }
-            table.graft_level(&self.context, range)
+            guard.check_free(range)?;
+            guard.table.graft_level(&self.context, range)
         };
         loop {
             let built = Detached::build(&self.context, range, level, fill).map_err(|exhausted| exhausted.at(range))?;
             let mut guard = self.exclusive()?;
-            guard.check_free(range)?;
             let State { areas, table, .. } = &mut *guard;
             if table.fits(&self.context, &built) {
-                areas.insert(area).map_err(|_| Error::NoMemory(range))?;
+                areas.insert(area).map_err(refused)?;
                 table.graft(&self.context, built);
                 return Ok(());
             }
             // The table that it was built for went meanwhile.
-            level = table.graft_level(&self.context, range);
+            guard.check_free(range)?;
+            level = guard.table.graft_level(&self.context, range);
         }
     }
 
@@ -163,6 +160,15 @@ pub(super) fn check_private(range: GuestPhysRange, flags: MappingFlags) -> Resul
         return Err(Error::Flags { range, flags: Inexpressible(flags) });
     }
     Ok(())
+}
+
+/// Why the set did not take an area.
+fn refused(error: AreaError<GuestPhysAddr>) -> Error {
+    match error {
+        AreaError::Empty(range) => Error::Empty(range),
+        AreaError::Overlap { range, with } => Error::Overlap { range, with },
+        AreaError::NoMemory(range) => Error::NoMemory(range),
+    }
 }
 
 impl State {

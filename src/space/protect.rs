@@ -1,7 +1,5 @@
 //! Giving a range other flags: at once, or a part at a time.
 
-use alloc::vec::Vec;
-
 use page_table_multiarch::MappingFlags;
 
 use super::{GuestSpace, Progress, State, edit, shared};
@@ -12,7 +10,7 @@ use crate::{
     lock::LockFamily,
     platform::Platform,
     region::Lease,
-    set::MemorySet,
+    set::{Few, MemorySet, Plan},
     table::Edit,
 };
 
@@ -34,7 +32,7 @@ enum Stage {
     /// Nothing is known of it.
     Unchecked,
     /// The flags suit what was mapped there at the first step; the regions among it are not frozen meanwhile.
-    Begun(#[allow(dead_code, reason = "it is there to be dropped in time")] Vec<Lease>),
+    Begun(#[allow(dead_code, reason = "it is there to be dropped in time")] Few<Lease>),
 }
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
@@ -100,31 +98,36 @@ impl<P: Platform, L: LockFamily> Protecting<'_, P, L> {
         };
         let part = GuestPhysRange { end, ..range };
         if let Stage::Unchecked = self.stage {
-            self.stage = Stage::Begun(begin(areas, range, part, flags)?);
-        } else {
-            check_all(areas, part, range, flags)?;
+            let leases = if end < range.end { begin(areas, range, flags)? } else { Few::new() };
+            self.stage = Stage::Begun(leases);
         }
         let cut = (end < range.end).then(|| areas.find(end)).flatten();
         let cut = cut.filter(|area| area.start() < end && area.flags() != flags).map(|_| end);
         let plan = areas.plan(part).map_err(|_| Error::NoMemory(range))?;
-        let (new, leases) = if shared::has_regions(&plan) {
-            (shared::new_leases(&plan, flags)?, shared::lost_leases(&plan, flags)?)
-        } else {
-            Default::default()
-        };
+        let is_plain = check_all(&plan, range, flags)?;
+        let leases =
+            if is_plain { None } else { Some((shared::new_leases(&plan, flags)?, shared::lost_leases(&plan, flags)?)) };
         let flush = match table.edit(&self.space.context, part, Edit::Protect(flags)) {
             Ok(flush) => flush,
-            Err(exhausted) => return Err(shared::keep(leases, exhausted.at(range))),
+            Err(exhausted) => {
+                let (_new, lost) = leases.unwrap_or_default();
+                return Err(shared::keep(lost, exhausted.at(range)));
+            }
         };
         plan.set_flags(flags);
         if let Some(seam) = self.seam.take_if(|&mut seam| part.start <= seam && seam < part.end) {
             areas.join(seam);
         }
         self.seam = self.seam.or(cut);
-        new.into_iter().for_each(Lease::keep);
-        removed.leases = leases;
-        flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
-        removed.leases.clear();
+        let lost = leases.map(|(new, lost)| {
+            new.into_iter().for_each(Lease::keep);
+            lost
+        });
+        if let Err(cause) = flush.finish() {
+            // A CPU may still write: the leave goes when an exclusive operation has told all CPUs.
+            removed.leases = lost.unwrap_or_default();
+            return Err(Error::Invalidation { range, cause });
+        }
         self.rest.start = end;
         Ok(self.progress())
     }
@@ -134,39 +137,26 @@ impl<P: Platform, L: LockFamily> Protecting<'_, P, L> {
     }
 }
 
-/// Refuses what cannot be done with all of `range`. What keeps its regions as they are until all is done, if `part`, the
-/// first, is not all of it.
-fn begin(
-    areas: &mut MemorySet<Backend>,
-    range: GuestPhysRange,
-    part: GuestPhysRange,
-    flags: MappingFlags,
-) -> Result<Vec<Lease>, Error> {
-    check_all(areas, range, range, flags)?;
-    if part == range {
-        return Ok(Vec::new());
-    }
+/// Refuses what cannot be done with all of `range`, of which a part comes first. What keeps its regions as they are until
+/// all is done.
+fn begin(areas: &mut MemorySet<Backend>, range: GuestPhysRange, flags: MappingFlags) -> Result<Few<Lease>, Error> {
     let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
+    check_all(&plan, range, flags)?;
     shared::new_leases(&plan, flags)
 }
 
-/// Refuses holes in `part`, and areas that the flags do not suit; `range` is what is wanted.
-fn check_all(
-    areas: &MemorySet<Backend>,
-    part: GuestPhysRange,
-    range: GuestPhysRange,
-    flags: MappingFlags,
-) -> Result<(), Error> {
-    let mut covered = part.start;
-    for area in areas.iter_range(part) {
-        if area.start() > covered {
-            return Err(Error::NotMapped(GuestPhysRange { start: covered, end: area.start() }));
+/// Refuses holes in what is planned, and areas that the flags do not suit; `range` is what is wanted. Whether no region and
+/// no loan is behind it.
+fn check_all(plan: &Plan<'_, Backend>, range: GuestPhysRange, flags: MappingFlags) -> Result<bool, Error> {
+    let GuestPhysRange { mut start, end } = plan.range();
+    let mut is_plain = true;
+    for (area, part) in plan.pieces() {
+        if part.start > start {
+            return Err(Error::NotMapped(GuestPhysRange { start, end: part.start }));
         }
         edit::check_kind(area, range, flags)?;
-        covered = area.end();
+        is_plain &= shared::is_plain(area);
+        start = part.end;
     }
-    if covered < part.end {
-        return Err(Error::NotMapped(GuestPhysRange { start: covered, end: part.end }));
-    }
-    Ok(())
+    if start < end { Err(Error::NotMapped(GuestPhysRange { start, end })) } else { Ok(is_plain) }
 }

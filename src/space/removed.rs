@@ -1,7 +1,5 @@
 //! What was removed from a space and no CPU reaches any more: freed in steps, without the space's lock.
 
-use alloc::vec::Vec;
-
 use super::{Progress, shared};
 use crate::{
     backend::Backend,
@@ -72,7 +70,7 @@ impl Removed {
 /// and leave to write them.
 #[derive(Default)]
 pub(super) struct RemovedAreas {
-    pub leases: Vec<Lease>,
+    pub leases: Few<Lease>,
     pub areas: Few<MemoryArea<Backend>>,
 }
 

@@ -1,7 +1,5 @@
 //! Memory of regions in a space: who may write it, and how its pages come into the tables.
 
-use alloc::vec::Vec;
-
 use page_table_multiarch::MappingFlags;
 
 use super::{GuestSpace, State};
@@ -14,7 +12,7 @@ use crate::{
     lock::LockFamily,
     platform::Platform,
     region::{Lease, SharedRegion, View, Window},
-    set::{MemoryArea, Plan},
+    set::{Few, MemoryArea, Plan},
     table::{Context, Installed},
 };
 
@@ -84,13 +82,14 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 }
 
-/// Whether memory of a region stands behind a piece of `plan`.
-pub(super) fn has_regions(plan: &Plan<'_, Backend>) -> bool {
-    plan.pieces().any(|(area, _)| matches!(area.backend(), Backend::Shared(_) | Backend::CopyOnWrite(_)))
+/// Whether an area's memory is the space's alone, or nothing that the crate keeps: no region and no loan is behind it.
+#[inline]
+pub(super) fn is_plain(area: &MemoryArea<Backend>) -> bool {
+    matches!(area.backend(), Backend::Linear(_) | Backend::Private(_))
 }
 
 /// Leave that the pieces of `plan` have, and would not have with `flags`, or none.
-pub(super) fn lost_leases(plan: &Plan<'_, Backend>, flags: MappingFlags) -> Result<Vec<Lease>, Error> {
+pub(super) fn lost_leases(plan: &Plan<'_, Backend>, flags: MappingFlags) -> Result<Few<Lease>, Error> {
     changed_leases(
         plan,
         |area| writes(area.flags()) && !writes(flags),
@@ -99,7 +98,7 @@ pub(super) fn lost_leases(plan: &Plan<'_, Backend>, flags: MappingFlags) -> Resu
 }
 
 /// Leave that the pieces of `plan` need with `flags`, and do not have yet.
-pub(super) fn new_leases(plan: &Plan<'_, Backend>, flags: MappingFlags) -> Result<Vec<Lease>, Error> {
+pub(super) fn new_leases(plan: &Plan<'_, Backend>, flags: MappingFlags) -> Result<Few<Lease>, Error> {
     changed_leases(plan, |area| !writes(area.flags()) && writes(flags), |view, part| Lease::grant(view.region(), part))
 }
 
@@ -107,15 +106,14 @@ fn changed_leases(
     plan: &Plan<'_, Backend>,
     changes: impl Fn(&MemoryArea<Backend>) -> bool,
     lease: impl Fn(&View, usize) -> Result<Lease, RegionError>,
-) -> Result<Vec<Lease>, Error> {
+) -> Result<Few<Lease>, Error> {
     let shared = || {
         plan.pieces().filter(|(area, _)| changes(area)).filter_map(|(area, part)| match area.backend() {
             Backend::Shared(view) => Some((view, part)),
             _ => None,
         })
     };
-    let mut leases = Vec::new();
-    leases.try_reserve_exact(shared().count()).map_err(|_| Error::NoMemory(plan.range()))?;
+    let mut leases = Few::with_room(shared().count()).map_err(|_| Error::NoMemory(plan.range()))?;
     for (view, part) in shared() {
         leases.push(lease(view, part.size()).map_err(|cause| Error::Region { range: part, cause })?);
     }
@@ -123,7 +121,7 @@ fn changed_leases(
 }
 
 /// Leaves the leases where they were, since nothing changed for the reason `error`.
-pub(super) fn keep(leases: Vec<Lease>, error: Error) -> Error {
+pub(super) fn keep(leases: Few<Lease>, error: Error) -> Error {
     leases.into_iter().for_each(Lease::keep);
     error
 }

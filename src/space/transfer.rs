@@ -2,7 +2,7 @@
 
 use page_table_multiarch::MappingFlags;
 
-use super::{GuestSpace, State};
+use super::{GuestSpace, State, exclusive::Held};
 use crate::{
     addr::{GuestPhysAddr, GuestPhysRange},
     backend::Backend,
@@ -25,9 +25,6 @@ pub(super) struct Transfer {
     pub place: GuestPhysRange,
     pub seams: Seams,
 }
-
-/// A space's state, held exclusively.
-pub(super) type Held<'s, L> = <<L as LockFamily>::Lock<State> as SpaceLock<State>>::Exclusive<'s>;
 
 /// Giver and taker.
 pub(super) type Both<'s, L> = (Held<'s, L>, Held<'s, L>);

@@ -4,7 +4,7 @@ use page_table_multiarch::MappingFlags;
 
 use super::{
     GuestSpace, Progress, State,
-    removed::{Removed, RemovedAreas},
+    removed::Removed,
     shared,
     supply::{self, EndedWaits},
 };
@@ -35,8 +35,10 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::Invalidation`]: see there.
     pub fn unmap(&self, range: GuestPhysRange) -> Result<(), Error> {
         let mut removed = Removed::default();
-        self.take(range, &mut removed)?;
-        while self.free_some(&mut removed, usize::MAX) == Progress::More {}
+        let is_plain = self.take(range, &mut removed)?;
+        if !is_plain || !removed.memory.is_empty() {
+            while self.free_some(&mut removed, usize::MAX) == Progress::More {}
+        }
         Ok(())
     }
 
@@ -58,8 +60,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         removed.step(&self.context, None, budget)
     }
 
-    /// Takes all of `range` away, under the lock.
-    fn take(&self, range: GuestPhysRange, into: &mut Removed) -> Result<(), Error> {
+    /// Takes all of `range` away, under the lock. Whether no region and no loan was behind it, so that its areas hold
+    /// nothing.
+    fn take(&self, range: GuestPhysRange, into: &mut Removed) -> Result<bool, Error> {
         self.check(range)?;
         // All who wait for what goes are told when the lock is free again.
         let _ended;
@@ -67,24 +70,37 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Self::check_not_on_loan(&guard, range)?;
         let State { areas, table, removed, .. } = &mut *guard;
         let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
-        if plan.pieces().next().is_none() {
+        if plan.is_empty() {
             return Err(Error::NotMapped(range));
         }
-        let (lost, leases) = if shared::has_regions(&plan) {
-            (supply::lost_pages(&plan)?, shared::lost_leases(&plan, MappingFlags::empty())?)
-        } else {
-            Default::default()
-        };
+        let mut lost = None;
+        let is_plain = plan.pieces().all(|(area, _)| shared::is_plain(area));
+        if !is_plain {
+            lost = Some(supply::lost_pages(&plan)?);
+            into.areas.leases = shared::lost_leases(&plan, MappingFlags::empty())?;
+        }
         let flush = match table.edit(&self.context, range, Edit::Unmap) {
             Ok(flush) => flush,
-            Err(exhausted) => return Err(shared::keep(leases, exhausted.at(range))),
+            Err(exhausted) => {
+                return Err(shared::keep(core::mem::take(&mut into.areas.leases), exhausted.at(range)));
+            }
         };
-        _ended = EndedWaits(lost);
-        *removed = RemovedAreas { leases, areas: plan.carve() };
-        flush.detach(&mut into.memory).map_err(|cause| Error::Invalidation { range, cause })?;
-        removed.give_back();
-        into.areas = core::mem::take(removed);
-        Ok(())
+        _ended = lost.map(EndedWaits);
+        let flushed = flush.detach(&mut into.memory);
+        into.areas.areas = plan.carve();
+        match flushed {
+            Ok(()) => {
+                if !is_plain {
+                    into.areas.give_back();
+                }
+                Ok(is_plain)
+            }
+            Err(cause) => {
+                // A CPU may still reach it: it goes when an exclusive operation has told all CPUs.
+                *removed = core::mem::take(&mut into.areas);
+                Err(Error::Invalidation { range, cause })
+            }
+        }
     }
 }
 

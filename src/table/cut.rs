@@ -7,7 +7,7 @@ use memory_addr::PhysAddr;
 use page_table_multiarch::MappingFlags;
 
 use super::{
-    Table,
+    Tree,
     build::Fill,
     context::Context,
     node::Node,
@@ -64,10 +64,15 @@ impl<P: Platform> Context<P> {
     ///
     /// # Errors
     /// There are no frames for the new tables.
-    pub(super) fn cuts(&self, table: &Table, range: GuestPhysRange, edit: Edit) -> Result<Cuts, Exhausted> {
-        let mut cuts = Cuts::new();
+    pub(super) fn cut_ends(
+        &self,
+        tree: &Tree,
+        range: GuestPhysRange,
+        edit: Edit,
+        cuts: &mut Cuts,
+    ) -> Result<(), Exhausted> {
         for end in [range.start, GuestPhysAddr::from_usize(range.end.as_usize() - 1)] {
-            let (slot, raw) = table.lookup(self, end);
+            let (slot, raw) = tree.lookup(self, end);
             if slot.level == Level::PAGE {
                 continue;
             }
@@ -80,12 +85,12 @@ impl<P: Platform> Context<P> {
             match self.cut(span, slot.level, &leaf, range, edit) {
                 Ok(cut) => cuts.push(cut),
                 Err(exhausted) => {
-                    cuts.iter().for_each(|cut| self.discard_cut(cut));
+                    self.discard_cuts(cuts);
                     return Err(exhausted);
                 }
             }
         }
-        Ok(cuts)
+        Ok(())
     }
 
     /// Prepares the pieces of one block: everything as it shall be when the table is linked.
@@ -138,7 +143,7 @@ impl<P: Platform> Context<P> {
     fn touch_all(&self, node: Node<'_>, range: GuestPhysRange, access: Access) {
         self.walk(node, range, &mut |visit| {
             if let Visit::Entries(chunk) = visit {
-                self.sweep(&chunk, &mut |raw| match self.format.decode(chunk.level, raw) {
+                self.sweep(&chunk, |raw| match self.format.decode(chunk.level, raw) {
                     Entry::Leaf(_) => Sweep::Flip(raw ^ self.format.touched(chunk.level, raw, access)),
                     _ => Sweep::Keep,
                 });
@@ -147,8 +152,12 @@ impl<P: Platform> Context<P> {
         });
     }
 
-    /// Frees a cut's tables if they were never linked, but no frame that their leaves name.
-    pub(super) fn discard_cut(&self, cut: &Cut) {
+    /// Frees the tables of cuts that were never linked, but no frame that their leaves name.
+    pub(super) fn discard_cuts(&self, cuts: &mut Cuts) {
+        cuts.drain(..).for_each(|cut| self.discard_cut(&cut));
+    }
+
+    fn discard_cut(&self, cut: &Cut) {
         if !cut.linked {
             self.free_unlinked(self.cut_node(cut), cut.table);
         }

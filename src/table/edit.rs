@@ -1,11 +1,9 @@
 //! Taking away and restricting: mark, invalidate, reap (H22–H24).
 
-use core::sync::atomic::Ordering;
-
-use page_table_multiarch::MappingFlags;
+use core::{slice, sync::atomic::Ordering};
 
 use super::{
-    Table,
+    Table, Tree,
     context::{Context, needs_resynchronization},
     cut::{Cuts, Edit},
     flush::{Flush, Pending},
@@ -43,28 +41,75 @@ impl Table {
         range: GuestPhysRange,
         edit: Edit,
     ) -> Result<Flush<'t, P>, Exhausted> {
-        debug_assert!(self.pending.is_none(), "the caller finishes what is pending first: marks never nest");
-        let (cuts, progress) = if let Some(pages) = self.pages_that_stay(context, range, edit) {
-            // No block is there that could be cut, and no table goes.
-            let (cuts, mut progress) = (Cuts::new(), Progress::new(range));
-            context.edit_entries(&pages, edit, &cuts, &mut progress);
-            (cuts, progress)
-        } else {
-            let cuts = context.cuts(self, range, edit)?;
-            let progress = self.commit(context, range, edit, &cuts);
-            (cuts, progress)
-        };
+        debug_assert!(self.is_finished(), "the caller finishes what is pending first: marks never nest");
+        let Self { tree, pending, cuts } = self;
+        let mut progress = Progress::new(range);
+        let mut pages = tree.edit_page(context, range, edit, &mut progress);
+        if pages.is_none() {
+            pages = tree.edit_range(context, range, edit, cuts, &mut progress)?;
+        }
         if progress.changed.is_none() {
             context.operations().publish();
         }
-        self.pending = progress.changed.map(|changed| Pending::new(&progress, changed, edit, cuts));
-        Ok(Flush::new(self, context))
+        *pending = progress.into_pending(edit);
+        Ok(Flush::new(pending, cuts, tree, context, pages))
+    }
+}
+
+impl Tree {
+    /// Edits the only page of `range`, if it has an entry of its own, whose table stays: that entry.
+    fn edit_page<P: Platform>(
+        &self,
+        context: &Context<P>,
+        range: GuestPhysRange,
+        edit: Edit,
+        progress: &mut Progress,
+    ) -> Option<&[AtomicU64]> {
+        if range.size() != Context::<P>::span(Level::PAGE) {
+            return None;
+        }
+        let node = self.page_table(context, range)?;
+        if edit == Edit::Unmap && context.is_sole(node, range) {
+            return None;
+        }
+        let entry = node.slot::<P>(range.start).entry;
+        context.sweep_one(Level::PAGE, entry, |raw| context.edit_entry(Level::PAGE, range, raw, edit, false, progress));
+        Some(slice::from_ref(entry))
+    }
+
+    /// Edits any range: the entries, if they are in one table of pages that stays.
+    ///
+    /// # Errors
+    /// As for [`Table::edit`].
+    #[inline(never)]
+    fn edit_range<P: Platform>(
+        &self,
+        context: &Context<P>,
+        range: GuestPhysRange,
+        edit: Edit,
+        cuts: &mut Cuts,
+        progress: &mut Progress,
+    ) -> Result<Option<&[AtomicU64]>, Exhausted> {
+        if let Some(pages) = self.pages_that_stay(context, range, edit) {
+            // No block is there that could be cut, and no table goes.
+            context.edit_entries(&pages, edit, cuts, progress);
+            return Ok(Some(pages.entries));
+        }
+        context.cut_ends(self, range, edit, cuts)?;
+        self.commit(context, range, edit, cuts, progress);
+        Ok(None)
     }
 
     /// Marks or changes every entry of the range. Cannot fail.
-    fn commit<P: Platform>(&self, context: &Context<P>, range: GuestPhysRange, edit: Edit, cuts: &Cuts) -> Progress {
-        let mut progress = Progress::new(range);
-        context.walk(self.root(context), range, &mut |visit| match visit {
+    fn commit<P: Platform>(
+        &self,
+        context: &Context<P>,
+        range: GuestPhysRange,
+        edit: Edit,
+        cuts: &Cuts,
+        progress: &mut Progress,
+    ) {
+        context.walk(self.top(context), range, &mut |visit| match visit {
             Visit::Table(chunk, table) if edit == Edit::Unmap && context.goes(&chunk, table) => {
                 chunk.slot().update(|old| Some(context.format.mark(chunk.level, old)));
                 progress.mark(chunk.span, Changed::Tables);
@@ -72,14 +117,14 @@ impl Table {
             }
             Visit::Table(..) => Step::Into,
             Visit::Entries(chunk) => {
-                context.edit_entries(&chunk, edit, cuts, &mut progress);
+                context.edit_entries(&chunk, edit, cuts, progress);
                 Step::Over
             }
         });
-        progress
     }
 
     /// The entries for `range`, if they are in one table of pages that stays when `edit` is done.
+    #[inline]
     fn pages_that_stay<P: Platform>(
         &self,
         context: &Context<P>,
@@ -93,36 +138,49 @@ impl Table {
 }
 
 impl<P: Platform> Context<P> {
-    /// Edits leaves side by side: what must not change under a CPU is marked, the rest changes in place.
+    /// Edits leaves side by side.
     fn edit_entries(&self, chunk: &Chunk<'_>, edit: Edit, cuts: &Cuts, progress: &mut Progress) {
         let is_cut = !chunk.is_whole() && cuts.iter().any(|cut| cut.span == chunk.span);
-        self.sweep(chunk, &mut |raw| {
-            let Entry::Leaf(leaf) = self.format.decode(chunk.level, raw) else { return Sweep::Keep };
-            let mark = Sweep::Flip(raw ^ self.format.mark(chunk.level, raw));
-            let flags = match edit {
-                Edit::Protect(flags) if !is_cut => leaf.owner.limit(flags),
-                Edit::Split if !is_cut => return Sweep::Keep,
-                _ => {
-                    progress.mark(chunk.span, Changed::Leaves(chunk.level));
-                    return mark;
-                }
-            };
-            // A block that a range's end cuts, and that has the flags already, has no cut.
-            if leaf.flags == flags {
-                return Sweep::Keep;
+        self.sweep(chunk, |raw| self.edit_entry(chunk.level, chunk.span, raw, edit, is_cut, progress));
+    }
+
+    /// How an entry is edited: what must not change under a CPU is marked, the rest changes in place.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a call and its result in memory cost as much as the decision")]
+    fn edit_entry(
+        &self,
+        level: Level,
+        span: GuestPhysRange,
+        raw: u64,
+        edit: Edit,
+        is_cut: bool,
+        progress: &mut Progress,
+    ) -> Sweep {
+        let Entry::Leaf(leaf) = self.format.decode(level, raw) else { return Sweep::Keep };
+        let mark = Sweep::Flip(raw ^ self.format.mark(level, raw));
+        let flags = match edit {
+            Edit::Protect(flags) if !is_cut => leaf.owner.limit(flags),
+            Edit::Split if !is_cut => return Sweep::Keep,
+            _ => {
+                progress.mark(span, Changed::Leaves(level));
+                return mark;
             }
-            let new = self.format.with_flags(chunk.level, raw, flags);
-            match self.format.change(chunk.level, raw, new) {
-                Change::Break => {
-                    progress.mark(chunk.span, Changed::Leaves(chunk.level));
-                    return mark;
-                }
-                Change::Restrict => progress.add(chunk.span, Changed::Leaves(chunk.level)),
-                Change::Raise => {}
+        };
+        // A block that a range's end cuts, and that has the flags already, has no cut.
+        if leaf.flags == flags {
+            return Sweep::Keep;
+        }
+        let new = self.format.with_flags(level, raw, flags);
+        match self.format.change(level, raw, new) {
+            Change::Break => {
+                progress.mark(span, Changed::Leaves(level));
+                return mark;
             }
-            let bits = raw ^ new;
-            if needs_resynchronization(leaf.flags, flags) { Sweep::Synchronize(flags, bits) } else { Sweep::Flip(bits) }
-        });
+            Change::Restrict => progress.add(span, Changed::Leaves(level)),
+            Change::Raise => {}
+        }
+        let bits = raw ^ new;
+        if needs_resynchronization(leaf.flags, flags) { Sweep::Synchronize(flags, bits) } else { Sweep::Flip(bits) }
     }
 
     /// Whether unmapping `chunk.part` leaves no entry in the table, so that the table goes too.
@@ -180,20 +238,22 @@ impl Progress {
         self.changed.map_or(Ok(()), |entries| context.shootdown.invalidate(Scope { range: self.range, entries }))
     }
 
-    /// The invalidation that is left to be made, where no entry is marked.
-    pub(super) fn into_pending(self) -> Option<Pending> {
-        debug_assert!(!self.has_marks);
-        let nothing = Edit::Protect(MappingFlags::empty());
-        self.changed.map(|changed| Pending::new(&self, changed, nothing, Cuts::new()))
+    /// What is left to be done after the invalidation, and that; `None` where no CPU can have cached what it must not.
+    #[inline]
+    pub(super) fn into_pending(self, edit: Edit) -> Option<Pending> {
+        let Self { range, changed, has_marks } = self;
+        changed.map(|changed| Pending::new(range, changed, has_marks, edit))
     }
 
     /// Entries of `span` are marked.
+    #[inline]
     fn mark(&mut self, span: GuestPhysRange, changed: Changed) {
         self.has_marks = true;
         self.add(span, changed);
     }
 
     /// Entries of `span` have changed.
+    #[inline]
     pub(super) fn add(&mut self, span: GuestPhysRange, changed: Changed) {
         self.range = GuestPhysRange { start: self.range.start.min(span.start), end: self.range.end.max(span.end) };
         self.changed = Some(self.changed.map_or(changed, |before| before.and(changed)));

@@ -3,30 +3,30 @@
 use memory_addr::PAGE_SIZE_4K;
 
 use super::{
-    Table,
+    Tree,
     context::Context,
     cut::{Cuts, Edit},
-    edit::Progress,
     entry::Slot,
+    node::AtomicU64,
     removed::RemovedMemory,
     walk::{Chunk, Step, Visit},
 };
 use crate::{
-    addr::GuestPhysRange,
-    format::{Entry, Format, Leaf, Marked},
+    addr::{GuestPhysRange, Level},
+    format::{Entry, Fields, Format, Leaf, Marked},
     invalidate::{Changed, Invalidate, Scope, Unreachable},
     platform::Platform,
 };
 
 /// An edit that is in the tables but not finished.
 ///
-/// It belongs to the table: losing the [`Flush`] leaves it for the next exclusive operation, and frees nothing early.
+/// It belongs to the table, as its cuts do: losing the [`Flush`] leaves it for the next exclusive operation, and frees
+/// nothing early.
 pub(super) struct Pending {
     range: GuestPhysRange,
     changed: Changed,
     has_marks: bool,
     edit: Edit,
-    cuts: Cuts,
     phase: Phase,
 }
 
@@ -42,19 +42,29 @@ enum Phase {
 /// The rest of an edit: the invalidation, then what may only come after it. Dropping it does both.
 #[must_use = "the invalidation is still to be made"]
 pub(crate) struct Flush<'t, P: Platform> {
-    table: &'t mut Table,
+    pending: &'t mut Option<Pending>,
+    cuts: &'t mut Cuts,
+    tree: &'t Tree,
     context: &'t Context<P>,
+    /// The entries that the edit is about, where they are in one table of pages.
+    pages: Option<&'t [AtomicU64]>,
 }
 
 impl<'t, P: Platform> Flush<'t, P> {
-    /// The rest of what is pending in `table`, if anything is.
-    pub(super) fn new(table: &'t mut Table, context: &'t Context<P>) -> Self {
-        Self { table, context }
+    /// The rest of what is pending in `tree`, if anything is.
+    pub(super) fn new(
+        pending: &'t mut Option<Pending>,
+        cuts: &'t mut Cuts,
+        tree: &'t Tree,
+        context: &'t Context<P>,
+        pages: Option<&'t [AtomicU64]>,
+    ) -> Self {
+        Self { pending, cuts, tree, context, pages }
     }
 
     /// What the pending edit is about.
     pub(crate) fn range(&self) -> GuestPhysRange {
-        self.table.pending.as_ref().map_or_else(GuestPhysRange::default, |pending| pending.range)
+        self.pending.as_ref().map_or_else(GuestPhysRange::default, |pending| pending.range)
     }
 
     /// Makes every CPU forget what was taken away.
@@ -62,7 +72,7 @@ impl<'t, P: Platform> Flush<'t, P> {
     /// # Errors
     /// A CPU could not be told: everything stays marked, nothing is freed, and this can be tried again.
     pub(crate) fn invalidate(&mut self) -> Result<(), Unreachable> {
-        if let Some(pending) = &mut self.table.pending
+        if let Some(pending) = self.pending
             && pending.phase == Phase::Marked
         {
             self.context.shootdown.invalidate(Scope { range: pending.range, entries: pending.changed })?;
@@ -93,6 +103,11 @@ impl<'t, P: Platform> Flush<'t, P> {
     }
 
     fn complete(&mut self) -> Result<(), Unreachable> {
+        if self.pending.as_ref().is_none_or(|pending| !pending.has_marks) {
+            self.invalidate()?;
+            *self.pending = None;
+            return Ok(());
+        }
         let mut removed = RemovedMemory::default();
         self.reap(&mut removed)?;
         removed.free(self.context, &mut { usize::MAX });
@@ -102,14 +117,19 @@ impl<'t, P: Platform> Flush<'t, P> {
     /// Invalidates, then gives every marked entry its final form.
     fn reap(&mut self, removed: &mut RemovedMemory) -> Result<(), Unreachable> {
         self.invalidate()?;
-        let Table { root, pending } = &mut *self.table;
-        if let Some(edit) = pending {
-            if edit.has_marks {
-                // The root, while what is pending in the same tables is borrowed.
-                edit.finish(self.context, &Table { root: *root, pending: None }, removed);
+        let Some(Pending { range, has_marks, edit, .. }) = self.pending.take() else { return Ok(()) };
+        if has_marks {
+            let mut reaper = Reaper { context: self.context, edit, cuts: self.cuts, removed };
+            match self.pages {
+                Some(entries) => {
+                    reaper.finish_entries(&Chunk { entries, level: Level::PAGE, span: range, part: range });
+                }
+                None => reaper.finish(self.tree, range),
             }
-            edit.discard(self.context);
-            *pending = None;
+            self.context.operations().publish();
+            if !self.cuts.is_empty() {
+                self.context.discard_cuts(self.cuts);
+            }
         }
         Ok(())
     }
@@ -123,35 +143,38 @@ impl<P: Platform> Drop for Flush<'_, P> {
     }
 }
 
-#[allow(unsafe_code, reason = "takes over what the marks name")]
 impl Pending {
-    pub(super) fn new(progress: &Progress, changed: Changed, edit: Edit, cuts: Cuts) -> Self {
-        let Progress { range, has_marks, .. } = *progress;
-        Self { range, changed, has_marks, edit, cuts, phase: Phase::Marked }
+    #[inline]
+    pub(super) fn new(range: GuestPhysRange, changed: Changed, has_marks: bool, edit: Edit) -> Self {
+        Self { range, changed, has_marks, edit, phase: Phase::Marked }
+    }
+}
+
+/// Gives marked entries their final form. Only after the invalidation.
+struct Reaper<'r, P: Platform> {
+    context: &'r Context<P>,
+    edit: Edit,
+    cuts: &'r mut Cuts,
+    removed: &'r mut RemovedMemory,
+}
+
+impl<P: Platform> Reaper<'_, P> {
+    /// Finishes the marked entries of `range`.
+    fn finish(&mut self, tree: &Tree, range: GuestPhysRange) {
+        let context = self.context;
+        context.walk(tree.top(context), range, &mut |visit| {
+            if let Visit::Entries(chunk) = visit {
+                self.finish_entries(&chunk);
+            }
+            Step::Into
+        });
     }
 
-    /// At the tables' end: frees the tables of blocks that were to be cut and are not.
-    pub(super) fn discard<P: Platform>(&self, context: &Context<P>) {
-        self.cuts.iter().for_each(|cut| context.discard_cut(cut));
-    }
-
-    /// Gives every marked entry its final form. Only after the invalidation.
-    fn finish<P: Platform>(&mut self, context: &Context<P>, table: &Table, removed: &mut RemovedMemory) {
-        if let Some(node) = table.page_table(context, self.range) {
-            self.finish_entries(context, &node.chunk::<P>(self.range), removed);
-        } else {
-            context.walk(table.root(context), self.range, &mut |visit| {
-                if let Visit::Entries(chunk) = visit {
-                    self.finish_entries(context, &chunk, removed);
-                }
-                Step::Into
-            });
-        }
-        context.operations().publish();
-    }
-
-    fn finish_entries<P: Platform>(&mut self, context: &Context<P>, chunk: &Chunk<'_>, removed: &mut RemovedMemory) {
-        let address = context.format.fields(chunk.level).address;
+    /// Finishes those of a chunk.
+    fn finish_entries(&mut self, chunk: &Chunk<'_>) {
+        let format = &self.context.format;
+        let Fields { address, owned, .. } = format.fields(chunk.level);
+        let unmaps_pages = self.edit == Edit::Unmap && chunk.level == Level::PAGE;
         // What the last entry that is not marked was, without its address.
         let mut kept = None;
         for slot in chunk.slots::<P>() {
@@ -159,58 +182,57 @@ impl Pending {
             if kept == Some(raw & !address) {
                 continue;
             }
-            match context.format.decode(chunk.level, raw) {
-                Entry::Marked(marked) => self.finish_entry(context, &slot, marked, removed),
+            // Of pages that are unmapped all are marked or absent, and this one names nothing of the space's own.
+            if unmaps_pages && raw & owned == 0 {
+                slot.store(format.absent());
+                continue;
+            }
+            match format.decode(chunk.level, raw) {
+                Entry::Marked(Marked::Leaf(leaf)) if self.edit != Edit::Unmap || !self.cuts.is_empty() => {
+                    self.finish_leaf(&slot, &leaf);
+                }
+                Entry::Marked(marked) => self.discard(&slot, marked),
                 _ => kept = Some(raw & !address),
             }
         }
     }
 
-    fn finish_entry<P: Platform>(
-        &mut self,
-        context: &Context<P>,
-        slot: &Slot<'_>,
-        marked: Marked,
-        removed: &mut RemovedMemory,
-    ) {
-        let format = &context.format;
-        let leaf = match (marked, self.edit) {
-            (Marked::Leaf(leaf), Edit::Unmap) if self.cuts.is_empty() => {
-                return discard(context, slot, Marked::Leaf(leaf), removed);
-            }
-            (Marked::Leaf(leaf), _) => leaf,
-            (Marked::Table(_), _) => return discard(context, slot, marked, removed),
-        };
+    /// Finishes a leaf that is not just to go.
+    #[inline(never)]
+    #[allow(unsafe_code, reason = "takes over what the marks name")]
+    fn finish_leaf(&mut self, slot: &Slot<'_>, leaf: &Leaf) {
+        let context = self.context;
         if let Some(cut) = self.cuts.iter_mut().find(|cut| cut.span.start == slot.start) {
-            let (at, len) = cut.middle(&leaf);
+            let (at, len) = cut.middle(leaf);
             if let Edit::Protect(flags) = self.edit {
-                context.resynchronize(&Leaf { at, ..leaf }, len, leaf.owner.limit(flags));
+                context.resynchronize(&Leaf { at, ..*leaf }, len, leaf.owner.limit(flags));
             }
-            slot.store(context.link_cut(cut, &leaf));
+            slot.store(context.link_cut(cut, leaf));
             if self.edit == Edit::Unmap {
                 // SAFETY: the invalidation is complete, and the pieces that were linked do not name these pages.
-                unsafe { removed.add_frames(context, leaf.owner, at, len / PAGE_SIZE_4K) };
+                unsafe { self.removed.add_frames(context, leaf.owner, at, len / PAGE_SIZE_4K) };
             }
             return;
         }
         match self.edit {
-            Edit::Unmap => discard(context, slot, marked, removed),
-            Edit::Split => slot.store(format.leaf(slot.level, &leaf)),
+            Edit::Unmap => self.discard(slot, Marked::Leaf(*leaf)),
+            Edit::Split => slot.store(context.format.leaf(slot.level, leaf)),
             Edit::Protect(flags) => {
                 let flags = leaf.owner.limit(flags);
-                context.resynchronize(&leaf, Context::<P>::span(slot.level), flags);
-                slot.store(format.leaf(slot.level, &Leaf { flags, ..leaf }));
+                context.resynchronize(leaf, Context::<P>::span(slot.level), flags);
+                slot.store(context.format.leaf(slot.level, &Leaf { flags, ..*leaf }));
             }
         }
     }
-}
 
-/// Makes a marked entry absent: what it named is the removed memory's.
-#[allow(unsafe_code, reason = "takes over what the mark names")]
-fn discard<P: Platform>(context: &Context<P>, slot: &Slot<'_>, marked: Marked, removed: &mut RemovedMemory) {
-    // Hardware notes nothing in an invalid entry: it is still what was decoded.
-    slot.store(context.format.absent());
-    // SAFETY: the invalidation that covers the entry is complete, so that no CPU walks or uses what it named, and no
-    // entry names it any more.
-    unsafe { removed.add(context, slot.level, Entry::Marked(marked)) };
+    /// Makes a marked entry absent: what it named is the removed memory's.
+    #[inline(never)]
+    #[allow(unsafe_code, reason = "takes over what the mark names")]
+    fn discard(&mut self, slot: &Slot<'_>, marked: Marked) {
+        // Hardware notes nothing in an invalid entry: it is still what was decoded.
+        slot.store(self.context.format.absent());
+        // SAFETY: the invalidation that covers the entry is complete, so that no CPU walks or uses what it named, and no
+        // entry names it any more.
+        unsafe { self.removed.add(self.context, slot.level, Entry::Marked(marked)) };
+    }
 }

@@ -3,6 +3,7 @@
 use super::{
     Table,
     context::Context,
+    cut::Edit,
     edit::Progress,
     flush::Flush,
     walk::{Step, Sweep, Visit},
@@ -21,7 +22,7 @@ impl Table {
         let format = &context.format;
         context.walk(self.root(context), range, &mut |visit| {
             let Visit::Entries(chunk) = visit else { return Step::Into };
-            context.sweep(&chunk, &mut |raw| {
+            context.sweep(&chunk, |raw| {
                 let Entry::Leaf(leaf @ Leaf { owner: Owner::Space, .. }) = format.decode(chunk.level, raw) else {
                     return Sweep::Keep;
                 };
@@ -40,11 +41,12 @@ impl Table {
 
     /// The invalidation of all that was frozen.
     pub(crate) fn frozen<'t, P: Platform>(&'t mut self, context: &'t Context<P>, progress: Progress) -> Flush<'t, P> {
-        debug_assert!(self.pending.is_none(), "the caller finishes what is pending first: marks never nest");
-        self.pending = progress.into_pending();
+        debug_assert!(self.is_finished(), "the caller finishes what is pending first: marks never nest");
+        debug_assert!(!progress.has_marks, "what stays in place is not marked");
+        self.pending = progress.into_pending(Edit::Split);
         if self.pending.is_none() {
             context.operations().publish();
         }
-        Flush::new(self, context)
+        self.flush(context)
     }
 }

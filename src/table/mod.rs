@@ -38,7 +38,7 @@ pub(crate) use self::{
     removed::RemovedMemory,
     withdraw::Unowned,
 };
-use self::{entry::Slot, flush::Pending, node::Node};
+use self::{cut::Cuts, entry::Slot, flush::Pending, node::Node};
 use crate::{
     account::Exhausted,
     addr::{GuestPhysAddr, GuestPhysRange, Level},
@@ -51,8 +51,15 @@ use crate::{
 
 /// The tables of one space.
 pub(crate) struct Table {
-    root: PhysAddr,
+    tree: Tree,
     pending: Option<Pending>,
+    /// The blocks that what is pending cuts.
+    cuts: Cuts,
+}
+
+/// The root, and all that is below it.
+struct Tree {
+    root: PhysAddr,
 }
 
 impl Table {
@@ -65,12 +72,12 @@ impl Table {
         tables: &'f Metered<M>,
     ) -> Result<(Self, Owned<'f, Metered<M>>), Exhausted> {
         let root = node::new_root(format, tables)?;
-        Ok((Self { root: root.at(), pending: None }, root))
+        Ok((Self { tree: Tree { root: root.at() }, pending: None, cuts: Cuts::new() }, root))
     }
 
     /// Where the root stands.
     pub(crate) const fn root_address(&self) -> PhysAddr {
-        self.root
+        self.tree.root
     }
 
     /// The level of the lowest table that translates all of `range`: where a mapping of it is grafted.
@@ -93,17 +100,7 @@ impl Table {
     /// The entries for `range`, in which all are absent, if one table of pages translates all of it: a mapping of it takes
     /// no new table.
     pub(crate) fn pages<'t, P: Platform>(&'t self, context: &Context<P>, range: GuestPhysRange) -> Option<Pages<'t>> {
-        self.page_table(context, range).map(|node| Pages(node.chunk::<P>(range)))
-    }
-
-    /// The table of pages that translates all of `range`, if there is one.
-    #[inline]
-    fn page_table<P: Platform>(&self, context: &Context<P>, range: GuestPhysRange) -> Option<Node<'_>> {
-        // SAFETY: as for `lookup`.
-        #[allow(unsafe_code, reason = "reaches the root")]
-        unsafe {
-            context.descend_to_pages(self.root, range)
-        }
+        self.tree.page_table(context, range).map(|node| Pages(node.chunk::<P>(range)))
     }
 
     /// The lowest table, from `lowest` on, that translates all of `range`.
@@ -129,7 +126,13 @@ impl Table {
 
     /// What an earlier operation left to be finished, which comes before any other exclusive one.
     pub(crate) fn unfinished<'t, P: Platform>(&'t mut self, context: &'t Context<P>) -> Option<Flush<'t, P>> {
-        self.pending.is_some().then(|| Flush::new(self, context))
+        self.pending.is_some().then(|| self.flush(context))
+    }
+
+    /// What is pending, to be finished.
+    fn flush<'t, P: Platform>(&'t mut self, context: &'t Context<P>) -> Flush<'t, P> {
+        let Self { tree, pending, cuts } = self;
+        Flush::new(pending, cuts, tree, context, None)
     }
 
     /// Everything, to be freed.
@@ -138,31 +141,47 @@ impl Table {
     /// No CPU walks the tables or remembers a translation of them, and none will; nothing is called on `self` again.
     #[allow(unsafe_code, reason = "the tables' end")]
     pub(crate) unsafe fn end<P: Platform>(&mut self, context: &Context<P>) -> RemovedMemory {
-        if let Some(pending) = self.pending.take() {
-            pending.discard(context);
-        }
+        context.discard_cuts(&mut self.cuts);
+        self.pending = None;
         let (root_level, _) = context.format.root_shape();
         // SAFETY: the caller's promise.
-        unsafe { RemovedMemory::of_tree(self.root, root_level) }
+        unsafe { RemovedMemory::of_tree(self.tree.root, root_level) }
     }
 
     fn root<P: Platform>(&self, context: &Context<P>) -> Node<'_> {
+        self.tree.top(context)
+    }
+
+    /// The lowest entry that translates `gpa`, which is below the limit, and what is in it.
+    #[inline]
+    fn lookup<P: Platform>(&self, context: &Context<P>, gpa: GuestPhysAddr) -> (Slot<'_>, u64) {
+        self.tree.lookup(context, gpa)
+    }
+}
+
+// A tree stands as long as its table does, of which nothing is called after `end`. A holder of a reference holds the
+// space's lock.
+#[allow(unsafe_code, reason = "reaches the root")]
+impl Tree {
+    /// The root's entries.
+    fn top<P: Platform>(&self, context: &Context<P>) -> Node<'_> {
         let (root_level, _) = context.format.root_shape();
-        // SAFETY: the root stands as long as the table does; nothing is called after `end`.
-        #[allow(unsafe_code, reason = "reaches the root")]
-        unsafe {
-            context.node(self.root, root_level, GuestPhysAddr::from_usize(0))
-        }
+        // SAFETY: see above.
+        unsafe { context.node(self.root, root_level, GuestPhysAddr::from_usize(0)) }
     }
 
     /// The lowest entry that translates `gpa`, which is below the limit, and what is in it.
     #[inline]
     fn lookup<P: Platform>(&self, context: &Context<P>, gpa: GuestPhysAddr) -> (Slot<'_>, u64) {
         debug_assert!(gpa.as_usize() < context.limit());
-        // SAFETY: as for `root`; a holder of `&self` holds the space's lock.
-        #[allow(unsafe_code, reason = "reaches the root")]
-        unsafe {
-            context.descend(self.root, gpa)
-        }
+        // SAFETY: see above.
+        unsafe { context.descend(self.root, gpa) }
+    }
+
+    /// The table of pages that translates all of `range`, if there is one.
+    #[inline]
+    fn page_table<P: Platform>(&self, context: &Context<P>, range: GuestPhysRange) -> Option<Node<'_>> {
+        // SAFETY: see above.
+        unsafe { context.descend_to_pages(self.root, range) }
     }
 }

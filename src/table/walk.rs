@@ -132,25 +132,72 @@ impl<P: Platform> Context<P> {
     ///
     /// Where hardware may set bits, each change is one exchange, and an entry in which hardware set one meanwhile is
     /// decided upon anew; elsewhere it is a plain store.
-    pub(super) fn sweep(&self, chunk: &Chunk<'_>, decide: &mut dyn FnMut(u64) -> Sweep) {
+    #[inline]
+    pub(super) fn sweep(&self, chunk: &Chunk<'_>, mut decide: impl FnMut(u64) -> Sweep) {
         let Fields { address, hardware, .. } = self.format.fields(chunk.level);
         let mut rest = chunk.entries;
-        while let Some(entry) = rest.first() {
+        while let [entry, following @ ..] = rest {
             let raw = entry.load(Ordering::Acquire);
-            let run = Alike { entries: rest, kind: raw & !address, address };
-            let done = match decide(raw) {
-                Sweep::Keep => run.count(),
-                Sweep::Flip(bits) if hardware == 0 => run.flip(bits),
-                Sweep::Flip(bits) => run.exchange(bits, |_| ()),
-                Sweep::Synchronize(flags, bits) => run.exchange(bits, |raw| {
-                    if let Entry::Leaf(leaf) = self.format.decode(chunk.level, raw) {
-                        self.resynchronize(&leaf, Self::span(chunk.level), flags);
-                    }
-                }),
+            let change = decide(raw);
+            if !self.apply(chunk.level, entry, raw, change) {
+                continue;
+            }
+            let alike = Alike { entries: following, kind: raw & !address, address };
+            let done = match change {
+                _ if following.is_empty() => 0,
+                Sweep::Keep => alike.count(),
+                Sweep::Flip(bits) if hardware == 0 => alike.flip(bits),
+                Sweep::Flip(bits) => alike.exchange(bits, |_| ()),
+                Sweep::Synchronize(flags, bits) => {
+                    alike.exchange(bits, |raw| self.synchronize_for(chunk.level, raw, flags))
+                }
             };
-            rest = &rest[done..];
+            rest = &following[done..];
         }
     }
+
+    /// Changes the only entry that an operation is about, as [`sweep`](Self::sweep) does.
+    #[inline]
+    pub(super) fn sweep_one(&self, level: Level, entry: &AtomicU64, mut decide: impl FnMut(u64) -> Sweep) {
+        loop {
+            let raw = entry.load(Ordering::Acquire);
+            let change = decide(raw);
+            if self.apply(level, entry, raw, change) {
+                return;
+            }
+        }
+    }
+
+    /// Changes an entry that was `raw`, unless hardware set a bit of it meanwhile: whether it is done.
+    #[inline]
+    fn apply(&self, level: Level, entry: &AtomicU64, raw: u64, change: Sweep) -> bool {
+        match change {
+            Sweep::Keep => true,
+            Sweep::Flip(bits) if self.format.fields(level).hardware == 0 => {
+                entry.store(raw ^ bits, Ordering::Release);
+                true
+            }
+            Sweep::Flip(bits) => exchange(entry, raw, bits),
+            Sweep::Synchronize(flags, bits) => {
+                self.synchronize_for(level, raw, flags);
+                exchange(entry, raw, bits)
+            }
+        }
+    }
+
+    /// Brings the caches in step for a leaf that gets other flags.
+    #[inline(never)]
+    fn synchronize_for(&self, level: Level, raw: u64, flags: MappingFlags) {
+        if let Entry::Leaf(leaf) = self.format.decode(level, raw) {
+            self.resynchronize(&leaf, Self::span(level), flags);
+        }
+    }
+}
+
+/// Changes bits of an entry that is still `raw`: whether it was.
+#[inline]
+fn exchange(entry: &AtomicU64, raw: u64, bits: u64) -> bool {
+    entry.compare_exchange(raw, raw ^ bits, Ordering::AcqRel, Ordering::Acquire).is_ok()
 }
 
 /// How many entries are changed together.
@@ -174,7 +221,7 @@ impl Alike<'_> {
     }
 
     /// Changes `bits` of all of them by plain stores: how many there were.
-    #[inline]
+    #[inline(never)]
     fn flip(&self, bits: u64) -> usize {
         let mut done = 0;
         // By the group: the loop's own instructions would be half of it.
@@ -202,7 +249,7 @@ impl Alike<'_> {
     fn exchange(&self, bits: u64, before: impl Fn(u64)) -> usize {
         self.while_alike(|entry, raw| {
             before(raw);
-            entry.compare_exchange(raw, raw ^ bits, Ordering::AcqRel, Ordering::Acquire).is_ok()
+            exchange(entry, raw, bits)
         })
     }
 

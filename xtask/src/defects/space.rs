@@ -116,8 +116,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["W3"],
         edits: &[Edit {
             file: "src/space/protect.rs",
-            text: "        if area.start() > covered {",
-            instead: "        if area.start() > covered.max(area.start()) {",
+            text: "        if part.start > start {",
+            instead: "        if part.start > start.max(part.start) {",
         }],
         host: &[host("cortex_a57::refusals::a_hole_is_named"), toy("names_the_hole_and_changes_nothing")],
         emulator: Emulator::Shows(A57, &["refusals::a_hole_is_named"]),
@@ -235,7 +235,7 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["T10", "H20"],
         edits: &[Edit {
             file: "src/cpus.rs",
-            text: "            this.in_guest.load(Ordering::Acquire) && this.flushed.load(Ordering::Acquire) < generation.0",
+            text: "        self.in_guest.load(Ordering::Acquire) && self.flushed.load(Ordering::Acquire) < generation.0",
             instead: "            this.flushed.load(Ordering::Acquire) < generation.0",
         }],
         host: &[toy("shootdown::interrupts_only_cpus_in_the_guest")],
@@ -293,9 +293,9 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["H12", "T6"],
         edits: &[Edit {
             file: "src/table/freeze.rs",
-            text: "        self.pending = progress.into_pending();
+            text: "        self.pending = progress.into_pending(Edit::Split);
 ",
-            instead: "        let _ = progress.into_pending();
+            instead: "        let _ = progress.into_pending(Edit::Split);
 ",
         }],
         host: &[toy("rest::"), host("cortex_a57::snapshots::")],

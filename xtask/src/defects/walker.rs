@@ -21,18 +21,19 @@ pub const DEFECTS: &[Defect] = &[
             Edit {
                 file: FLUSH,
                 text: "        self.invalidate()?;
-        let Table { root, pending } = &mut *self.table;
-",
-                instead: "        let Table { root, pending } = &mut *self.table;
-        let scope = pending.as_ref().map(|pending| Scope { range: pending.range, entries: pending.changed });
-",
+        let Some(Pending {",
+                instead: "        let scope = self.pending.as_ref();
+        let scope = scope.map(|pending| Scope { range: pending.range, entries: pending.changed });
+        let Some(Pending {",
             },
             Edit {
                 file: FLUSH,
-                text: "            *pending = None;
+                text: "                self.context.discard_cuts(self.cuts);
+            }
         }
         Ok(())",
-                instead: "            *pending = None;
+                instead: "                self.context.discard_cuts(self.cuts);
+            }
             removed.free(self.context, &mut { usize::MAX });
         }
         scope.map_or(Ok(()), |scope| self.context.shootdown.invalidate(scope))",
@@ -91,12 +92,12 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["W9", "H7"],
         edits: &[Edit {
             file: EDIT,
-            text: "                Change::Break => {
-                    progress.mark(chunk.span, Changed::Leaves(chunk.level));
-                    return mark;
-                }
+            text: "            Change::Break => {
+                progress.mark(span, Changed::Leaves(level));
+                return mark;
+            }
 ",
-            instead: "                Change::Break => {}\n",
+            instead: "            Change::Break => {}\n",
         }],
         host: &[toy("invalidates_what_it_restricts_and_nothing_else"), host("cortex_a57::protecting::")],
         emulator: NO_CONFLICTS,
@@ -133,9 +134,9 @@ pub const DEFECTS: &[Defect] = &[
             },
             Edit {
                 file: EDIT,
-                text: "            context.edit_entries(&pages, edit, &cuts, &mut progress);\n",
+                text: "            context.edit_entries(&pages, edit, cuts, progress);\n",
                 instead: "            if pages.slot().load() != context.format.absent() {
-                context.edit_entries(&pages, edit, &cuts, &mut progress);
+                context.edit_entries(&pages, edit, cuts, progress);
             }
 ",
             },
@@ -257,7 +258,22 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "a-failed-invalidation-ignored",
         rules: &["T8", "H23"],
-        edits: &[Edit { file: FLUSH, text: "        self.invalidate()?;\n", instead: "        let _ = self.invalidate();\n" }],
+        edits: &[
+            Edit {
+                file: FLUSH,
+                text: "        self.invalidate()?;
+        let Some(Pending {",
+                instead: "        let _ = self.invalidate();
+        let Some(Pending {",
+            },
+            Edit {
+                file: FLUSH,
+                text: "            self.invalidate()?;
+            *self.pending",
+                instead: "            let _ = self.invalidate();
+            *self.pending",
+            },
+        ],
         host: &[toy("shootdown::that_fails")],
         emulator: BROADCAST,
     },
