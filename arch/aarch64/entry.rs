@@ -98,7 +98,7 @@ impl Format for Stage2 {
     #[inline]
     fn leaf(&self, level: Level, leaf: &Leaf) -> u64 {
         let kind = if level == Level::PAGE { TABLE_OR_PAGE } else { 0 };
-        // Without it a CPU that does not set the access flag would fault, and the fault would tell nothing.
+        // A CPU that does not set the access flag would fault on a leaf without it, and no hypervisor needs that fault.
         let fresh = leaf.used == Used::Not && self.tracking >= Tracking::AccessFlag;
         let accessed = if fresh { 0 } else { ACCESSED };
         let written = leaf.used == Used::Dirty;
