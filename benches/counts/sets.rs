@@ -75,15 +75,15 @@ macro_rules! contender {
 
                 fn map(&mut self, start: usize) {
                     let area = MemoryArea::new(start.into(), SIZE, 1, Idle);
-                    self.map(area, &mut (), false).expect("nothing is there");
+                    self.map(area, &mut (), false).expect("it is unmapped");
                 }
 
                 fn unmap(&mut self, start: usize) {
-                    self.unmap(start.into(), EDIT, &mut ()).expect("nothing fails");
+                    self.unmap(start.into(), EDIT, &mut ()).expect("the backend succeeds");
                 }
 
                 fn protect(&mut self, start: usize) {
-                    self.protect(start.into(), EDIT, |_| Some(2), &mut ()).expect("nothing fails");
+                    self.protect(start.into(), EDIT, |_| Some(2), &mut ()).expect("the backend succeeds");
                 }
             }
         }

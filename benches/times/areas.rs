@@ -61,15 +61,15 @@ macro_rules! contender {
                 }
 
                 pub fn map(&mut self, at: VirtAddr) {
-                    self.0.map(MemoryArea::new(at, SIZE, 1, Idle), &mut (), false).expect("nothing is there");
+                    self.0.map(MemoryArea::new(at, SIZE, 1, Idle), &mut (), false).expect("it is unmapped");
                 }
 
                 pub fn unmap(&mut self, at: VirtAddr) {
-                    self.0.unmap(at, SIZE, &mut ()).expect("nothing fails");
+                    self.0.unmap(at, SIZE, &mut ()).expect("the backend succeeds");
                 }
 
                 pub fn protect(&mut self, at: VirtAddr, flags: u8) {
-                    self.0.protect(at, SIZE, |_| Some(flags), &mut ()).expect("nothing fails");
+                    self.0.protect(at, SIZE, |_| Some(flags), &mut ()).expect("the backend succeeds");
                 }
             }
         }
