@@ -66,7 +66,7 @@ unsafe impl Frames for Host {
     }
 }
 
-/// A CPU that remembers nothing.
+/// A CPU without a TLB.
 #[derive(Clone, Copy)]
 struct Forgetful;
 

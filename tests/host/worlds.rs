@@ -57,7 +57,7 @@ const TABLES: usize = 8;
 /// Enough for any guest's story.
 const PLENTY: usize = 4 * PAGES;
 
-/// Who keeps a region, and may show it to guests.
+/// What keeps a region, and lets guests map it.
 enum Handle {
     Region(SharedRegion),
     Writer(RegionWriter),
@@ -96,7 +96,7 @@ struct World<M: Machine> {
     /// The numbers that guests have for good.
     names: Vec<usize>,
     twin: Twin,
-    /// What a guest has before it has anything.
+    /// What an empty guest has on its account.
     fresh: Usage,
     luck: Luck,
 }
@@ -300,7 +300,7 @@ impl<M: Machine> World<M> {
     }
 }
 
-/// Nothing is added beyond a limit.
+/// What was added is within the limits.
 fn within_limits(now: Usage, before: Usage) {
     let fits = |limit: Option<usize>, now: usize, before: usize| limit.is_none_or(|limit| now <= limit.max(before));
     assert!(fits(now.limits.frames, now.frames, before.frames), "{now:?} after {before:?}");

@@ -156,7 +156,7 @@ impl<L: LockFamily> Board<L> {
             self.space.unmap(area.range).expect("what is mapped can be unmapped");
         }
         self.audit();
-        assert_eq!(self.memory.allocated(), self.empty, "tables of nothing are left");
+        assert_eq!(self.memory.allocated(), self.empty, "empty tables are left");
         drop(self.space);
         assert_eq!(self.memory.allocated(), 0);
     }
@@ -176,7 +176,7 @@ pub fn race(threads: &[&(dyn Fn(usize) + Sync)]) {
     });
 }
 
-/// One of those that others wait for, until it goes, whatever the reason.
+/// A thread that others wait for, until this value is dropped, by a panic too.
 pub struct Running<'a>(pub &'a AtomicUsize);
 
 impl Drop for Running<'_> {

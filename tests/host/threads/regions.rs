@@ -12,12 +12,12 @@ pub(super) fn another(board: &Board, number: u16) -> GuestSpace<Parts, Spin> {
     GuestSpace::new(Config { format, frames, invalidate, cpus: 4, limits: Limits::default() }).expect("a space")
 }
 
-/// Everything goes, and nothing is left of it.
+/// Unmaps everything, and drops the space: every frame comes back.
 pub(super) fn end(board: Board) {
     for area in board.space.areas().expect("areas") {
         board.space.unmap(area.range).expect("what is mapped can be unmapped");
     }
-    assert_eq!(board.memory.allocated(), board.empty, "frames or tables of nothing are left");
+    assert_eq!(board.memory.allocated(), board.empty, "frames or empty tables are left");
     drop(board.space);
     assert_eq!(board.memory.allocated(), 0);
 }
@@ -111,7 +111,7 @@ fn regions_come_and_go_in_opposite_orders() {
     end(board);
 }
 
-/// A snapshot is taken of what is unmapped, mapped and touched meanwhile; nothing is lost, and nothing is left.
+/// A snapshot is taken of what is unmapped, mapped and touched meanwhile; no number is lost, and no frame is left.
 #[test]
 fn snapshots_are_taken_of_memory_that_comes_and_goes() {
     let board = Board::<Spin>::new();

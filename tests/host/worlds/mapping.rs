@@ -167,7 +167,7 @@ impl<M: Machine> World<M> {
         if self.twin.guests[guest][pages.clone()].iter().flatten().any(|page| page.loan.is_some()) {
             return assert!(matches!(result, Err(Error::State { .. })), "{result:?}");
         }
-        // What moves costs nothing.
+        // A move takes no more frames on the account.
         assert!(result.is_ok() || matches!(result, Err(Error::NoMemory(_))) && self.luck.is_some(), "{result:?}");
     }
 }
