@@ -199,9 +199,13 @@ impl<M: Machine> World<M> {
         let some = if fitting.is_empty() { all } else { fitting };
         let Some(&handle) = some.get(number % some.len().max(1)) else { return };
         match *op {
-            Op::Share(guest, ref pages, _, from, flags) => self.share(guest % guests, pages, (handle, from), flags),
+            Op::Share(guest, ref pages, _, from, flags) => {
+                let share = |region, offset| Mapping::Shared { region, offset };
+                self.map_region(guest % guests, pages, (handle, from), flags, share);
+            }
             Op::Inherit(guest, ref pages, _, from, flags) => {
-                self.inherit(guest % guests, pages, (handle, from), flags);
+                let inherit = |region, offset| Mapping::CopyOnWrite { region, offset };
+                self.map_region(guest % guests, pages, (handle, from), flags, inherit);
             }
             Op::Clone(_) => self.clone_handle(handle),
             Op::Writer(_) => self.writer(handle),
