@@ -13,6 +13,10 @@ fn sums_are_right_while_their_pages_move() {
     let add = |_| board.add_ones(&left, at, &added);
     let relocate = |_| {
         let _running = Running(&left);
+        // On a busy host the others may not have run yet.
+        while added.load(Ordering::Relaxed) == 0 {
+            thread::yield_now();
+        }
         for _ in 0..200 {
             assert_eq!(board.space.relocate(range(RAM, COUNT * PAGE)), Ok(COUNT), "all pages move");
         }

@@ -58,6 +58,10 @@ fn sums_are_right_while_their_pages_are_frozen() {
     };
     let fork = |_| {
         let _running = Running(&left);
+        // On a busy host the others may not have run yet.
+        while added.load(Ordering::Relaxed) == 0 {
+            thread::yield_now();
+        }
         for round in 0..60 {
             let snapshot = board.space.snapshot().expect("memory");
             let child = another(&board, 2 + round);
