@@ -150,7 +150,7 @@ impl<E: Executor> Tlb<E> {
         Some(before)
     }
 
-    /// The way back, with the VMID in its place before the first walk.
+    /// Undoes [`stop_walks`](Self::stop_walks), with the VMID in its place before the first walk.
     fn resume_walks(&self, before: Stage1) {
         self.synchronize_context();
         self.executor.execute(Op::SetSctlrEl1(before.sctlr));

@@ -67,7 +67,7 @@ fn send(machine: &Arc<Machine>, to: usize, message: u32) {
         MODE_START => start(machine, to, message as u8),
         MODE_NMI => {
             NMI_COMING[to].store(true, Ordering::SeqCst);
-            // It exits by this one, and gets its own.
+            // The CPU exits by this NMI, and its guest then gets one.
             cpu::interrupt(to as u64);
         }
         // SAFETY: an interrupt for a CPU of the guest's, which takes it as on a PC.
