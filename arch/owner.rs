@@ -1,4 +1,4 @@
-//! Whose frame a leaf maps, in three bits that the hardware ignores.
+//! The owner of the frame that a leaf maps, in three bits that the hardware ignores.
 
 use crate::format::{Entry, Leaf, Marked, Owner};
 

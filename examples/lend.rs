@@ -1,4 +1,4 @@
-//! One guest shows, lends and gives its memory to another; whose a page is, is always clear.
+//! One guest shares, lends and gives its memory to another; each page has one owner at any time.
 //!
 //! ```sh
 //! cargo run --example lend

@@ -9,10 +9,10 @@ use std::{
 
 use memory_addr::PAGE_SIZE_4K;
 use stage2::{
-    Config, CpuId, Frames, GuestPhysAddr, GuestSpace, Limits, PhysAddr, Platform,
+    Config, Frames, GuestSpace, Limits, PhysAddr, Platform,
     aarch64::{Capabilities, IdRegisters, Stage2, Vmid},
-    invalidate::{Content, Invalidate, Reach, Scope, Unreachable},
 };
+use stage2_model::NoGuest;
 
 thread_local! {
     /// Bytes that this thread has on the heap.
@@ -66,40 +66,12 @@ unsafe impl Frames for Host {
     }
 }
 
-/// A CPU that remembers nothing.
-#[derive(Clone, Copy)]
-struct Forgetful;
-
-impl<R> Invalidate<R> for Forgetful {
-    fn reach(&self) -> Reach {
-        Reach::ThisCpu
-    }
-
-    fn publish(&self) {}
-
-    fn invalidate(&self, _: R, _: Scope) {}
-
-    fn invalidate_all(&self, _: R) {}
-
-    fn invalidate_denial(&self, _: R, _: GuestPhysAddr) {}
-
-    fn switch_vcpu(&self, _: R) {}
-
-    fn interrupt(&self, _: &mut dyn Iterator<Item = CpuId>) -> Result<(), Unreachable> {
-        Ok(())
-    }
-
-    fn synchronize(&self, _: NonNull<u8>, _: usize, _: Content) {}
-
-    fn activate(&self, _: R) {}
-}
-
 struct Host64;
 
 impl Platform for Host64 {
     type Format = Stage2;
     type Frames = Host;
-    type Invalidate = Forgetful;
+    type Invalidate = NoGuest;
 }
 
 /// A space for so many CPUs, and how many bytes it has on the heap.
@@ -108,7 +80,7 @@ fn empty(cpus: usize) -> (GuestSpace<Host64>, usize) {
     let config = Config {
         format: Stage2::new(&capabilities, 40, Vmid(1)).expect("the CPU can"),
         frames: Host,
-        invalidate: Forgetful,
+        invalidate: NoGuest,
         cpus,
         limits: Limits::default(),
     };

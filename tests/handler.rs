@@ -4,7 +4,6 @@
 
 use std::{
     alloc::{Layout, alloc_zeroed},
-    ptr::NonNull,
     sync::{
         OnceLock,
         atomic::{AtomicUsize, Ordering},
@@ -14,12 +13,12 @@ use std::{
 use memory_addr::{PAGE_SIZE_4K as PAGE, VirtAddr};
 use page_table_multiarch::PagingHandler;
 use stage2::{
-    Config, CpuId, Frames, GuestPhysAddr, GuestPhysRange, GuestSpace, Handler, LeafPolicy, Limits, Mapping,
-    MappingFlags, PhysAddr, Platform, Populate,
+    Config, Frames, GuestPhysRange, GuestSpace, Handler, LeafPolicy, Limits, Mapping, MappingFlags, PhysAddr, Platform,
+    Populate,
     frames::Pieces,
-    invalidate::{Content, Invalidate, Reach, Scope, Unreachable},
-    x86_64::ept::{Capabilities, Depth, Ept, Registers, Root},
+    x86_64::ept::{Capabilities, Depth, Ept, Registers},
 };
+use stage2_model::NoGuest;
 
 const RAM: usize = 0x4000_0000;
 const BLOCK: usize = 2 << 20;
@@ -62,33 +61,6 @@ impl<const TEST: usize> PagingHandler for Arena<TEST> {
     fn phys_to_virt(at: PhysAddr) -> VirtAddr {
         VirtAddr::from_usize(at.as_usize())
     }
-}
-
-/// No guest runs: there is nothing to invalidate.
-struct NoGuest;
-
-impl Invalidate<Root> for NoGuest {
-    fn reach(&self) -> Reach {
-        Reach::Everywhere
-    }
-
-    fn publish(&self) {}
-
-    fn invalidate(&self, _: Root, _: Scope) {}
-
-    fn invalidate_all(&self, _: Root) {}
-
-    fn invalidate_denial(&self, _: Root, _: GuestPhysAddr) {}
-
-    fn switch_vcpu(&self, _: Root) {}
-
-    fn interrupt(&self, _: &mut dyn Iterator<Item = CpuId>) -> Result<(), Unreachable> {
-        Ok(())
-    }
-
-    fn synchronize(&self, _: NonNull<u8>, _: usize, _: Content) {}
-
-    fn activate(&self, _: Root) {}
 }
 
 struct Parts<const TEST: usize, const PIECEWISE: bool>;

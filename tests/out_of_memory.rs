@@ -29,12 +29,11 @@ use std::{
 
 use memory_addr::PAGE_SIZE_4K as PAGE;
 use stage2::{
-    Access, Cause, Config, CpuId, Error, Fault, Frames, GuestPhysAddr, GuestPhysRange, GuestSpace, LeafPolicy, Limits,
-    Mapping, MappingFlags, Origin, Outcome, PhysAddr, Platform, Populate, SharedRegion, Translation, Usage,
+    Access, Cause, Config, CpuId, Error, Fault, Frames, GuestPhysRange, GuestSpace, LeafPolicy, Limits, Mapping,
+    MappingFlags, Origin, Outcome, PhysAddr, Platform, Populate, SharedRegion, Translation, Usage,
     aarch64::{Stage2, Vmid},
     format::Format,
     frames::Pieces,
-    invalidate::{Content, Invalidate, Reach, Scope, Unreachable},
     pager::{Pager, Settled, Source, SourceError, Supply, Ticket, Waiting},
     region::RegionError,
     space::{Area, Progress, Resource},
@@ -43,7 +42,7 @@ use stage2::{
         npt::{self, Asid, Npt},
     },
 };
-use stage2_model::{Memory, Pool};
+use stage2_model::{Memory, NoGuest, Pool};
 
 use self::{
     judge::{Case, Keeps, compare, limit, picture, starve},

@@ -94,7 +94,7 @@ fn fault(space: &GuestSpace<Machine>, at: usize, access: Access) -> Outcome {
 mod walks {
     use super::*;
 
-    /// What a walk lacked was the right to read; that it may write was taken for a reason to try again, for ever.
+    /// The walk lacks the right to read. Since the leaf allows writes, the walk was to be tried again, for ever.
     #[test]
     fn of_memory_that_cannot_be_read_are_denied() {
         let space = Board::new().space();

@@ -99,7 +99,7 @@ impl Format for Stage2 {
     #[expect(clippy::inline_always, reason = "a call and its arguments in memory cost an eighth of a fault")]
     fn leaf(&self, level: Level, leaf: &Leaf) -> u64 {
         let kind = if level == Level::PAGE { TABLE_OR_PAGE } else { 0 };
-        // Without it a CPU that does not set the access flag would fault, and the fault would tell nothing.
+        // A CPU that does not set the access flag would fault on a leaf without it, and no hypervisor needs that fault.
         let fresh = leaf.used == Used::Not && self.tracking >= Tracking::AccessFlag;
         let accessed = if fresh { 0 } else { ACCESSED };
         encode_address(leaf.at)

@@ -57,13 +57,13 @@ impl Instructions {
     #[must_use]
     pub fn resolve(&self, unresolved: Unresolved) -> Option<Fault> {
         let interrupts = self.mask_interrupts();
-        // A host with applications would be asked for an address of its own (as in H2).
+        // With E2H and TGE the instruction below would translate by the host's own tables (as in H2).
         let host = self.hcr() & (HCR_E2H | HCR_TGE) == HCR_E2H | HCR_TGE;
         if host {
             self.execute(Op::ChangeHcr(HCR_TGE, 0));
             self.execute(Op::Isb);
         }
-        // The guest may be between an AT of its own and the look at the result.
+        // The guest may have executed an AT of its own, and not have read the result yet.
         let guests = read!("par_el1");
         execute!("at s1e1r, {}", unresolved.far);
         self.execute(Op::Isb);

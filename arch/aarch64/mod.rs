@@ -13,7 +13,7 @@
 //! - **Exceptions to EL2**: `leave`, before anything else is called; then [`decode_distrusting`] on `ESR_EL2`, `FAR_EL2`
 //!   and `HPFAR_EL2`, and `fault`. What it [resolves](crate::Outcome) is tried again by `ERET`. `NeedsTranslation` goes
 //!   through [`Instructions::resolve`] on the same CPU first.
-//! - **Other CPUs** are reached by the hardware's broadcasts: nothing is to be done.
+//! - **Other CPUs** are reached by the hardware's broadcasts: the hypervisor interrupts none.
 //!
 //! ```
 //! use stage2::aarch64::{Capabilities, IdRegisters, Stage2, Vmid};

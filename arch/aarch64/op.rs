@@ -63,7 +63,7 @@ pub struct Stage1 {
     pub sctlr: u64,
 }
 
-/// Whom a barrier waits for.
+/// The shareability domain of a barrier: which CPUs' accesses it orders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Domain {
     /// This CPU.

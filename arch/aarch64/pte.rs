@@ -9,7 +9,7 @@ use crate::{
 
 /// A descriptor of [`Stage2`] as any CPU reads it: no `FEAT_S2FWB`, no `FEAT_XNX`, use tracked by software.
 ///
-/// For users who keep a `PageTable64`. Flags that stage 2 does not express leave an entry of nothing.
+/// For users of a `PageTable64`. Flags that stage 2 does not express make an absent entry.
 pub type Stage2Entry = PagingEntry<Stage2>;
 
 /// What every CPU has. The VMID is no entry's.

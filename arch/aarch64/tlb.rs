@@ -14,7 +14,7 @@ use crate::{
 /// The most operations by address that one invalidation sends.
 ///
 /// Each is a message to every CPU, and the stage-1 invalidation behind them drops every combined entry of the guest
-/// anyway: past these, what is left in the TLBs is worth less than the messages, and the whole VMID goes.
+/// anyway: where there would be more, the messages cost more than refilling the TLBs, and the whole VMID goes.
 const MOST_OPERATIONS: usize = 64;
 
 /// `HCR_EL2.TGE` (D23.2): with E2H, EL1 operations reach the host's own translations.
@@ -150,7 +150,7 @@ impl<E: Executor> Tlb<E> {
         Some(before)
     }
 
-    /// The way back, with the VMID in its place before the first walk.
+    /// Undoes [`stop_walks`](Self::stop_walks), with the VMID in its place before the first walk.
     fn resume_walks(&self, before: Stage1) {
         self.synchronize_context();
         self.executor.execute(Op::SetSctlrEl1(before.sctlr));

@@ -43,7 +43,7 @@ fn a_table_keeps_its_address_and_is_not_huge() {
     keeps_its_address_as_a_table::<Npt>(0x8007);
 }
 
-fn leaves_nothing_of<F: Baseline>(flags: &[MappingFlags]) {
+fn makes_absent_entries_of<F: Baseline>(flags: &[MappingFlags]) {
     for &flags in flags {
         let entry = PagingEntry::<F>::new_page(PhysAddr::from_usize(0x1000), flags, false);
         assert!(entry.is_unused(), "{entry:?}");
@@ -51,11 +51,11 @@ fn leaves_nothing_of<F: Baseline>(flags: &[MappingFlags]) {
 }
 
 #[test]
-fn inexpressible_flags_leave_nothing() {
-    let (nothing, user) = (MappingFlags::empty(), READ | MappingFlags::USER);
-    leaves_nothing_of::<Stage2>(&[nothing, user]);
-    leaves_nothing_of::<Ept>(&[nothing, user, MappingFlags::WRITE]);
-    leaves_nothing_of::<Npt>(&[nothing, user, MappingFlags::WRITE]);
+fn inexpressible_flags_make_absent_entries() {
+    let (none, user) = (MappingFlags::empty(), READ | MappingFlags::USER);
+    makes_absent_entries_of::<Stage2>(&[none, user]);
+    makes_absent_entries_of::<Ept>(&[none, user, MappingFlags::WRITE]);
+    makes_absent_entries_of::<Npt>(&[none, user, MappingFlags::WRITE]);
 }
 
 #[test]

@@ -28,7 +28,7 @@ type Ready = Box<dyn FnMut()>;
 struct Operation {
     /// The row.
     row: &'static str,
-    /// Who does it.
+    /// The crate that does it, or the floor.
     by: &'static str,
     /// How many parts it has, each of which is one of what the row names.
     parts: usize,

@@ -4,7 +4,7 @@ use super::{
     FLOOR, OURS, Operation, Ready,
     rows::{SET_PROTECT_1000, SET_PROTECT_100000, SET_UNMAP_1000, SET_UNMAP_100000},
 };
-use stage2_benches::{floor::Areas, machine::shuffled};
+use stage2_benches::{floor::Areas, machine::shuffled, sets::Idle};
 
 /// How many areas are edited.
 const EDITS: usize = 100;
@@ -38,60 +38,30 @@ trait Set: Sized + 'static {
 }
 
 /// Everything twice, since the two crates have their own types with the same names.
-macro_rules! contender {
-    ($module:ident, $krate:ident) => {
-        mod $module {
-            use memory_addr::VirtAddr;
-            use $krate::{MappingBackend, MemoryArea, MemorySet};
-
-            use super::{EDIT, SIZE, Set};
-
-            /// A backend that has nothing to do.
-            #[derive(Clone)]
-            pub struct Idle;
-
-            impl MappingBackend for Idle {
-                type Addr = VirtAddr;
-                type Flags = u8;
-                type PageTable = ();
-
-                fn map(&self, _: VirtAddr, _: usize, _: u8, (): &mut ()) -> bool {
-                    true
-                }
-
-                fn unmap(&self, _: VirtAddr, _: usize, (): &mut ()) -> bool {
-                    true
-                }
-
-                fn protect(&self, _: VirtAddr, _: usize, _: u8, (): &mut ()) -> bool {
-                    true
-                }
+macro_rules! contenders {
+    ($($krate:ident)*) => {
+        $(impl Set for $krate::MemorySet<Idle> {
+            fn empty() -> Self {
+                Self::new()
             }
 
-            impl Set for MemorySet<Idle> {
-                fn empty() -> Self {
-                    Self::new()
-                }
-
-                fn map(&mut self, start: usize) {
-                    let area = MemoryArea::new(start.into(), SIZE, 1, Idle);
-                    self.map(area, &mut (), false).expect("nothing is there");
-                }
-
-                fn unmap(&mut self, start: usize) {
-                    self.unmap(start.into(), EDIT, &mut ()).expect("nothing fails");
-                }
-
-                fn protect(&mut self, start: usize) {
-                    self.protect(start.into(), EDIT, |_| Some(2), &mut ()).expect("nothing fails");
-                }
+            fn map(&mut self, start: usize) {
+                let area = $krate::MemoryArea::new(start.into(), SIZE, 1, Idle);
+                self.map(area, &mut (), false).expect("it is unmapped");
             }
-        }
+
+            fn unmap(&mut self, start: usize) {
+                self.unmap(start.into(), EDIT, &mut ()).expect("the backend succeeds");
+            }
+
+            fn protect(&mut self, start: usize) {
+                self.protect(start.into(), EDIT, |_| Some(2), &mut ()).expect("the backend succeeds");
+            }
+        })*
     };
 }
 
-contender!(theirs, memory_set);
-contender!(ours, stage2);
+contenders!(memory_set stage2);
 
 impl Set for Areas {
     fn empty() -> Self {
@@ -133,12 +103,12 @@ fn edits<S: Set>(by: &'static str) -> Vec<Operation> {
 
 /// The crate's own.
 pub fn operations() -> Vec<Operation> {
-    edits::<stage2::MemorySet<ours::Idle>>(OURS)
+    edits::<stage2::MemorySet<Idle>>(OURS)
 }
 
 /// The floor, and the peer.
 pub fn others() -> Vec<Operation> {
     let mut all = edits::<Areas>(FLOOR);
-    all.extend(edits::<memory_set::MemorySet<theirs::Idle>>("memory_set"));
+    all.extend(edits::<memory_set::MemorySet<Idle>>("memory_set"));
     all
 }

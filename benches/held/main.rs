@@ -123,7 +123,7 @@ type Operation = (&'static str, fn() -> Ready);
 fn space<K: Kind>(mapping: stage2::Mapping, pages: usize) -> Space<K> {
     ready::stock(3 * PAGES);
     let space = space_of(ready::Ready::<true>, 2);
-    space.map(pages_at(0, pages), mapping, READ_WRITE).expect("nothing is there");
+    space.map(pages_at(0, pages), mapping, READ_WRITE).expect("it is unmapped");
     space
 }
 
@@ -131,7 +131,7 @@ fn space<K: Kind>(mapping: stage2::Mapping, pages: usize) -> Space<K> {
 fn many<K: Kind>() -> Space<K> {
     let space = space::<K>(linear(0), 1);
     for area in 1..AREAS {
-        space.map(pages_at(4 * area, 1), linear(4 * area), READ_WRITE).expect("nothing is there");
+        space.map(pages_at(4 * area, 1), linear(4 * area), READ_WRITE).expect("it is unmapped");
     }
     space
 }
@@ -148,7 +148,7 @@ fn operations<K: Kind>() -> Vec<Operation> {
             let space = space::<K>(linear(GIB_PAGES), 1);
             {
                 let everything = pages_at(GIB_PAGES, GIB_PAGES);
-                Box::new(move || space.map(everything, linear(0), READ_WRITE).expect("nothing is there"))
+                Box::new(move || space.map(everything, linear(0), READ_WRITE).expect("it is unmapped"))
             }
         }),
         ("protect 1 GiB, linear", || {
@@ -168,7 +168,7 @@ fn operations<K: Kind>() -> Vec<Operation> {
         }),
         ("map 64 MiB, populated", || {
             let space = space::<K>(linear(GIB_PAGES), 1);
-            Box::new(move || space.map(pages_at(PAGES, PAGES), POPULATED, READ_WRITE).expect("nothing is there"))
+            Box::new(move || space.map(pages_at(PAGES, PAGES), POPULATED, READ_WRITE).expect("it is unmapped"))
         }),
         ("unmap 64 MiB, populated", || {
             let space = space::<K>(POPULATED, PAGES);
@@ -176,7 +176,7 @@ fn operations<K: Kind>() -> Vec<Operation> {
         }),
         ("map one page, 2,000 areas", || {
             let space = many::<K>();
-            Box::new(move || space.map(pages_at(402, 1), linear(402), READ_WRITE).expect("nothing is there"))
+            Box::new(move || space.map(pages_at(402, 1), linear(402), READ_WRITE).expect("it is unmapped"))
         }),
         ("protect one page, 2,000 areas", || {
             let space = many::<K>();
@@ -215,7 +215,7 @@ fn operations<K: Kind>() -> Vec<Operation> {
             std::mem::forget(parent);
             Box::new(move || {
                 let child: Space<K> = space_of(ready::Ready::<true>, 2);
-                child.restore(&snapshot).expect("nothing is there");
+                child.restore(&snapshot).expect("it is unmapped");
                 std::mem::forget(child);
             })
         }),

@@ -25,7 +25,7 @@ pub fn measure(extent: Extent) -> Curve {
 fn space(areas: usize) -> Space<Arm, Pool> {
     let space = space_of(Pool, 2);
     for area in 0..areas {
-        space.map(pages_at(4 * area, 1), linear(4 * area), READ_WRITE).expect("nothing is there");
+        space.map(pages_at(4 * area, 1), linear(4 * area), READ_WRITE).expect("it is unmapped");
     }
     space
 }
@@ -35,7 +35,7 @@ fn times(areas: usize) -> Vec<f64> {
     let between: Vec<usize> = shuffled(MOST.min(areas), areas).into_iter().map(|area| 4 * area + 2).collect();
     let present: Vec<usize> = scattered(MOST, areas).into_iter().map(|area| 4 * area).collect();
     let one = |_| {
-        let map = |&index: &usize| space.map(pages_at(index, 1), linear(index), READ_WRITE).expect("nothing is there");
+        let map = |&index: &usize| space.map(pages_at(index, 1), linear(index), READ_WRITE).expect("it is unmapped");
         let protect = |&index: &usize| space.protect(pages_at(index, 1), READ).expect("it is mapped");
         let unmap = |&index: &usize| space.unmap(pages_at(index, 1)).expect("it is mapped");
         let translate = |&index: &usize| assert!(std::hint::black_box(space.translate(page(index))).is_some());

@@ -76,7 +76,7 @@ fn run(threads: usize, writer: Writer, length: Duration) -> (Samples, Samples) {
 fn faults(space: &Space<Arm, Pool>, cpu: usize, over: &AtomicBool) -> Samples {
     let (first, mut samples) = (cpu * PAGES, Samples::new());
     while !over.load(Relaxed) {
-        space.map(pages_at(first, PAGES), LAZY, READ_WRITE).expect("nothing is there");
+        space.map(pages_at(first, PAGES), LAZY, READ_WRITE).expect("it is unmapped");
         for index in (first..first + PAGES).take_while(|_| !over.load(Relaxed)) {
             samples.push(timed(|| {
                 let _ = std::hint::black_box(fault(space, cpu, index));
@@ -90,7 +90,7 @@ fn faults(space: &Space<Arm, Pool>, cpu: usize, over: &AtomicBool) -> Samples {
 fn changes(space: &Space<Arm, Pool>, over: &AtomicBool) -> Samples {
     let (page, mut samples) = (pages_at(WRITTEN, 1), Samples::new());
     while !over.load(Relaxed) {
-        samples.push(timed(|| space.map(page, linear(WRITTEN), READ_WRITE).expect("nothing is there")));
+        samples.push(timed(|| space.map(page, linear(WRITTEN), READ_WRITE).expect("it is unmapped")));
         samples.push(timed(|| space.unmap(page).expect("it is mapped")));
     }
     samples

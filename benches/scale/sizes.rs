@@ -31,7 +31,7 @@ fn linear_times(pages: usize, turns: usize) -> Vec<f64> {
     let one = || {
         let space = space(&Untouched::new(pages / 64));
         [
-            time(|| space.map(everything, linear(0), READ_WRITE).expect("nothing is there")),
+            time(|| space.map(everything, linear(0), READ_WRITE).expect("it is unmapped")),
             time(|| space.protect(everything, READ).expect("it is mapped")),
             time(|| space.unmap(everything).expect("it is mapped")),
         ]
@@ -44,7 +44,7 @@ fn linear_times(pages: usize, turns: usize) -> Vec<f64> {
 fn snapshot(pages: usize) -> std::time::Duration {
     let frames = Untouched::new(pages);
     let space = space(&frames);
-    space.map(pages_at(0, pages), POPULATED, READ_WRITE).expect("nothing is there");
+    space.map(pages_at(0, pages), POPULATED, READ_WRITE).expect("it is unmapped");
     let mut snapshot = None;
     let took = time(|| snapshot = Some(space.snapshot().expect("there is memory")));
     // What is torn down looks at each page, and is measured elsewhere.

@@ -23,7 +23,7 @@ fn times(count: usize) -> Vec<f64> {
     let mut spaces: Vec<Space<Arm, Pool>> = Vec::with_capacity(count);
     let made = time(|| spaces.extend((0..count).map(|_| space_of(Pool, 2))));
     for space in &spaces {
-        space.map(everything, LAZY, READ_WRITE).expect("nothing is there");
+        space.map(everything, LAZY, READ_WRITE).expect("it is unmapped");
     }
     let faulted = time(|| {
         for index in 0..PAGES {

@@ -29,7 +29,7 @@ pub fn measure(extent: Extent) -> Curve {
 /// How long it takes until each page had one fault.
 fn faults(threads: usize, mapping: stage2::Mapping) -> std::time::Duration {
     let space: &Space<Arm, Pool> = &space_of(Pool, threads);
-    space.map(pages_at(0, PAGES), mapping, READ_WRITE).expect("nothing is there");
+    space.map(pages_at(0, PAGES), mapping, READ_WRITE).expect("it is unmapped");
     let barrier = &Barrier::new(threads + 1);
     let each = PAGES / threads;
     thread::scope(|scope| {

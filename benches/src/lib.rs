@@ -11,4 +11,5 @@ pub mod machine;
 pub mod peers;
 pub mod pool;
 pub mod ready;
+pub mod sets;
 pub mod untouched;

@@ -1,6 +1,7 @@
 //! Sets of 10 to 100,000 areas, beside `memory_set` 0.4, whose interface ours is.
 
 use memory_addr::{AddrRange, VirtAddr};
+use stage2_benches::sets::Idle;
 
 use crate::{
     machine::{again, scattered},
@@ -14,70 +15,42 @@ const SIZE: usize = STRIDE / 2;
 
 /// Everything twice, since the two crates have their own types with the same names.
 macro_rules! contender {
-    ($module:ident, $krate:ident) => {
-        mod $module {
-            use memory_addr::{AddrRange, VirtAddr};
-            use $krate::{MappingBackend, MemoryArea, MemorySet};
+    ($set:ident, $krate:ident) => {
+        struct $set($krate::MemorySet<Idle>);
 
-            use super::{SIZE, STRIDE};
-
-            /// A backend that has nothing to do.
-            #[derive(Clone)]
-            pub struct Idle;
-
-            impl MappingBackend for Idle {
-                type Addr = VirtAddr;
-                type Flags = u8;
-                type PageTable = ();
-
-                fn map(&self, _: VirtAddr, _: usize, _: u8, (): &mut ()) -> bool {
-                    true
-                }
-
-                fn unmap(&self, _: VirtAddr, _: usize, (): &mut ()) -> bool {
-                    true
-                }
-
-                fn protect(&self, _: VirtAddr, _: usize, _: u8, (): &mut ()) -> bool {
-                    true
-                }
+        impl $set {
+            fn of(areas: usize) -> Self {
+                let mut set = Self($krate::MemorySet::new());
+                (0..areas).for_each(|index| set.map(VirtAddr::from_usize(index * STRIDE)));
+                set
             }
 
-            pub struct Set(MemorySet<Idle>);
+            fn find(&self, at: VirtAddr) -> bool {
+                self.0.find(at).is_some()
+            }
 
-            impl Set {
-                pub fn of(areas: usize) -> Self {
-                    let mut set = Self(MemorySet::new());
-                    (0..areas).for_each(|index| set.map(VirtAddr::from_usize(index * STRIDE)));
-                    set
-                }
+            fn free(&self, limit: AddrRange<VirtAddr>) -> Option<VirtAddr> {
+                self.0.find_free_area(limit.start, 2 * SIZE, limit, SIZE)
+            }
 
-                pub fn find(&self, at: VirtAddr) -> bool {
-                    self.0.find(at).is_some()
-                }
+            fn map(&mut self, at: VirtAddr) {
+                let area = $krate::MemoryArea::new(at, SIZE, 1, Idle);
+                self.0.map(area, &mut (), false).expect("it is unmapped");
+            }
 
-                pub fn free(&self, limit: AddrRange<VirtAddr>) -> Option<VirtAddr> {
-                    self.0.find_free_area(limit.start, 2 * SIZE, limit, SIZE)
-                }
+            fn unmap(&mut self, at: VirtAddr) {
+                self.0.unmap(at, SIZE, &mut ()).expect("the backend succeeds");
+            }
 
-                pub fn map(&mut self, at: VirtAddr) {
-                    self.0.map(MemoryArea::new(at, SIZE, 1, Idle), &mut (), false).expect("nothing is there");
-                }
-
-                pub fn unmap(&mut self, at: VirtAddr) {
-                    self.0.unmap(at, SIZE, &mut ()).expect("nothing fails");
-                }
-
-                pub fn protect(&mut self, at: VirtAddr, flags: u8) {
-                    self.0.protect(at, SIZE, |_| Some(flags), &mut ()).expect("nothing fails");
-                }
+            fn protect(&mut self, at: VirtAddr, flags: u8) {
+                self.0.protect(at, SIZE, |_| Some(flags), &mut ()).expect("the backend succeeds");
             }
         }
     };
 }
 
-contender!(theirs, memory_set);
-contender!(ours, stage2);
+contender!(Theirs, memory_set);
+contender!(Ours, stage2);
 
 pub fn bench(suite: &mut Suite) {
     for areas in [10, 1_000, 10_000, 100_000] {
@@ -89,7 +62,7 @@ fn of(suite: &mut Suite, areas: usize) {
     let order = &scattered(4096, areas);
     let nth = move |turn: usize| VirtAddr::from_usize(order[turn % order.len()] * STRIDE);
     let everything = AddrRange::from_start_size(VirtAddr::from_usize(0), areas * STRIDE + (1 << 30));
-    let (mut theirs, mut ours) = (theirs::Set::of(areas), ours::Set::of(areas));
+    let (mut theirs, mut ours) = (Theirs::of(areas), Ours::of(areas));
     suite.compare(
         &format!("find one of {areas} areas"),
         1,

@@ -40,7 +40,7 @@ pub fn bench(suite: &mut Suite) {
     );
 }
 
-/// `faults` on each of `cpus` at once, all on pages that nobody touched; the time for one of them, `faults` times: with
+/// `faults` on each of `cpus` at once, all on untouched pages; the time for one of them, `faults` times: with
 /// two CPUs that do not hinder each other, half as long as with one.
 fn fresh(cpus: usize, faults: u64) -> Duration {
     let (mut left, mut total) = (faults as usize, Duration::ZERO);

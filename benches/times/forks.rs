@@ -32,7 +32,7 @@ pub fn freeze(space: &Space) -> Snapshot {
 
 pub fn forked(snapshot: &Snapshot) -> Space {
     let child = space();
-    child.restore(snapshot).expect("nothing is there");
+    child.restore(snapshot).expect("it is unmapped");
     child
 }
 

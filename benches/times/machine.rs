@@ -23,7 +23,7 @@ pub fn space() -> Space {
 /// A space with `pages` pages at [`BASE`].
 pub fn mapped(mapping: stage2::Mapping, pages: usize) -> Space {
     let space = space();
-    space.map(pages_at(0, pages), mapping, READ_WRITE).expect("nothing is there");
+    space.map(pages_at(0, pages), mapping, READ_WRITE).expect("it is unmapped");
     space
 }
 

@@ -40,7 +40,7 @@ pub fn mapped(pages: usize) -> Peer {
 pub fn map(peer: &mut Peer, pages: usize) {
     let target = |at: GuestPhysAddr| PhysAddr::from_usize(TARGET + (at.as_usize() - BASE));
     let done = peer.cursor().map_region(BASE.into(), target, pages * PAGE_SIZE_4K, READ_WRITE, false);
-    done.expect("nothing is there");
+    done.expect("it is unmapped");
 }
 
 pub fn unmap(peer: &mut Peer, pages: usize) {
@@ -53,7 +53,7 @@ pub fn protect(peer: &mut Peer, pages: usize) {
 
 pub fn map_page(peer: &mut Peer, at: GuestPhysAddr) {
     let to = PhysAddr::from_usize(TARGET).add(at.as_usize() - BASE);
-    peer.cursor().map(at, to, PageSize::Size4K, READ_WRITE).expect("nothing is there");
+    peer.cursor().map(at, to, PageSize::Size4K, READ_WRITE).expect("it is unmapped");
 }
 
 pub fn unmap_page(peer: &mut Peer, at: GuestPhysAddr) {

@@ -28,7 +28,7 @@ pub fn populated(pages: usize, areas: usize) -> (Space, Untouched) {
     let space = space(&frames);
     let each = pages / areas;
     for area in 0..areas {
-        space.map(pages_at(area * (each + 1), each), POPULATED, READ_WRITE).expect("nothing is there");
+        space.map(pages_at(area * (each + 1), each), POPULATED, READ_WRITE).expect("it is unmapped");
     }
     (space, frames)
 }
@@ -39,7 +39,7 @@ pub fn freeze(space: &Space) -> Snapshot {
 
 fn forked(frames: &Untouched, snapshot: &Snapshot) -> Space {
     let child = space(frames);
-    child.restore(snapshot).expect("nothing is there");
+    child.restore(snapshot).expect("it is unmapped");
     child
 }
 
@@ -87,7 +87,7 @@ pub fn report() {
                 own += child.usage().frames;
                 tables += child.usage().table_frames;
                 child.unmap(pages_at(0, *pages)).expect("it is mapped");
-                child.restore(&snapshot).expect("nothing is there");
+                child.restore(&snapshot).expect("it is unmapped");
             }
             println!("| {size} | {spread} | {own} | {tables} |");
         }

@@ -19,7 +19,7 @@ pub struct Suite {
     tasks: Vec<Task>,
 }
 
-/// A task and those who did it.
+/// A task and the contenders that did it.
 struct Task {
     name: String,
     elements: u64,

@@ -33,7 +33,7 @@ fn floor_mapped() -> Tables {
 
 fn gib_linear(suite: &mut Suite) {
     let everything = pages_at(0, GIB_PAGES);
-    let map = move |space: &mut Space| space.map(everything, linear(0), READ_WRITE).expect("nothing is there");
+    let map = move |space: &mut Space| space.map(everything, linear(0), READ_WRITE).expect("it is unmapped");
     let mut ready = Tables::new(GIB_PAGES);
     suite.compare(
         "map 1 GiB of pages, linear",
@@ -76,7 +76,7 @@ fn unmap_gib(space: &mut Space) {
 }
 
 fn gib_private(suite: &mut Suite) {
-    let map = |space: &mut Space| space.map(pages_at(0, GIB_PAGES), POPULATED, READ_WRITE).expect("nothing is there");
+    let map = |space: &mut Space| space.map(pages_at(0, GIB_PAGES), POPULATED, READ_WRITE).expect("it is unmapped");
     // Gives the pages back, untimed, each time.
     let tables = || Emptied(Tables::new(GIB_PAGES));
     let populated = || {
@@ -100,7 +100,7 @@ fn gib_private(suite: &mut Suite) {
     );
 }
 
-/// Times how long it takes until nobody reaches 1 GiB any more: so long the space is locked.
+/// Times how long it takes until no CPU reaches 1 GiB any more: for so long the space is locked.
 fn until_unlocked(iterations: u64) -> Duration {
     let one = |_| {
         let space = mapped(POPULATED, GIB_PAGES);
@@ -127,13 +127,13 @@ fn single_pages(suite: &mut Suite) {
     let single = |turn: usize| pages_at(2 * turn, 1);
     let neighbour = || {
         let space = space();
-        space.map(pages_at(511, 1), linear(511), READ_WRITE).expect("nothing is there");
+        space.map(pages_at(511, 1), linear(511), READ_WRITE).expect("it is unmapped");
         space
     };
     let space = &neighbour();
-    let map = move |turn| space.map(single(turn), linear(2 * turn), READ_WRITE).expect("nothing is there");
-    let map_own = move |turn| space.map(single(turn), POPULATED, READ_WRITE).expect("nothing is there");
-    let map_lazy = move |turn| space.map(single(turn), LAZY, READ_WRITE).expect("nothing is there");
+    let map = move |turn| space.map(single(turn), linear(2 * turn), READ_WRITE).expect("it is unmapped");
+    let map_own = move |turn| space.map(single(turn), POPULATED, READ_WRITE).expect("it is unmapped");
+    let map_lazy = move |turn| space.map(single(turn), LAZY, READ_WRITE).expect("it is unmapped");
     let unmap = move |turn| space.unmap(single(turn)).expect("it is mapped");
     let peer = || {
         let mut peer = peer::new();

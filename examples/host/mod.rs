@@ -46,7 +46,7 @@ unsafe impl Frames for Heap {
     }
 }
 
-/// A CPU that has nothing to forget.
+/// A CPU that has no translations to forget.
 #[derive(Clone)]
 pub struct Idle;
 

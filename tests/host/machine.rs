@@ -58,7 +58,7 @@ pub struct Model {
 
 /// CPUs of the model.
 const CPUS: usize = 4;
-/// CPUs for the scenarios: each more would cost time, also where it does nothing.
+/// CPUs for the scenarios: each more would cost time, even while idle.
 const SEATS: usize = 2;
 /// The first GiB is foreign memory, a block of its own; the frames come from behind it.
 const FOREIGN: u64 = 1 << 30;
@@ -102,7 +102,7 @@ impl Kind {
 }
 
 impl Model {
-    /// A machine whose CPUs remember junk, and report as little as they may.
+    /// A machine whose TLBs hold junk at first, and whose CPUs report as little as they may.
     pub fn new(kind: Kind) -> Self {
         let memory = Memory::new(0, FOREIGN + FRAMES);
         let foreign = memory.reserve(FOREIGN / stage2_model::PAGE, FOREIGN);
@@ -199,7 +199,7 @@ impl Model {
             Step::CountTo(at, target) => loop {
                 let value = self.access(cpu, at, Access::Read)?;
                 let copy = self.access(cpu, at + stage2_model::PAGE as usize, Access::Read)?;
-                // Where something is wrong, what would end it may never come.
+                // With a defect put in, the count may never come to its end.
                 let end = if self.sabotage.is_some() { target.min(FAR) } else { target };
                 if value < copy || value >= end {
                     return Ok(value);

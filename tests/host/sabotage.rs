@@ -8,7 +8,7 @@ use stage2_scenarios::{Scenario, Stop, scenarios};
 use crate::machine::{Kind, Model};
 
 /// The scenarios that fail, each with the reason in short.
-fn who_sees(kind: Kind, sabotage: Sabotage) -> Vec<(&'static str, String)> {
+fn failing(kind: Kind, sabotage: Sabotage) -> Vec<(&'static str, String)> {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));
     let seen = scenarios::<Model>().iter().filter_map(|scenario| complaint(kind, sabotage, scenario)).collect();
@@ -31,12 +31,12 @@ fn complaint(kind: Kind, sabotage: Sabotage, scenario: &Scenario<Model>) -> Opti
 #[track_caller]
 fn must_be_seen(sabotage: Sabotage) {
     for kind in [Kind::CortexA57, Kind::Everything] {
-        let seen = who_sees(kind, sabotage);
+        let seen = failing(kind, sabotage);
         println!("{sabotage:?} on {kind:?}: seen by {} scenarios", seen.len());
         for (name, reason) in &seen {
             println!("  {name}: {reason}");
         }
-        assert!(!seen.is_empty(), "nothing sees {sabotage:?} on {kind:?}");
+        assert!(!seen.is_empty(), "no scenario sees {sabotage:?} on {kind:?}");
     }
 }
 
@@ -68,13 +68,13 @@ faults! {
 /// Level hints are there where `FEAT_TTL` is.
 #[test]
 fn the_wrong_level() {
-    let seen = who_sees(Kind::Everything, Sabotage::WrongLevel);
+    let seen = failing(Kind::Everything, Sabotage::WrongLevel);
     assert!(!seen.is_empty());
 }
 
-/// The scale is right: nothing is seen where nothing is wrong.
+/// Without a defect no scenario fails, and the model has no complaint.
 #[test]
-fn nothing_where_nothing_is_wrong() {
+fn no_complaint_without_a_defect() {
     for scenario in scenarios::<Model>() {
         let model = Model::new(Kind::CortexA57);
         let verdict = (scenario.run)(&model);

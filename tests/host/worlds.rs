@@ -57,7 +57,7 @@ const TABLES: usize = 8;
 /// Enough for any guest's story.
 const PLENTY: usize = 4 * PAGES;
 
-/// Who keeps a region, and may show it to guests.
+/// What keeps a region, and lets guests map it.
 enum Handle {
     Region(SharedRegion),
     Writer(RegionWriter),
@@ -96,7 +96,7 @@ struct World<M: Machine> {
     /// The numbers that guests have for good.
     names: Vec<usize>,
     twin: Twin,
-    /// What a guest has before it has anything.
+    /// What an empty guest has on its account.
     fresh: Usage,
     luck: Luck,
 }
@@ -199,9 +199,13 @@ impl<M: Machine> World<M> {
         let some = if fitting.is_empty() { all } else { fitting };
         let Some(&handle) = some.get(number % some.len().max(1)) else { return };
         match *op {
-            Op::Share(guest, ref pages, _, from, flags) => self.share(guest % guests, pages, (handle, from), flags),
+            Op::Share(guest, ref pages, _, from, flags) => {
+                let share = |region, offset| Mapping::Shared { region, offset };
+                self.map_region(guest % guests, pages, (handle, from), flags, share);
+            }
             Op::Inherit(guest, ref pages, _, from, flags) => {
-                self.inherit(guest % guests, pages, (handle, from), flags);
+                let inherit = |region, offset| Mapping::CopyOnWrite { region, offset };
+                self.map_region(guest % guests, pages, (handle, from), flags, inherit);
             }
             Op::Clone(_) => self.clone_handle(handle),
             Op::Writer(_) => self.writer(handle),
@@ -300,7 +304,7 @@ impl<M: Machine> World<M> {
     }
 }
 
-/// Nothing is added beyond a limit.
+/// What was added is within the limits.
 fn within_limits(now: Usage, before: Usage) {
     let fits = |limit: Option<usize>, now: usize, before: usize| limit.is_none_or(|limit| now <= limit.max(before));
     assert!(fits(now.limits.frames, now.frames, before.frames), "{now:?} after {before:?}");

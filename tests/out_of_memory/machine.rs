@@ -30,34 +30,6 @@ unsafe impl Frames for Frail {
     }
 }
 
-/// No guest runs: there is nothing to invalidate.
-#[derive(Clone)]
-pub(super) struct NoGuest;
-
-impl<R> Invalidate<R> for NoGuest {
-    fn reach(&self) -> Reach {
-        Reach::Everywhere
-    }
-
-    fn publish(&self) {}
-
-    fn invalidate(&self, _: R, _: Scope) {}
-
-    fn invalidate_all(&self, _: R) {}
-
-    fn invalidate_denial(&self, _: R, _: GuestPhysAddr) {}
-
-    fn switch_vcpu(&self, _: R) {}
-
-    fn interrupt(&self, _: &mut dyn Iterator<Item = CpuId>) -> Result<(), Unreachable> {
-        Ok(())
-    }
-
-    fn synchronize(&self, _: NonNull<u8>, _: usize, _: Content) {}
-
-    fn activate(&self, _: R) {}
-}
-
 pub(super) struct Parts<F>(std::marker::PhantomData<F>);
 
 impl<F: Format> Platform for Parts<F> {

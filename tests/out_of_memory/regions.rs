@@ -22,7 +22,7 @@ pub fn inherit<F: Format>(space: &Space<F>) -> Result<(), Error> {
     let writer = region.writer().expect("it is fresh");
     writer.write_obj(0, 5_u64).map_err(|_| Error::NoMemory(range(RAM, PAGE)))?;
     drop(writer);
-    region.freeze().expect("nobody writes it");
+    region.freeze().expect("no handle or mapping writes it");
     space.map(range(RAM, 4 * PAGE), Mapping::CopyOnWrite { region, offset: 0 }, RW)
 }
 

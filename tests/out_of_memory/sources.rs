@@ -14,7 +14,7 @@ impl Source for Image {
     fn settled(&self, _: Ticket, _: Settled) {}
 }
 
-/// A pager of its own for each thread: an image that nobody has a handle of does not come back.
+/// One pager for each thread, for as long as it runs: making it is not among the allocations that fail.
 fn pager() -> Pager {
     thread_local! {
         static PAGER: Pager = with(Luck::Good, || Pager::new(Arc::new(Image), NonZeroUsize::MIN)).0.expect("memory");

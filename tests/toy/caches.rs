@@ -34,7 +34,7 @@ fn hide_nothing_of_memory_that_was_uncached() {
     assert_eq!(board.synchronized(), [(frame(&space, 0), PAGE, Content::Uncached)]);
 }
 
-/// Only whole leaves were: a page in the middle of a block was executed as the last owner's code.
+/// Only whole leaves were brought in step: a page in the middle of a block was executed as its last owner's code.
 #[test]
 fn are_in_step_with_the_changed_part_of_a_block() {
     let board = Board::new();

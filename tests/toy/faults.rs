@@ -56,7 +56,7 @@ fn leave_a_frame_that_came_meanwhile() {
     assert_eq!(board.allocated(), before + 1 + 3);
 }
 
-/// An area that was found under the lock is worth nothing once the lock is free (L4).
+/// An area that was found under the lock may be gone once the lock is free (L4).
 #[test]
 fn map_nothing_where_the_area_went_meanwhile() {
     let board = Board::new();

@@ -27,8 +27,8 @@ fn a_space_without_leave_for_a_root_is_none() {
     assert_eq!(board.allocated(), 0);
 }
 
-/// What comes of `second`, which another CPU does while the first has the frame of the last page that the guest may have on
-/// the account, and is still making the tables for it: until the second waits for the lock, or has its answer.
+/// Has a first CPU fault on the last page that the guest may have. When its frame is on the account, and before its
+/// tables are made, another CPU runs `second`; the first goes on once that waits for the lock. What came of `second`.
 fn meanwhile<T: Send + 'static>(second: impl FnOnce(&Space) -> T + Send + 'static) -> T {
     let board = Board::new();
     let space = Arc::new(Space::new(board.config()).unwrap());

@@ -88,7 +88,7 @@ fn mapped_into_a_table_that_is_there_are_those_that_were_asked_for() {
     assert_eq!(space.translate(gpa(BLOCK)), None);
 }
 
-/// What no invalidation follows is published to the walkers all the same, and what follows one too.
+/// Entries are published to the walkers, whether or not an invalidation follows.
 #[test]
 fn are_published_whichever_way_they_change() {
     type Change = fn(&GuestSpace<Machine>);

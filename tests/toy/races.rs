@@ -42,7 +42,7 @@ fn inherited(region: SharedRegion) -> Mapping {
     Mapping::CopyOnWrite { region, offset: 0 }
 }
 
-/// A read of page 0, while whose frame is allocated something else happens.
+/// A read of page 0; `by` runs on another CPU while the page's frame is allocated.
 fn overtaken(board: &Board, space: &Arc<Space>, by: impl FnOnce(&Space) + Send + 'static) -> Outcome {
     let elsewhere = space.clone();
     board.on_allocation(move || by(&elsewhere));

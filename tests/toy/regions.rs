@@ -9,7 +9,7 @@ fn permission(space: &GuestSpace<Machine>, at: usize) -> Result<Outcome, Error> 
     space.fault(CpuId(0), fault)
 }
 
-/// A space that inherits two pages, the first of which it has read, and CPU 3 that is in its guest and hears nothing.
+/// A space that inherits two pages, the first of which it has read, and CPU 3, which is in its guest and deaf.
 fn inherited(board: &Board) -> (GuestSpace<Machine>, stage2::SharedRegion) {
     let space = board.space();
     let region = space.region(2 * PAGE).unwrap();
@@ -55,7 +55,7 @@ fn an_invalidation_that_fails_keeps_the_last_reference() {
     space.leave(CpuId(3)).unwrap();
     board.deafen(None);
     space.map(range(0, PAGE), LAZY, RW).unwrap();
-    assert!(board.events().contains(&Event::Freed(at, 1)), "nobody reaches it any more");
+    assert!(board.events().contains(&Event::Freed(at, 1)), "no CPU reaches it any more");
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn a_snapshot_that_a_cpu_cannot_be_told_of_is_none() {
     board.deafen(None);
     let allocated = board.allocated();
     assert_eq!(permission(&space, PAGE), Ok(Outcome::Resolved));
-    assert_eq!(board.allocated(), allocated, "the only one who has it takes it");
+    assert_eq!(board.allocated(), allocated, "the only space that has it takes it");
     let snapshot = space.snapshot().unwrap();
     assert_eq!((snapshot.region().size(), space.stats().owned_frames), (4 * PAGE, 0));
     drop(snapshot);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// It was taken for moved, and its memory was where it should not be any more.
+/// The block was taken for moved, and its pieces stayed in the old frames.
 #[test]
 fn moves_the_pieces_of_a_block_that_is_split_meanwhile() {
     let board = Board::new();
@@ -20,7 +20,7 @@ fn moves_the_pieces_of_a_block_that_is_split_meanwhile() {
 
 /// The area was private when the relocation began.
 #[test]
-fn passes_over_what_became_somebody_elses_meanwhile() {
+fn passes_over_what_became_linear_meanwhile() {
     let board = Board::new();
     let space = Arc::new(board.space());
     space.map(range(0, 2 * PAGE), PAGES, RW).unwrap();

@@ -64,7 +64,7 @@ fn in_steps_of_any_size_it_comes_to_the_same() {
         let snapshot = taking.finish().unwrap();
         assert_eq!((contents(&snapshot), space.to_string()), expected);
         assert_eq!(board.events().iter().filter(|event| matches!(event, Event::Invalidated(_))).count(), 1);
-        // Life goes on, and the snapshot does not see it.
+        // The guest runs and writes again, and the snapshot does not change.
         space.enter(CpuId(1), VcpuId(1)).unwrap();
         space.leave(CpuId(1)).unwrap();
         space.write(gpa(LARGE + 8), &[9; 8]).unwrap();
@@ -78,7 +78,7 @@ fn in_steps_of_any_size_it_comes_to_the_same() {
     assert!(counts.is_sorted_by(|more, fewer| more > fewer), "{counts:?}");
 }
 
-/// What a snapshot is taken of, half of it frozen or nothing yet.
+/// A snapshot after `count` steps of ten entries.
 fn midway(space: &GuestSpace<Machine>, count: usize) -> Taking<'_> {
     let mut taking = space.snapshot_in_steps().unwrap();
     (0..count).for_each(|_| assert_eq!(taking.step(10), Ok(Progress::More)));
@@ -124,7 +124,7 @@ fn nothing_changes_meanwhile_and_the_error_says_why() {
         assert_eq!(space.read(gpa(4 * PAGE), &mut [0]), refused, "it would be populated");
         assert!(matches!(space.enter(CpuId(1), VcpuId(1)), Err(Error::Snapshotting(_))));
         assert_eq!(space.enter(CpuId(9), VcpuId(1)), Err(Error::NoSuchCpu(CpuId(9))));
-        // Looking is free.
+        // Reads are allowed.
         assert_eq!(space.read_obj::<[u8; 8]>(gpa(LARGE + 8)), Ok([7; 8]));
         assert_eq!(space.read_obj::<[u8; 2]>(gpa(PAGE)), Ok([5; 2]));
         assert_eq!(space.to_string(), before);
@@ -174,7 +174,7 @@ fn dropped_later_it_is_completed_and_nothing_is_lost() {
         let allocated = board.allocated();
         space.write(gpa(LARGE + 8), &[8; 8]).unwrap();
         space.write(gpa(5 * PAGE + 8), &[8; 8]).unwrap();
-        assert!(board.allocated() <= allocated + 2, "nobody else has it: but for the tables of a block it is taken");
+        assert!(board.allocated() <= allocated + 2, "no other guest has it: but for the tables of a block it is taken");
         assert_eq!(space.read_obj::<[u8; 8]>(gpa(8)), Ok([7; 8]));
         space.unmap(range(0, 4 * LARGE)).unwrap();
         drop(space);
@@ -182,7 +182,7 @@ fn dropped_later_it_is_completed_and_nothing_is_lost() {
     }
 }
 
-/// What is lost is lost memory, and nothing worse.
+/// A snapshot that is forgotten leaks its memory, and has no other effect.
 #[test]
 fn forgotten_it_leaves_the_space_at_rest() {
     for count in [1, reserving() + 2] {

@@ -1,4 +1,4 @@
-//! The other CPUs: who is told, and what a CPU that cannot be told holds up.
+//! The other CPUs: which are told, and what a CPU that cannot be told holds up.
 
 use super::*;
 
@@ -55,7 +55,7 @@ fn that_fails_frees_nothing_until_it_was_made_good() {
     space.leave(CpuId(3)).unwrap();
 }
 
-/// It was tried again at once, and could then succeed behind the error's back.
+/// It was tried again at once: the second try could succeed, and the caller had an error all the same.
 #[test]
 fn that_fails_is_not_tried_again_before_the_caller_knows() {
     let (board, space) = space();
@@ -102,7 +102,7 @@ fn that_the_cpu_refuses_is_an_error_and_frees_nothing() {
 }
 
 #[test]
-fn a_new_space_disturbs_nobody_and_each_cpu_forgets_the_identifiers_former_user_when_it_enters() {
+fn a_new_space_interrupts_no_cpu_and_each_cpu_forgets_the_identifiers_former_user_when_it_enters() {
     let board = Board::with(Reach::ThisCpu, Pieces::Any);
     let space = board.space();
     assert!(!board.events().contains(&Event::InvalidatedAll));

@@ -231,7 +231,7 @@ mod convert {
         let region = giver.make_shared(range(9 * PAGE, 4 * PAGE)).unwrap();
         assert_eq!(board.events(), []);
         assert_eq!((giver.translate(gpa(9 * PAGE)), board.allocated()), before);
-        assert_eq!((region.size(), region.frames()), (4 * PAGE, 3), "what nobody touched stays so");
+        assert_eq!((region.size(), region.frames()), (4 * PAGE, 3), "what was not touched stays so");
         assert_eq!(giver.stats().shared_frames, 3);
         assert_eq!(giver.area(gpa(11 * PAGE)).unwrap().kind, AreaKind::Shared(0));
         assert_eq!(giver.area(gpa(12 * PAGE)).unwrap().kind, AreaKind::Shared(3 * PAGE));
@@ -281,7 +281,7 @@ mod convert {
         assert_eq!(space.usage().frames, 0);
     }
 
-    /// A handle wrote it, no guest mapped it yet: it is the region's all the same.
+    /// Pages that a handle wrote and no guest mapped yet are the region's, too.
     #[test]
     fn what_others_populated_comes_along_and_the_rest_of_the_region_is_freed() {
         let board = Board::new();
@@ -379,7 +379,7 @@ mod convert {
         let space = board.space();
         space.map(range(0, 8 * PAGE), LAZY, RW).unwrap();
         let done = AtomicBool::new(false);
-        // How many rounds it was.
+        // Answers how many rounds there were.
         let work = &|cpu: usize| {
             let mut round = 0_u64;
             while round == 0 || !round.is_multiple_of(8) || !done.load(Ordering::Acquire) {

@@ -42,10 +42,10 @@ impl Client {
 
     /// The package that a metapackage stands for.
     pub fn dependency(&self, package: &str) -> Result<String> {
-        // An update that reached nothing may have ended well all the same; it shows here.
+        // `apt-get update` may succeed without having reached a server; the package is then missing here.
         let listed = quietly("guest-depends", self.command("apt-cache", &["depends", package]), ASKING)
             .with_context(|| format!("no package list within reach has {package}"))?;
-        first_dependency(&listed).with_context(|| format!("{package} depends on nothing"))
+        first_dependency(&listed).with_context(|| format!("{package} has no dependency"))
     }
 
     /// Fetches packages and unpacks them into `destination`.

@@ -49,7 +49,7 @@ pub struct Ready {
     pub command: Command,
     /// What Bochs says itself; the PC's console is the command's output.
     pub log: PathBuf,
-    /// To be kept until the run is over.
+    /// Locks, to be kept until the run is over.
     pub turns: Vec<File>,
 }
 
@@ -142,8 +142,8 @@ fn isolation() -> &'static [&'static str] {
     WAYS.iter().find(works).copied().unwrap_or_default()
 }
 
-/// Waits until nobody else holds the file's lock. It ends with the file, which closes at this program's end at the
-/// latest.
+/// Waits until no other process holds the file's lock. The lock ends when the file is closed, at this program's end at
+/// the latest.
 fn take_turn(path: &Path) -> Result<File> {
     let file = File::options().create(true).append(true).open(path);
     let file = file.with_context(|| format!("cannot open {}", path.display()))?;
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn a_second_turn_waits_for_the_end_of_the_first() {
         let path = std::env::temp_dir().join(format!("stage2-bochs-turn-{}", std::process::id()));
-        let first = take_turn(&path).expect("nobody has it");
+        let first = take_turn(&path).expect("no other process has it");
         let waiting = std::thread::spawn({
             let path = path.clone();
             move || take_turn(&path).map(drop)

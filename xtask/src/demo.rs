@@ -220,7 +220,7 @@ fn judge(finished: &Finished, expected: &Expected) -> Result<verdict::Figures> {
     believe(finished, verdict::judge_demo(&finished.output, expected))
 }
 
-/// The words come first: why a run went wrong stands there, and not in how the emulator ended.
+/// The console comes first: it says why a run went wrong, which the emulator's end does not.
 pub fn believe<T, E: Into<anyhow::Error>>(finished: &Finished, judged: Result<T, E>) -> Result<T> {
     match (judged.map_err(Into::into), finished.end) {
         (Ok(figures), End::Exited(_)) => Ok(figures),

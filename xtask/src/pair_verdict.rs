@@ -24,7 +24,7 @@ impl Pair {
         }
     }
 
-    /// The guests by number: who is forked, who is the fork, and who talk to each other, by their ends of the ring.
+    /// The guests by number: the one that is forked, its fork, and the two that talk, by their ends of the ring.
     fn roles(self) -> Roles {
         match self {
             Self::Fork => Roles { forked: 1, fork: 2, ends: [1, 2] },
@@ -101,13 +101,13 @@ impl fmt::Display for Figures {
 pub fn judge(console: &str, pair: Pair, messages: u32, sums: &[String]) -> Result<Figures, PairFailure> {
     verdict::refuse_bad_words(console)?;
     let roles = pair.roles();
-    let everybody = if pair == Pair::Linux { vec![1, 2, 3] } else { vec![1, 2] };
+    let guests = if pair == Pair::Linux { vec![1, 2, 3] } else { vec![1, 2] };
     let bytes = judge_ring(console, &roles, messages)?;
     let counted = judge_fork(console, &roles)?;
     if pair == Pair::Linux {
         verdict::compare_sums(console, sums)?;
     }
-    for number in everybody {
+    for number in guests {
         words_of(console, number, "guest: workload ok")?;
         judge_report(console, number)?;
     }
@@ -125,7 +125,7 @@ pub fn judge(console: &str, pair: Pair, messages: u32, sums: &[String]) -> Resul
 /// The rest of the first line of a guest's that begins so.
 fn words_of<'a>(console: &'a str, number: usize, start: &str) -> Result<&'a str, PairFailure> {
     let mut lines = console.lines().filter_map(|line| numbered(line.trim()));
-    let found = lines.find_map(|(who, words)| words.strip_prefix(start).filter(|_| who == number));
+    let found = lines.find_map(|(guest, words)| words.strip_prefix(start).filter(|_| guest == number));
     found.ok_or(PairFailure::Unsaid { number, words: start.to_owned() })
 }
 
@@ -164,7 +164,7 @@ fn judge_report(console: &str, number: usize) -> Result<(), PairFailure> {
     Ok(())
 }
 
-/// Whoever was forked, and the fork, have copies of pages that they wrote.
+/// The guest that was forked, and its fork, have copies of pages that they wrote.
 fn judge_copies(console: &str, roles: &Roles) -> Result<(), PairFailure> {
     for number in [roles.forked, roles.fork] {
         let stats = said(console, &format!("hv: guest {number}: stats ")).map(verdict::Figures::parse);
@@ -204,7 +204,7 @@ fn judge_gift(console: &str, roles: &Roles) -> Result<(), PairFailure> {
     if aborted { Ok(()) } else { Err(PairFailure::StillThere) }
 }
 
-/// In the end every frame came back, and nobody wrote to one that had.
+/// In the end every frame came back, and none was written afterwards.
 fn judge_end(console: &str) -> Result<(), PairFailure> {
     let figures = said(console, "hv: frames ").map(verdict::Figures::parse).unwrap_or_default();
     let (left, bad) = (figures.get("left")?, figures.get("poison_bad")?);
@@ -218,8 +218,8 @@ fn judge_end(console: &str) -> Result<(), PairFailure> {
 }
 
 /// The same frames stand behind two guests' memory, at different addresses.
-fn same_frames(console: &str, what: &'static str, who: [(usize, &str); 2]) -> Result<(), PairFailure> {
-    let [one, other] = who.map(|(number, words)| {
+fn same_frames(console: &str, what: &'static str, guests: [(usize, &str); 2]) -> Result<(), PairFailure> {
+    let [one, other] = guests.map(|(number, words)| {
         let words = said(console, &format!("hv: guest {number}: {words}"));
         let words = words.and_then(|words| words.split_once(" in frames"));
         words.filter(|(_, frames)| !frames.is_empty()).ok_or(PairFailure::NoFrames { number, what })

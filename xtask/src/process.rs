@@ -25,7 +25,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// The groups that an interrupt of this program has to take along.
 static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-/// A command to run, with what it is called in the log's name, how long it may take, and who hears its output.
+/// A command to run, with what it is called in the log's name, how long it may take, and what gets its output.
 pub struct Job<'a> {
     pub name: &'a str,
     pub command: Command,
@@ -34,7 +34,7 @@ pub struct Job<'a> {
     pub hear: &'a mut dyn FnMut(&str) -> Heard,
 }
 
-/// What a line of output means to the one who runs the child.
+/// What a line of output means for the run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Heard {
     /// More is to come.
@@ -183,7 +183,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Still listed: an error came before the end, and nobody waited for the child.
+        // Still listed: an error came before the end, and the child was not waited for.
         if running().contains(&self.id) {
             let _ = self.end();
         }

@@ -38,7 +38,7 @@ pub fn suite(model: &str, cpus: usize, program: &Path) -> Command {
     board(model, cpus, "1G", program)
 }
 
-/// An interrupt controller without its ITS, no network card: nothing on this board writes to memory but its CPUs.
+/// An interrupt controller without its ITS, no network card: only the CPUs write to this board's memory.
 fn board(model: &str, cpus: usize, memory: &str, program: &Path) -> Command {
     let mut command = Command::new(QEMU_AARCH64.program);
     command.args(["-M", "virt,virtualization=on,gic-version=3,its=off", "-cpu", model]);

@@ -122,11 +122,11 @@ pub fn refuse_bad_words(console: &str) -> Result<(), Failure> {
     }
 }
 
-/// Why a guest's workload failed, and whose where there are several.
+/// Why a guest's workload failed, with the guest's number where there are several.
 fn workload_failed(line: &str) -> Option<String> {
-    let (who, words) =
+    let (guest, words) =
         numbered(line).map_or((String::new(), line), |(number, words)| (format!("guest {number}: "), words));
-    words.strip_prefix("guest: workload FAILED").map(|reason| format!("{who}{}", reason.trim()))
+    words.strip_prefix("guest: workload FAILED").map(|reason| format!("{guest}{}", reason.trim()))
 }
 
 fn guest_panic(line: &str) -> Option<&str> {

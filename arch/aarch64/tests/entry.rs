@@ -247,7 +247,7 @@ mod changes {
     }
 
     #[test]
-    fn software_bits_are_nobodys_business() {
+    fn software_bits_change_without_an_invalidation() {
         let dirty = page(&plain(), RW, Used::Dirty);
         let clean = page(&plain(), RW, Used::Accessed);
         assert_eq!(plain().change(Level::PAGE, dirty, clean), Change::Raise);

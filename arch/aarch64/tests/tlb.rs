@@ -191,7 +191,7 @@ mod invalidation {
     }
 
     #[test]
-    fn reaches_everywhere_so_that_nobody_is_interrupted() {
+    fn reaches_every_cpu_so_that_none_is_interrupted() {
         assert_eq!(plain().reach(), Reach::Everywhere);
         assert_eq!(plain().interrupt(&mut [CpuId(1)].into_iter()), Ok(()));
     }

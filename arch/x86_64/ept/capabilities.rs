@@ -45,7 +45,7 @@ bitflags! {
     pub struct Errata: u64 {
         /// Without `RDCL_NO`: the CPU loads speculatively through the address of an entry that is not present (L1TF).
         /// Entries that keep an address while they are not present hold it inverted, whatever the CPU; absent ones
-        /// name the host's frame 0, where nothing secret may be ([H19](crate::hardware#h19)).
+        /// name the host's frame 0, which must hold no secrets ([H19](crate::hardware#h19)).
         const SPECULATIVE_LOAD = 1 << 0;
         /// Without `IF_PSCHANGE_MC_NO`: a guest that executes from a large page, and changes its size, makes the CPU
         /// check the machine (XSA-304, CVE-2018-12207). See [`LargeLeaves`](super::LargeLeaves)

@@ -61,8 +61,8 @@ const WRITE_BACK: u64 = 6 << 3;
 /// - Memory is write-back whatever the guest's PAT says, `UNCACHED` is write-combining, which is what Arm's Normal
 ///   non-cacheable is. `DEVICE` is uncacheable, but the guest's PAT may make it write-combining (a frame buffer);
 ///   `DEVICE | UNCACHED` is uncacheable in any case. A device is never executable.
-/// - Large leaves that are execute-never ([`LargeLeaves`]) are split at the first fetch; `EXECUTE` alone, of which
-///   nothing would be left in one, is then refused.
+/// - Large leaves that are execute-never ([`LargeLeaves`]) are split at the first fetch; `EXECUTE` alone is
+///   then refused, since a large leaf without it would allow no access.
 /// - `USER` is refused: EPT does not tell a guest's user accesses from its supervisor's.
 ///
 /// # Example
@@ -227,8 +227,8 @@ impl Format for Ept {
 
     #[inline]
     fn change(&self, _level: Level, old: u64, new: u64) -> Change {
-        // 29.4.3.1, "Operations that invalidate cached mappings", has more in place; a CPU that sees half of the new
-        // and half of the old is not worth the difference.
+        // 29.4.3.1, "Operations that invalidate cached mappings", allows more changes in place. These are broken all
+        // the same, so that no CPU uses a mix of the old entry and the new one.
         const BREAKING: u64 = ADDRESS | LARGE | MEMORY_TYPE | IGNORE_PAT;
         const ALLOWING: u64 = ACCESS | ACCESSED | DIRTY;
         if (old ^ new) & BREAKING != 0 {

@@ -37,8 +37,8 @@ pub struct Exit {
 pub enum Decoded {
     /// An EPT violation, for [`GuestSpace::fault`](crate::GuestSpace::fault).
     Fault(Fault),
-    /// An entry on the way to this address is encoded wrongly, or has what the CPU lacks. Nothing that this crate
-    /// writes on CPUs with the capabilities that it was told is: stop.
+    /// An entry on the way to this address is encoded wrongly, or uses what the CPU lacks. The crate writes no such
+    /// entry on CPUs that have the capabilities which it was given: the tables are damaged, do not run the guest again.
     Misconfiguration(GuestPhysAddr),
     /// Not an exit of the second stage of translation.
     NotTranslation {

@@ -9,7 +9,7 @@ use crate::{
 
 /// An entry of [`Ept`] as a CPU with large leaves reads it: no execute-only, no #VE, use tracked by software.
 ///
-/// For users who keep a `PageTable64`. Flags that EPT does not express leave an entry of nothing.
+/// For users of a `PageTable64`. Flags that EPT does not express make an absent entry.
 pub type EptEntry = PagingEntry<Ept>;
 
 /// What CPUs with large leaves have.

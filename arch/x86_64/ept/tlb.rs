@@ -65,7 +65,7 @@ impl<E: Executor, H: Interrupt> Tlb<E, H> {
     fn forget(&self, root: Root) -> Result<(), VmFail> {
         match self.capabilities.invept() {
             Some(Invept::Single) => self.executor.execute(Op::Invept(Invept::Single, root.eptp)),
-            // Without any `Ept::new` refuses; the CPU refuses too.
+            // `Ept::new` refuses CPUs without INVEPT; on such a CPU the instruction would fail.
             Some(Invept::All) | None => self.executor.execute(Op::Invept(Invept::All, 0)),
         }
     }

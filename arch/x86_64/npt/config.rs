@@ -120,7 +120,7 @@ impl Npt {
         Ok(Self { geometry: Geometry { root_index_bits: bits - root, ..self.geometry }, ..self })
     }
 
-    /// The same, for CPUs whose PAT (MSR 0x277), which is the hypervisor's while its guests run, has this value.
+    /// The same, for CPUs on which the hypervisor's PAT (MSR 0x277) has this value while guests run.
     ///
     /// # Errors
     /// [`ConfigError::NoMemoryType`]: write-back is not in its first half, or uncacheable nowhere.

@@ -45,8 +45,8 @@ const NO_EXECUTE: u64 = 1 << 63;
 const OWNED: u64 = 1 << 52;
 /// In an entry that is not present: a CPU is changing a leaf.
 const BUSY: u64 = 1 << 53;
-/// In an entry that is not present: it was, and is otherwise as it was. No CPU with NPT loads speculatively through the
-/// address of an entry that is not present (L1TF is Intel's, H19).
+/// In an entry that is not present: it was present, and its other bits are as they were. No CPU with NPT loads
+/// speculatively through the address of an entry that is not present (L1TF is Intel's, H19).
 const MARKED: u64 = 1 << 54;
 /// The frame is a region's.
 const REGION: u64 = 1 << 55;

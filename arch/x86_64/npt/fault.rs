@@ -35,8 +35,8 @@ pub struct Exit {
 pub enum Decoded {
     /// A nested page fault, for [`GuestSpace::fault`](crate::GuestSpace::fault).
     Fault(Fault),
-    /// An entry on the way to this address has a reserved bit set. Nothing that this crate writes has on CPUs with the
-    /// capabilities that it was told, and with EFER.NXE set: stop.
+    /// An entry on the way to this address has a reserved bit set. The crate writes no such entry on CPUs that have the
+    /// capabilities which it was given, with EFER.NXE set: the tables are damaged, do not run the guest again.
     ReservedBit(GuestPhysAddr),
     /// Not an exit of the second stage of translation.
     NotTranslation {

@@ -9,7 +9,7 @@ use crate::{
 
 /// An entry of [`Npt`] as a CPU with leaves of 1 GiB reads it, whose hypervisor left the PAT as it was.
 ///
-/// For users who keep a `PageTable64`. Flags that NPT does not express leave an entry of nothing.
+/// For users of a `PageTable64`. Flags that NPT does not express make an absent entry.
 pub type NptEntry = PagingEntry<Npt>;
 
 /// What CPUs with large leaves have. The ASID is no entry's.

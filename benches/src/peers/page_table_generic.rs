@@ -116,7 +116,7 @@ impl Peer for PageTableGeneric {
             allow_huge: false,
             flush: false,
         };
-        self.0.map(&config).expect("nothing is there");
+        self.0.map(&config).expect("it is unmapped");
     }
 
     fn unmap(&mut self, pages: usize) {
@@ -129,7 +129,7 @@ impl Peer for PageTableGeneric {
 
     fn map_page(&mut self, page: usize, frame: usize) {
         let done = self.0.map_page(at(page), PhysAddr::from_usize(frame), PAGE, permissions(Access::ReadWrite));
-        done.expect("nothing is there");
+        done.expect("it is unmapped");
     }
 
     fn unmap_page(&mut self, page: usize) {

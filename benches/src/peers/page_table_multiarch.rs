@@ -43,7 +43,7 @@ impl Peer for PageTableMultiarch {
     fn map(&mut self, pages: usize) {
         let target = |at: GuestPhysAddr| PhysAddr::from_usize(TARGET + (at.as_usize() - BASE));
         let done = self.0.cursor().map_region(BASE.into(), target, pages * PAGE_SIZE_4K, READ_WRITE, false);
-        done.expect("nothing is there");
+        done.expect("it is unmapped");
     }
 
     fn unmap(&mut self, pages: usize) {
@@ -56,7 +56,7 @@ impl Peer for PageTableMultiarch {
 
     fn map_page(&mut self, index: usize, frame: usize) {
         let done = self.0.cursor().map(page(index), PhysAddr::from_usize(frame), PageSize::Size4K, READ_WRITE);
-        done.expect("nothing is there");
+        done.expect("it is unmapped");
     }
 
     fn unmap_page(&mut self, index: usize) {

@@ -72,7 +72,7 @@ impl Peer for X8664 {
         let frame = PhysFrame::containing_address(PhysAddr::new(frame as u64));
         // SAFETY: no CPU walks these tables.
         let done = unsafe { self.0.map_to(page(index), frame, flags(Access::ReadWrite), &mut Listed) };
-        done.expect("nothing is there").ignore();
+        done.expect("it is unmapped").ignore();
     }
 
     fn unmap_page(&mut self, index: usize) {

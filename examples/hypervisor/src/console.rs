@@ -53,7 +53,7 @@ pub fn init_log() {
     }
 }
 
-/// Says why nothing goes on, even if the console's holder is who panicked, and powers off.
+/// Prints why the program ends, even if it panicked while it held the console, and powers off.
 pub fn end_of_the_world(last_words: fmt::Arguments<'_>) -> ! {
     let _ = write!(Console, "\r\n{last_words}\r\n");
     power::off()

@@ -36,7 +36,7 @@ pub fn write(machine: &Machine, at: usize, bytes: &[u8]) -> Result<(), String> {
 
 /// What the emulator loaded into the board's memory.
 pub fn board_memory(place: &Range<usize>) -> &'static [u8] {
-    // SAFETY: outside the pool and the heap, where nothing else is; nobody writes it.
+    // SAFETY: outside of the program, the pool and the heap, and never written.
     unsafe { core::slice::from_raw_parts(place.start as *const u8, place.len()) }
 }
 

@@ -69,12 +69,12 @@ impl Host {
         Ok(machine)
     }
 
-    /// A machine is about to start, whose end has to be waited for.
+    /// A machine is about to start: the board stays on until it has ended.
     pub fn starts(&self) {
         self.running.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// CPUs that nobody has yet.
+    /// CPUs that no machine has yet.
     ///
     /// # Errors
     /// There are no more.
@@ -93,10 +93,10 @@ impl Host {
         self.machines.lock().get(number.checked_sub(1)?)?.upgrade()
     }
 
-    /// The end of a machine: everything is said, what was its own goes back, and with the last one the board goes off.
+    /// The end of a machine: prints its report, gives back what was its own, and with the last turns the board off.
     pub fn end(&self, machine: Arc<Machine>, how: &str) -> ! {
         if machine.ended.swap(true, Ordering::AcqRel) {
-            // Another CPU is saying it.
+            // Another CPU is printing the report.
             drop(machine);
             cpu::stop();
         }

@@ -28,7 +28,7 @@ pub struct Machine {
     /// From 1 on.
     #[cfg_attr(target_arch = "x86_64", allow(dead_code, reason = "a PC has one guest"))]
     pub number: usize,
-    /// What the lines about it begin with: nothing where there is only one.
+    /// What the lines about it begin with: empty where there is only one machine.
     pub label: String,
     pub guest: Guest,
     /// Which of the board's CPUs are its own, one for each virtual CPU.
@@ -149,11 +149,11 @@ impl Machine {
         }
         let kept = Arc::into_raw(self.clone());
         if let Err(error) = cpu::start(self.cpus()[index], secondary, kept as u64) {
-            // SAFETY: nobody else got it.
+            // SAFETY: the CPU was not started, so that it did not take it.
             drop(unsafe { Arc::from_raw(kept) });
             return Err(NotStarted::Refused(error));
         }
-        // The other CPU waits for the lock.
+        // The other CPU cannot read the state before: this one holds the lock.
         *state = State::Starting(Box::new(start));
         Ok(())
     }

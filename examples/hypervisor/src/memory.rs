@@ -114,7 +114,7 @@ impl State {
 
 /// The words of a page.
 fn words(page: usize) -> &'static [AtomicU64] {
-    // SAFETY: a page of the pool, which nobody uses but the pool.
+    // SAFETY: a freed page, which only the pool uses.
     unsafe { core::slice::from_raw_parts((page * PAGE_SIZE_4K) as *const AtomicU64, PAGE_SIZE_4K / 8) }
 }
 
@@ -133,7 +133,7 @@ fn is_poisoned(page: usize) -> bool {
     words(page).iter().enumerate().all(|(index, word)| word.load(Ordering::Relaxed) == pattern(page, index))
 }
 
-// SAFETY: the pool's memory is the board's and nobody else's; it is mapped where it stands; the allocator gives each
+// SAFETY: the pool's memory is the board's and has no other use; it is mapped where it stands; the allocator gives each
 // frame to one owner at a time.
 unsafe impl Frames for Pool {
     fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr> {

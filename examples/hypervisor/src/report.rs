@@ -1,4 +1,4 @@
-//! What a person, and the tool that judges the run, read.
+//! The report of a run, for its reader and for the tool that judges it.
 
 use alloc::{
     format,
@@ -53,7 +53,7 @@ pub fn stats(machine: &Machine) {
     );
 }
 
-/// Prints how many frames did not come back to the pool, and whether anybody wrote to one that had.
+/// Prints how many frames did not come back to the pool, and whether one that did was written afterwards.
 pub fn frames_left(pool: Pool) {
     pool.check_all();
     let (checked, bad) = Pool::poison();

@@ -85,6 +85,6 @@ pub fn peek(at: PhysAddr) -> u64 {
 
 /// Writes a word of physical memory.
 pub fn poke(at: PhysAddr, value: u64) {
-    // SAFETY: as above, and the page is nobody's.
+    // SAFETY: as above, and the page is no space's.
     unsafe { core::ptr::with_exposed_provenance_mut::<u64>(at.as_usize()).write_volatile(value) }
 }

@@ -13,7 +13,7 @@ pub const MOST: usize = 2;
 
 /// What the second CPU is to do.
 struct Mailbox {
-    /// The address of a `Task`, or null when there is nothing to do.
+    /// The address of a `Task`, or null when there is none.
     task: AtomicPtr<()>,
     /// How to run it: a `fn(*mut ())`.
     run: AtomicUsize,

@@ -53,7 +53,7 @@ pub const ALL: &[Scenario<Pc<Vmx>>] = &[
     Scenario { name: "bochs::no_freed_frame_was_written", run: |pc| no_freed_frame_was_written(pc.board()) },
 ];
 
-/// The CPU complains of what the crate never writes; else the check of what is accepted would show nothing.
+/// The CPU complains of an entry that the crate never writes: a CPU that takes any entry would pass the check above.
 fn a_misconfigured_entry_is_seen(pc: &Pc<Vmx>) -> Verdict {
     let came = entries::reads_a_spoiled_leaf(
         pc,

@@ -135,6 +135,17 @@ impl<L: LockFamily> Board<L> {
         self.frames.place.threads.store(threads, Ordering::Release);
     }
 
+    /// Adds a one to the word that `at` answers for each round, while `others` are [`Running`]; `added` counts them.
+    pub fn add_ones(&self, others: &AtomicUsize, at: impl Fn(usize) -> GuestPhysAddr, added: &AtomicU64) {
+        until_done(others, |round| {
+            let mut old = self.space.load::<u64>(at(round)).expect("memory");
+            while let Err(now) = self.space.compare_exchange(at(round), old, old + 1).expect("memory") {
+                old = now;
+            }
+            added.fetch_add(1, Ordering::Relaxed);
+        });
+    }
+
     /// Every frame is in one place, and in the books.
     pub fn audit(&self) {
         let (stats, mut frames) = (self.space.stats(), BTreeSet::new());
@@ -156,7 +167,7 @@ impl<L: LockFamily> Board<L> {
             self.space.unmap(area.range).expect("what is mapped can be unmapped");
         }
         self.audit();
-        assert_eq!(self.memory.allocated(), self.empty, "tables of nothing are left");
+        assert_eq!(self.memory.allocated(), self.empty, "empty tables are left");
         drop(self.space);
         assert_eq!(self.memory.allocated(), 0);
     }
@@ -176,7 +187,7 @@ pub fn race(threads: &[&(dyn Fn(usize) + Sync)]) {
     });
 }
 
-/// One of those that others wait for, until it goes, whatever the reason.
+/// A thread that others wait for, until this value is dropped, by a panic too.
 pub struct Running<'a>(pub &'a AtomicUsize);
 
 impl Drop for Running<'_> {

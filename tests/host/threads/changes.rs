@@ -29,7 +29,7 @@ fn nothing_changes_while_it_is_protected() {
             let all = || (0..8).map(|page| board.space.read_obj::<u64>(part.start + page * PAGE)).collect::<Vec<_>>();
             let before = all();
             thread::yield_now();
-            assert_eq!(all(), before, "somebody wrote what is read-only");
+            assert_eq!(all(), before, "a thread wrote what is read-only");
             board.space.protect(part, RW).expect("memory");
             thread::yield_now();
         }
@@ -38,9 +38,9 @@ fn nothing_changes_while_it_is_protected() {
     board.end();
 }
 
-/// Of all that map the same at once one has it; it alone can give it back.
+/// Of all threads that map overlapping ranges at once one succeeds; the others are refused until it unmaps.
 #[test]
-fn an_address_is_mapped_by_one_of_all_who_try() {
+fn an_address_is_mapped_by_one_of_all_threads_that_try() {
     let board = Board::<Spin>::new();
     let mapped = AtomicUsize::new(0);
     let map = |cpu: usize| {
@@ -95,7 +95,7 @@ fn failing_allocations_lose_nothing_on_any_thread() {
 
 /// L6: readers that never stop do not keep a writer from unmapping, even where they all share one lock.
 #[test]
-fn l6_readers_do_not_starve_who_unmaps() {
+fn l6_readers_do_not_starve_a_thread_that_unmaps() {
     const ROUNDS: usize = 300;
     let board = Arc::new(Board::<Spin>::new());
     board.space.map(range(RAM, PAGE), LAZY, RW).expect("a lazy area");
@@ -119,7 +119,7 @@ fn l6_readers_do_not_starve_who_unmaps() {
     let writer = {
         let (board, reads) = (board.clone(), reads.clone());
         thread::spawn(move || {
-            // Some have read before, and some read meanwhile.
+            // Readers have read before, and read meanwhile.
             let read = |least: usize| reads.load(Ordering::Relaxed) >= least;
             while !read(1) {
                 thread::yield_now();
@@ -129,7 +129,7 @@ fn l6_readers_do_not_starve_who_unmaps() {
                 board.space.map(range(RAM + BLOCK, PAGE), PAGES, RW).expect("memory");
                 board.space.unmap(range(RAM + BLOCK, PAGE)).expect("it is mapped");
             }
-            done.send(()).expect("somebody waits");
+            done.send(()).expect("the test waits");
         })
     };
     let came = finished.recv_timeout(PATIENCE);

@@ -10,17 +10,13 @@ fn sums_are_right_while_their_pages_move() {
     board.space.map(range(RAM, COUNT * PAGE), PAGES, RW).expect("an area");
     let (left, added) = (AtomicUsize::new(1), AtomicU64::new(0));
     let at = |round: usize| gpa(RAM + round % COUNT * PAGE + 8);
-    let add = |_| {
-        until_done(&left, |round| {
-            let mut old = board.space.load::<u64>(at(round)).expect("memory");
-            while let Err(now) = board.space.compare_exchange(at(round), old, old + 1).expect("memory") {
-                old = now;
-            }
-            added.fetch_add(1, Ordering::Relaxed);
-        });
-    };
+    let add = |_| board.add_ones(&left, at, &added);
     let relocate = |_| {
         let _running = Running(&left);
+        // On a busy host the others may not have run yet.
+        while added.load(Ordering::Relaxed) == 0 {
+            thread::yield_now();
+        }
         for _ in 0..200 {
             assert_eq!(board.space.relocate(range(RAM, COUNT * PAGE)), Ok(COUNT), "all pages move");
         }

@@ -27,9 +27,9 @@ fn one_of_all_faults_on_a_page_resolves_it() {
     }
 }
 
-/// H25: four CPUs bring a frame each, and tables, to the same place at the same time; what three bring goes back.
+/// H25: four CPUs bring a frame each, and tables, to the same place at the same time; three of them free theirs.
 #[test]
-fn whoever_comes_second_frees_what_it_brought() {
+fn a_cpu_that_comes_second_frees_what_it_brought() {
     for (mapping, pages) in [(LAZY, 1), (LAZY_BLOCKS, 512)] {
         let board = Board::<Spin>::new();
         board.space.map(range(RAM, 6 * BLOCK), mapping.clone(), RW).expect("a lazy area");

@@ -103,7 +103,7 @@ fn change(guest: &Guest<'_, Model>, round: usize, count: usize) {
     }
 }
 
-/// The guest goes; nothing stays, and nothing was wrong meanwhile.
+/// Ends the guest: every frame comes back, and the model has no complaint.
 fn end(model: &Model, guest: Guest<'_, Model>) {
     model.park();
     drop(guest);

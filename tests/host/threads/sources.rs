@@ -35,14 +35,14 @@ impl Source for Library {
 
     fn settled(&self, ticket: Ticket, _: Settled) {
         self.tickets.lock().expect("the book").entry(ticket).or_default().1 += 1;
-        let _scheduler = self.scheduler.lock().expect("nobody panics under it");
+        let _scheduler = self.scheduler.lock().expect("no thread panics under it");
         self.over.notify_all();
     }
 }
 
 impl Library {
     fn sleep(&self, pager: &Pager, ticket: Ticket) {
-        let scheduler = self.scheduler.lock().expect("nobody panics under it");
+        let scheduler = self.scheduler.lock().expect("no thread panics under it");
         let not_yet = |(): &mut ()| pager.state(ticket) == Waiting::NotYet;
         let (_awake, waited) = self.over.wait_timeout_while(scheduler, PATIENCE, not_yet).expect("no panic");
         assert!(!waited.timed_out(), "a wake-up is lost: {ticket}");
@@ -136,7 +136,7 @@ fn a_page_is_asked_for_once_however_many_miss_it() {
 }
 
 /// The map changes, guests are forked, the source fails and answers twice, while CPUs miss pages and are woken: what they
-/// see is the source's or nothing, and every wait ends once.
+/// see is the source's data or unmapped, and every wait ends once.
 #[test]
 fn everything_goes_on_while_pages_come() {
     let board = Board::<Spin>::new();

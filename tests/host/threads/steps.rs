@@ -34,7 +34,7 @@ fn a_range_is_fresh_while_what_was_there_is_freed() {
             let mut unmapping = board.space.unmap_in_steps(range).expect("it is mapped");
             let progress = unmapping.step(1 + round % 7);
             assert_eq!(progress, Progress::More);
-            // The one before goes all at once.
+            // The step before is finished by its drop, all at once.
             freeing = Some(unmapping);
         }
         drop(freeing);
@@ -43,7 +43,7 @@ fn a_range_is_fresh_while_what_was_there_is_freed() {
         until_done(&left, |round| {
             let at = gpa(RAM + 4 * BLOCK + round % 64 * PAGE);
             let here = stage2_scenarios::range(at.as_usize(), PAGE);
-            board.space.map(here, LAZY, RW).expect("nobody else does");
+            board.space.map(here, LAZY, RW).expect("no other thread maps here");
             board.space.store(at, 1_u64).expect("memory");
             board.space.unmap(here).expect("it is mapped");
         });
@@ -105,7 +105,7 @@ fn parts_are_protected_while_others_take_and_bring_them() {
 
 /// A guest is frozen while it is at rest, and not otherwise: what the snapshot has is what there was when it began.
 #[test]
-fn nobody_runs_or_writes_while_a_guest_is_frozen() {
+fn no_cpu_runs_or_writes_while_a_guest_is_frozen() {
     const COUNT: usize = 32;
     let board = Board::<Spin>::new();
     board.space.map(range(RAM, COUNT * PAGE), LAZY, RW).expect("an area");

@@ -23,7 +23,7 @@ fn place(number: usize) -> stage2::GuestPhysRange {
     range(RAM + number * PAGE, PAGE)
 }
 
-/// What may be said of a page that another thread is about to change: it was frozen, and not written since.
+/// The refusal that is allowed while another thread takes snapshots: the page is frozen, and was not written since.
 fn is_frozen<T: std::fmt::Debug>(result: &Result<T, Error>) -> bool {
     matches!(result, Err(Error::State { state: PageState::Frozen, .. }))
 }
@@ -44,7 +44,7 @@ fn pass(number: usize, round: usize, [at, other]: [&Space; 2]) -> [&Space; 2] {
             }
         }
         _ => match at.make_shared(here).map(drop::<SharedRegion>) {
-            Ok(()) => at.make_private(here, Handover::Keep).expect("nobody else has it"),
+            Ok(()) => at.make_private(here, Handover::Keep).expect("no other space has it"),
             refused => assert!(is_frozen(&refused), "{refused:?}"),
         },
     }

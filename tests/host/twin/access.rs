@@ -190,7 +190,7 @@ impl Pair {
                 None => self.machine.peek(PhysAddr::from_usize(hpa + offset)),
             },
             Some(Page { words, .. }) => words.get(&offset).copied().unwrap_or(0),
-            None => panic!("page {page} holds nothing"),
+            None => panic!("page {page} is not mapped"),
         }
     }
 

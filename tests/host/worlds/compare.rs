@@ -34,7 +34,7 @@ impl<M: Machine> World<M> {
         assert_eq!(pages.next(), None, "it has no area");
     }
 
-    /// Each frame shows one cell, and who may write it is told by who has it.
+    /// Each frame holds one cell, the leaves have the flags that the twin says, and no page that has words is missing.
     fn compare_pages(&self, guest: usize, cells: &mut BTreeMap<usize, Cell>, frames: &mut BTreeMap<Cell, usize>) {
         let (space, pages) = (&self.spaces[guest], &self.twin.guests[guest]);
         let (mut own, mut copies) = (0, 0);

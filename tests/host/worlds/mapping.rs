@@ -30,56 +30,37 @@ impl<M: Machine> World<M> {
         }
     }
 
-    pub(super) fn share(
+    /// Maps pages of a region, as `mapping` makes it of the region and an offset: shared, or copy-on-write.
+    pub(super) fn map_region(
         &mut self,
         guest: usize,
         pages: &Range<usize>,
         (handle, from): (usize, usize),
         flags: MappingFlags,
+        mapping: fn(SharedRegion, usize) -> Mapping,
     ) {
         let (number, handle) = &self.handles[handle];
-        let mapping = Mapping::Shared { region: handle.region().clone(), offset: from * PAGE };
+        let number = *number;
+        let mapping = mapping(handle.region().clone(), from * PAGE);
+        let shared = matches!(mapping, Mapping::Shared { .. });
         let result = self.spaces[guest].map(range(pages), mapping, flags);
-        let region = &self.twin.regions[*number];
-        if from + pages.len() > region.cells.len() {
-            return assert!(matches!(result, Err(Error::Region { cause: RegionError::Beyond { .. }, .. })));
-        }
-        if region.frozen && flags.contains(MappingFlags::WRITE) {
-            return assert_eq!(result, Err(Error::Region { range: range(pages), cause: RegionError::Frozen }));
-        }
-        if !self.overlaps(guest, pages, result) {
-            assert_eq!(result, Ok(()));
-            let number = *number;
-            self.twin.regions[number].windows += 1;
-            for page in pages.clone() {
-                let behind = Behind::Shared(number, from + page - pages.start);
-                self.twin.guests[guest][page] = Some(Page::new(flags, behind));
-            }
-        }
-    }
-
-    pub(super) fn inherit(
-        &mut self,
-        guest: usize,
-        pages: &Range<usize>,
-        (handle, from): (usize, usize),
-        flags: MappingFlags,
-    ) {
-        let (number, handle) = &self.handles[handle];
-        let mapping = Mapping::CopyOnWrite { region: handle.region().clone(), offset: from * PAGE };
-        let result = self.spaces[guest].map(range(pages), mapping, flags);
-        let region = &self.twin.regions[*number];
-        if !region.frozen {
-            return assert_eq!(result, Err(Error::Region { range: range(pages), cause: RegionError::NotFrozen }));
+        let region = &self.twin.regions[number];
+        let refused = |cause| Err(Error::Region { range: range(pages), cause });
+        if !shared && !region.frozen {
+            return assert_eq!(result, refused(RegionError::NotFrozen));
         }
         if from + pages.len() > region.cells.len() {
             return assert!(matches!(result, Err(Error::Region { cause: RegionError::Beyond { .. }, .. })));
         }
+        if shared && region.frozen && flags.contains(MappingFlags::WRITE) {
+            return assert_eq!(result, refused(RegionError::Frozen));
+        }
         if !self.overlaps(guest, pages, result) {
             assert_eq!(result, Ok(()));
-            for page in pages.clone() {
-                let behind = Behind::Inherited(*number, from + page - pages.start, None);
-                self.twin.guests[guest][page] = Some(Page::new(flags, behind));
+            self.twin.regions[number].windows += usize::from(shared);
+            for (page, at) in (from..).zip(pages.clone()) {
+                let behind = if shared { Behind::Shared(number, page) } else { Behind::Inherited(number, page, None) };
+                self.twin.guests[guest][at] = Some(Page::new(flags, behind));
             }
         }
     }
@@ -167,7 +148,7 @@ impl<M: Machine> World<M> {
         if self.twin.guests[guest][pages.clone()].iter().flatten().any(|page| page.loan.is_some()) {
             return assert!(matches!(result, Err(Error::State { .. })), "{result:?}");
         }
-        // What moves costs nothing.
+        // A move takes no more frames on the account.
         assert!(result.is_ok() || matches!(result, Err(Error::NoMemory(_))) && self.luck.is_some(), "{result:?}");
     }
 }

@@ -72,11 +72,11 @@ pub(super) enum Op {
     Limit(usize, Option<usize>, Option<usize>),
 }
 
-/// Where a loan is taken from.
+/// Where a loan is taken back from: the space of its borrower, or no space, which needs all of it returned.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum From {
     Borrower,
-    Nobody,
+    Returned,
 }
 
 /// At once, or in steps of so many frames or entries.
@@ -89,7 +89,7 @@ pub(super) type Luck = Option<usize>;
 #[derive(Clone)]
 pub(super) struct Turn(pub(super) Op, pub(super) Luck);
 
-/// A line: a story that failed is read by people.
+/// One line, so that a failing story is easy to read.
 impl std::fmt::Debug for Turn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self(op, luck) = self;
@@ -147,7 +147,7 @@ pub(super) fn ops() -> impl Strategy<Value = Op> {
         .prop_map(|(a, b, c, d, e, f)| Op::LendAny(a, b, c, d, e, f));
     let lend = (kind, guest.clone(), (0..24_usize, 1..4_usize), page(), flags())
         .prop_map(|(a, b, c, d, e)| Op::Lend(a, b, c, d, e));
-    let from = prop_oneof![2 => Just(From::Borrower), 1 => Just(From::Nobody)];
+    let from = prop_oneof![2 => Just(From::Borrower), 1 => Just(From::Returned)];
     let handover = prop_oneof![Just(Handover::Keep), Just(Handover::Zero)];
     let donate = (guest.clone(), (0..24_usize, 1..4_usize), page(), flags(), handover.clone())
         .prop_map(|(a, b, c, d, e)| Op::Donate(a, b, c, d, e));

@@ -92,7 +92,7 @@ impl<M: Machine> World<M> {
         if !terms.open {
             return assert_eq!(result, Err(Error::NoLoan(loan.lender_range())));
         }
-        if matches!(from, From::Nobody) && borrowed > 0 {
+        if matches!(from, From::Returned) && borrowed > 0 {
             let range = loan.borrower_range();
             return assert_eq!(result, Err(Error::StillBorrowed { range, bytes: borrowed * PAGE }));
         }
@@ -203,7 +203,7 @@ impl<M: Machine> World<M> {
         }
     }
 
-    /// What is in a cell is seen by who gets it, or not.
+    /// A cell's new owner sees what is in it, or zeros.
     fn pass_on(&mut self, cell: Cell, handover: Handover) {
         if handover == Handover::Zero {
             self.twin.cells[cell].clear();

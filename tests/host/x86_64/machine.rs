@@ -93,7 +93,7 @@ pub struct Model {
     racing: AtomicBool,
     /// What is done wrong.
     fault: Option<Fault>,
-    /// How many tries in a row came to nothing.
+    /// How many tries in a row faulted.
     in_vain: AtomicUsize,
 }
 
@@ -137,7 +137,7 @@ impl Kind {
 }
 
 impl Model {
-    /// A machine whose CPUs may remember anything.
+    /// A machine whose CPUs may have anything cached at first.
     pub fn new(kind: Kind) -> Self {
         let memory = Memory::new(0, FOREIGN + FRAMES);
         let foreign = memory.reserve(FOREIGN / stage2_model::PAGE, FOREIGN);
@@ -191,7 +191,7 @@ impl Model {
             Step::Execute(at) => access(at, ept::Access::Execute).map(|word| word >> 8 & 0xffff),
             Step::CountTo(at, target) => loop {
                 let value = access(at, ept::Access::Read)?;
-                // Where something is wrong, what would end it may never come.
+                // With a defect put in, the count may never come to its end.
                 let end = if self.fault.is_some() { target.min(FAR) } else { target };
                 if value >= end {
                     return Ok(value);
@@ -361,11 +361,11 @@ impl Machine for Model {
             if let Err(error) = space.leave(seat.cpu) {
                 return Attempt::Unexpected(format!("{error}"));
             }
-            // Where something is wrong, the guest may fault for ever.
+            // With a defect put in, the guest may fault for ever.
             let in_vain = if came.is_ok() { 0 } else { self.in_vain.load(Ordering::Relaxed) + 1 };
             self.in_vain.store(in_vain, Ordering::Relaxed);
             if self.fault.is_some() && in_vain > IN_VAIN {
-                return Attempt::Unexpected("nothing but faults".into());
+                return Attempt::Unexpected("faults without end".into());
             }
             came.map_or_else(|exit| self.read_exit(address(step), exit), Attempt::Done)
         })

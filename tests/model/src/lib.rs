@@ -9,6 +9,7 @@
 //!   them, for as long as it lets them, and refill speculatively between any two operations.
 //! - [`ModelExecutor`] carries the crate's operations out on it; [`Sabotaged`] gets one of them wrong.
 //! - [`ept::Machine`] is the smaller counterpart for Intel's EPT and AMD's nested page tables.
+//! - [`NoGuest`] stands for the invalidations where no guest runs.
 //!
 //! A test makes a machine, has the crate build and load a space, lets the guest reach addresses, and ends with
 //! [`check`](arm::Machine::check):
@@ -49,6 +50,7 @@ pub mod arm;
 pub mod ept;
 mod failure;
 mod memory;
+mod no_guest;
 mod pool;
 mod sabotage;
 mod story;
@@ -56,6 +58,7 @@ mod story;
 pub use adapter::{EptExecutor, ModelExecutor, NptExecutor, capabilities};
 pub use failure::Failure;
 pub use memory::{Memory, PAGE, Watch};
+pub use no_guest::NoGuest;
 pub use pool::Pool;
 pub use sabotage::{Barrier, Sabotage, Sabotaged};
 pub use story::{Rule, Violation};

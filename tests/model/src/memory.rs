@@ -19,7 +19,7 @@ pub const PAGE: u64 = 4096;
 /// Set in an owner number of frames that belong to the test, not to the code under test.
 const RESERVED: u64 = 1 << 63;
 
-/// Who wants to know of frames that are given back, before they are.
+/// A machine that is told of frames before they are given back.
 pub trait Watch: Send + Sync {
     /// `count` pages from `at` on are about to be free.
     fn freed(&self, at: u64, count: u64);

@@ -22,7 +22,7 @@ pub enum Sabotage {
     SwappedOrder,
     /// A barrier is left out.
     DropDsb(Barrier),
-    /// `vae2is` where stage 2 is meant: nothing of the guest's goes.
+    /// `vae2is` where stage 2 is meant: no translation of the guest's goes.
     UseVae2is,
     /// The address in place of the page number.
     UnshiftedOperand,

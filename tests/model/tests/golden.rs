@@ -163,10 +163,10 @@ fn operands_are_decoded_as_the_manual_says() {
 fn faults_fill_the_registers_as_hardware_does() {
     let report = |hand: &Hand, address, access| hand.machine.access(0, address, access).unwrap_err().report();
     let hand = Hand::new(Config::default());
-    let nothing = report(&hand, 0x5000_0678, Access::Read);
+    let unmapped = report(&hand, 0x5000_0678, Access::Read);
     // EC 0x24, IL, ISV, SAS 3, SRT 5, SF, translation fault at level 1.
-    assert_eq!(nothing.esr, 0x93c5_8005);
-    assert_eq!((nothing.far, nothing.hpfar), (0x5000_0678, 0x50_0000));
+    assert_eq!(unmapped.esr, 0x93c5_8005);
+    assert_eq!((unmapped.far, unmapped.hpfar), (0x5000_0678, 0x50_0000));
     hand.map(DATA, hand.frame(1), PAGE_RO | 1 << 54);
     let denied = report(&hand, DATA + 8, Access::Write(1));
     assert_eq!(denied.esr, 0x93c5_804f, "permission, level 3, a write");

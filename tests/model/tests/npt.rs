@@ -86,7 +86,7 @@ fn entries_are_what_the_manual_says() {
 }
 
 #[test]
-fn a_fault_says_who_wanted_what() {
+fn a_fault_says_which_access_failed_and_of_what() {
     assert_eq!(Bench::new(0).error_code(Access::Read), 0x1_0000_0004);
     assert_eq!(Bench::new(0).error_code(Access::Write(1)), 0x1_0000_0006);
     assert_eq!(Bench::new(0).error_code(Access::Execute), 0x1_0000_0014);

@@ -92,7 +92,7 @@ pub fn set_view(view: View) {
 /// Runs one step, up to the next exception to EL2: that, and X0.
 ///
 /// # Safety
-/// A space is active and entered whose [`place`] is the program.
+/// A space is active and entered, with the program at its [`place`].
 pub unsafe fn run(step: Step, view: View) -> (Syndrome, u64) {
     let (routine, address, value) = match step {
         Step::Read(at) => (READ, at, 0),
@@ -112,14 +112,14 @@ pub unsafe fn run(step: Step, view: View) -> (Syndrome, u64) {
     (syndrome, registers.x[0])
 }
 
-/// `AT S12E1R` or `AT S12E1W` with stage 1 off: the host address that the tables give, or nothing.
+/// `AT S12E1R` or `AT S12E1W` with stage 1 off: the host address that the tables give, or `None`.
 ///
 /// # Safety
 /// A space is active.
 pub unsafe fn translate(at: usize, access: stage2::Access) -> Option<usize> {
     set_view(View::Physical);
     let par: usize;
-    // SAFETY: nobody else uses PAR_EL1; the instructions only look at the tables.
+    // SAFETY: no other code uses PAR_EL1; the instructions only look at the tables.
     unsafe {
         if access == stage2::Access::Write {
             asm!("at s12e1w, {}", in(reg) at, options(nostack, preserves_flags));

@@ -42,7 +42,7 @@ pub struct Qemu {
 
 /// Where the board's memory ends with 1 GiB.
 const MEMORY_END: usize = 0x8000_0000;
-/// A page that is nobody's.
+/// A page that is no space's.
 const FOREIGN: usize = MEMORY_END - PAGE_SIZE_4K;
 /// Behind the program and its heap.
 const POOL_START: usize = 0x4800_0000;

@@ -86,8 +86,8 @@ pub fn a_range_may_span_the_whole_root<M: Machine>(machine: &M) -> Verdict {
 /// # Errors
 /// It does not hold.
 pub fn the_host_frame_at_address_zero_is_a_frame<M: Machine>(machine: &M) -> Verdict {
-    if machine.facts().frame_zero == FrameZero::Nothing {
-        return Err(Stop::Skipped("there is nothing at address 0"));
+    if machine.facts().frame_zero == FrameZero::Absent {
+        return Err(Stop::Skipped("there is no memory at address 0"));
     }
     let guest = Guest::new(machine)?;
     guest.map(range(RAM, PAGE), linear(0), READ)?;

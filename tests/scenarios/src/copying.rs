@@ -4,7 +4,8 @@ use alloc::format;
 
 use crate::{prelude::*, shared::region};
 
-/// How often a CPU may meet another that is at work on the same page, and may have been made to wait itself.
+/// How often a step may fault while another CPU is at work on the same page: where CPUs are threads, that one may be
+/// waiting for a CPU of the host.
 const PATIENCE: usize = 50_000;
 
 /// A frozen region of so many pages, each of which begins with its number and one hundred, and a view of all of it.

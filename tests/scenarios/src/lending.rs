@@ -47,7 +47,7 @@ pub fn what_comes_back_counts_as_written<M: Machine>(machine: &M) -> Verdict {
     one.map(range(RAM, 2 * PAGE), PAGES, RW)?;
     for (at, flags, written) in [(RAM, RW, true), (RAM + PAGE, READ, false)] {
         let used = || machine.used(&one, gpa(at));
-        ensure!(used() != Some(Used::Dirty), "nobody wrote it yet");
+        ensure!(used() != Some(Used::Dirty), "no guest wrote it yet");
         let loan = one.lend(range(at, PAGE), &two, gpa(THERE), flags)?;
         one.reclaim(&loan, &two, Handover::Keep)?;
         ensure!(used().is_none_or(|used| (used == Used::Dirty) == written), "{used:?}", used = used());

@@ -118,7 +118,7 @@ pub enum FrameZero {
     /// A guest can read it.
     Readable,
     /// There is no memory.
-    Nothing,
+    Absent,
 }
 
 /// What a space is to be.

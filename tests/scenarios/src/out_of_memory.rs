@@ -38,7 +38,7 @@ pub fn to_map_pages<M: Machine>(machine: &M) -> Verdict {
     starve(machine, |_| Ok(()), |guest| guest.map(range(4 * LARGE - 2 * PAGE, 4 * PAGE), PAGES, RW))
 }
 
-/// Blocks fall back to pages when there are none: it must end in success or in nothing.
+/// Blocks fall back to pages when there are none: the operation succeeds, or changes nothing.
 ///
 /// # Errors
 /// It does not hold.
@@ -88,7 +88,7 @@ pub fn to_write_guest_memory<M: Machine>(machine: &M) -> Verdict {
     starve_touch(machine, |guest| guest.write_obj(gpa(4 * LARGE), 1_u64))
 }
 
-/// [`starve`] for what makes nothing but one page valid.
+/// [`starve`] for an operation that makes one page valid, and changes nothing else.
 fn starve_touch<M: Machine>(machine: &M, touch: impl Fn(&Guest<'_, M>) -> Result<(), Error>) -> Verdict {
     let guest = Guest::new(machine)?;
     let before = machine.allocated();

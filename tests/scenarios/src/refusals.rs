@@ -1,4 +1,4 @@
-//! Bad input gets an error that names the range, and changes nothing; what a person reads about a space is true.
+//! Bad input gets an error that names the range, and changes nothing; what a space shows of itself is true.
 
 use crate::prelude::*;
 
@@ -63,7 +63,7 @@ fn all_refusals<M: Machine>(guest: &Guest<'_, M>, bad: stage2::GuestPhysRange) -
     ]
 }
 
-/// Nothing is mapped there: told, with the first hole.
+/// A range that is not mapped whole is refused, with its first hole.
 ///
 /// # Errors
 /// It does not hold.

@@ -10,7 +10,8 @@ use stage2::pager::{Pager, Settled, Source, SourceError, SourceFailed, Supply, T
 
 use crate::{Came, prelude::*};
 
-/// How often a CPU may meet another that is at work on the same page, and may have been made to wait itself.
+/// How often a step may fault while another CPU is at work on the same page: where CPUs are threads, that one may be
+/// waiting for a CPU of the host.
 const PATIENCE: usize = 50_000;
 /// The first page of the source that guests here see.
 const FIRST: usize = 3;
@@ -183,7 +184,8 @@ pub fn what_two_cpus_miss_is_asked_for_once<M: Machine>(machine: &M) -> Verdict 
     Ok(())
 }
 
-/// A CPU loads from a page of the source, on whose behalf CPU 0 answers; the other waits for it, until all is over.
+/// A CPU loads from a page of the source. CPU 0 answers its own tickets, in the source's place; the other CPU waits for
+/// the answer to each of its tickets, until CPU 0 is done.
 fn comes<M: Machine>(
     guest: &Guest<'_, M>,
     cpu: usize,
@@ -192,13 +194,16 @@ fn comes<M: Machine>(
     over: &AtomicBool,
 ) -> Verdict {
     loop {
-        // The other CPU may be at work on the page, and made to wait itself.
+        // The other CPU may be at work on the page.
         match guest.seat(cpu, cpu).tries(Step::Read(RAM + page * PAGE), PATIENCE)? {
             // It may have come right now.
             Came::NotYet(ticket) if cpu == 0 => drop(pager.complete(ticket, Ok(&image.page(ticket)))),
             Came::NotYet(ticket) => {
                 while pager.state(ticket) == Waiting::NotYet {
-                    ensure!(!over.load(Ordering::Acquire) || pager.state(ticket) == Waiting::Over, "nobody answers");
+                    ensure!(
+                        !over.load(Ordering::Acquire) || pager.state(ticket) == Waiting::Over,
+                        "there is no answer"
+                    );
                     (0..1000).for_each(|_| core::hint::spin_loop());
                 }
             }

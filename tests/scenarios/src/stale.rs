@@ -11,8 +11,8 @@ pub enum Column {
     /// A page that holds a table of the guest's own, over which it has walked; an entry in it changes after the move,
     /// and the guest forgets its own translations as it has to.
     GuestTables,
-    /// The same, but the guest forgets nothing: it need not see the change, unless nothing is left in its TLB and the
-    /// CPU does not speculate.
+    /// The same, but the guest does not forget its own translations: it need not see the change, unless its TLB is
+    /// empty and the CPU does not speculate.
     GuestTablesUnasked,
 }
 

@@ -148,7 +148,7 @@ pub fn a_guest_goes_on_while_memory_is_freed<M: Machine>(machine: &M) -> Verdict
     Ok(())
 }
 
-/// What has the new flags denies at once, on every CPU; the rest allows until its turn comes, or for ever.
+/// The part that has the new flags denies at once, on every CPU; the rest allows until its own step, if that comes.
 ///
 /// # Errors
 /// It does not hold.

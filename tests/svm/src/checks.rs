@@ -45,7 +45,7 @@ pub const ALL: &[Scenario<Pc<Svm>>] = &[
 
 const READ: MappingFlags = MappingFlags::READ;
 
-/// The CPU complains of what the crate never writes; else the check of what is accepted would show nothing.
+/// The CPU complains of an entry that the crate never writes: a CPU that takes any entry would pass the check above.
 fn a_reserved_bit_is_seen(pc: &Pc<Svm>) -> Verdict {
     let [beyond, not_for_users] =
         entries::reads_a_spoiled_leaf(pc, [|pc, bits| bits | 1 << pc.vendor.physical_bits(), |_, bits| bits & !USER])?;

@@ -29,7 +29,7 @@ fn both_see_what_either_writes_and_nothing_is_invalidated() {
 }
 
 #[test]
-fn what_nobody_touched_is_populated() {
+fn untouched_pages_are_populated() {
     let board = Board::new();
     let (lender, borrower) = (board.space(), board.space());
     lender.map(range(0, 2 * PAGE), LAZY, RW).unwrap();

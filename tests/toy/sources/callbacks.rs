@@ -32,7 +32,7 @@ fn are_called_without_any_lock() {
     assert_eq!(calls.load(Ordering::Relaxed), 6);
 }
 
-/// Who looks and then sleeps would sleep for ever, were it the other way round.
+/// Before the ticket is over it would come too early: a thread that then looks at the ticket would sleep for ever.
 #[test]
 fn come_when_the_ticket_is_over() {
     let board = Board::new();
@@ -56,7 +56,7 @@ fn come_when_the_ticket_is_over() {
 
 /// The last mapping of a region goes with an invalidation that failed at first.
 #[test]
-fn are_called_without_a_lock_by_whoever_finishes_for_another() {
+fn are_called_without_a_lock_by_a_cpu_that_finishes_for_another() {
     let board = Board::with(Reach::ThisCpu, Pieces::Any);
     let (space, (script, pager)) = (Arc::new(board.space()), pager(2));
     let region = space.region_from(2 * PAGE, &pager, 0).unwrap();
@@ -94,7 +94,7 @@ fn during_the_ask(then: Supply, act: impl Fn(&GuestSpace<Machine>, &Pager, Ticke
     let value = space.load::<u64>(gpa(0)).ok();
     let story = Story { outcome, value, settled: script.settled() };
     let stats = space.stats();
-    assert_eq!(board.allocated(), stats.table_frames + stats.owned_frames, "a frame is kept for nobody");
+    assert_eq!(board.allocated(), stats.table_frames + stats.owned_frames, "a frame is kept that is no space's");
     drop(space);
     assert_eq!(board.allocated(), 0, "a frame is lost");
     story

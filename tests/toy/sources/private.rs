@@ -72,7 +72,7 @@ fn an_answer_that_is_none_changes_nothing() {
 }
 
 #[test]
-fn a_failure_is_everybodys_until_it_is_tried_again() {
+fn a_failure_is_every_cpus_until_it_is_tried_again() {
     let board = Board::new();
     let (space, script, pager) = sourced(&board, 4);
     let ticket = waits(&space, 0, Access::Write);
@@ -140,7 +140,7 @@ fn the_end_of_the_space_cancels_all() {
     }
     assert_eq!(board.allocated(), 0);
     drop(pager);
-    assert_eq!(Arc::strong_count(&script), 1, "somebody still has the source");
+    assert_eq!(Arc::strong_count(&script), 1, "the source is still referenced");
 }
 
 /// What was to be taken away is out of the map, though a CPU may still reach it.

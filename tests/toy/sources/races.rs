@@ -7,7 +7,7 @@ use super::{
 
 type Space = GuestSpace<Machine, Eventful>;
 
-/// A fault that has found page 0 missing, and before it can ask something else happens.
+/// A fault that has found page 0 missing; `by` runs before it can ask the source.
 fn overtaken(by: impl FnOnce(&Space, &Arc<Script>, &Pager) + 'static) -> (Outcome, Vec<usize>, Vec<(usize, Settled)>) {
     let board = Board::new();
     let (script, pager) = pager(2);

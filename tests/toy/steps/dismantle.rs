@@ -16,10 +16,10 @@ fn frees_no_more_than_its_budget_and_all_in_the_end() {
         }
         drop(region);
         let taken = board.allocated() - 3;
-        let Ok(mut dismantling) = space.dismantle() else { panic!("nobody is inside") };
+        let Ok(mut dismantling) = space.dismantle() else { panic!("no CPU is inside") };
         assert_eq!(all_steps(&board, budget, |budget| dismantling.step(budget)), taken);
         drop(dismantling);
-        assert_eq!((board.allocated(), kept.freeze()), (3, Ok(())), "nobody writes it any more");
+        assert_eq!((board.allocated(), kept.freeze()), (3, Ok(())), "no mapping writes it any more");
         drop(kept);
         assert_eq!(board.allocated(), 0);
     }
@@ -35,7 +35,7 @@ fn gives_the_space_back_while_a_cpu_is_inside() {
     assert_eq!(error, Error::InGuest(CpuId(2)));
     assert_eq!(space.read_obj::<[u8; 2]>(gpa(LARGE)), Ok([0xff; 2]));
     space.leave(CpuId(2)).unwrap();
-    let Ok(mut dismantling) = space.dismantle() else { panic!("nobody is inside") };
+    let Ok(mut dismantling) = space.dismantle() else { panic!("no CPU is inside") };
     assert_eq!(dismantling.step(1), Progress::More);
     drop(dismantling);
     assert_eq!(board.allocated(), 0);
@@ -52,7 +52,7 @@ fn ends_what_could_not_be_finished() {
     let across = range(LARGE + PAGE, LARGE - 2 * PAGE);
     assert!(matches!(space.unmap(across), Err(Error::Invalidation { .. })));
     space.leave(CpuId(3)).unwrap();
-    let Ok(mut dismantling) = space.dismantle() else { panic!("nobody is inside") };
+    let Ok(mut dismantling) = space.dismantle() else { panic!("no CPU is inside") };
     assert!(all_steps(&board, 9, |budget| dismantling.step(budget)) > LARGE / PAGE);
     drop(dismantling);
     assert_eq!(board.allocated(), 0);
@@ -64,7 +64,7 @@ fn comes_after_every_cpu_was_made_to_forget() {
     let space = board.space();
     mixed(&space);
     board.events();
-    let Ok(dismantling) = space.dismantle() else { panic!("nobody is inside") };
+    let Ok(dismantling) = space.dismantle() else { panic!("no CPU is inside") };
     assert_eq!(board.events(), [Event::InvalidatedAll]);
     drop(dismantling);
 }

@@ -2,9 +2,9 @@
 
 use super::*;
 
-/// What a lender that is no more left to its borrower.
+/// Memory that a lender left to its borrower when it was dropped.
 #[test]
-fn that_are_nobody_elses_go_in_steps() {
+fn that_no_other_side_has_go_in_steps() {
     for budget in [1, 4, usize::MAX] {
         let board = Board::new();
         let (lender, borrower) = (board.space(), board.space());
@@ -12,7 +12,7 @@ fn that_are_nobody_elses_go_in_steps() {
         lender.map(range(0, 20 * PAGE), PAGES, RW).unwrap();
         drop(lender.share(range(0, 20 * PAGE), &borrower, gpa(LARGE), RW).unwrap());
         drop(lender);
-        // The last part takes it along.
+        // What is unmapped here is freed with the last part.
         borrower.unmap(range(LARGE, 5 * PAGE)).unwrap();
         let taken = board.allocated() - empty;
         assert!(taken >= 20);

@@ -161,7 +161,7 @@ fn keeps_regions_from_being_frozen_until_it_ends() {
     (0..16).for_each(|page| assert_eq!(fault(&space, page * PAGE, Access::Read), Outcome::Resolved));
     let mut protecting = space.protect_in_steps(range(0, 16 * PAGE), RW).unwrap();
     assert_eq!(protecting.step(1), Ok(Progress::More));
-    // The first step said that there is leave to write it.
+    // The first step counted all of the range as writable.
     assert!(matches!(regions[1].freeze(), Err(RegionError::Written { .. })));
     assert_eq!(protecting.step(4), Ok(Progress::More));
     drop(protecting);

@@ -22,7 +22,7 @@ fn that_were_mapped_for_the_last_time_go_in_steps() {
 }
 
 #[test]
-fn that_somebody_else_has_stay() {
+fn that_another_space_has_stay() {
     let board = Board::new();
     let (space, other) = (board.space(), board.space());
     let region = space.region(4 * PAGE).unwrap();
@@ -61,7 +61,7 @@ fn that_stood_behind_others_go_in_steps_too() {
     }
 }
 
-/// Each snapshot's region keeps the one before. That went by a call within the call that freed this one.
+/// Each snapshot's region keeps the one before it. Each was freed by a call within the call that freed the next one.
 #[test]
 fn of_a_long_line_of_snapshots_need_no_deep_stack() {
     let line = || {

@@ -52,7 +52,7 @@ fn of_cut_blocks_frees_their_middles_alone() {
     }
 }
 
-/// H24: what a CPU may still reach is no place for links.
+/// H24: a frame that a CPU may still reach holds no links.
 #[test]
 fn touches_no_frame_before_the_invalidation_is_complete() {
     let board = Board::with(Reach::ThisCpu, Pieces::Any);

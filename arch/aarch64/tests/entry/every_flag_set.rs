@@ -1,6 +1,6 @@
 use super::*;
 
-/// The word by the manual's fields, with numbers and nothing of the encoder's.
+/// The word by the manual's fields, in plain numbers, without the encoder's constants.
 fn by_hand(format: &Stage2, level: Level, leaf: &Leaf) -> u64 {
     let forced = format.capabilities.features.contains(Features::FORCED_WRITE_BACK);
     let mem_attr = match (leaf.flags.contains(DEV), leaf.flags.contains(NC)) {

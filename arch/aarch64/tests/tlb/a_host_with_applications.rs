@@ -21,8 +21,8 @@ fn changes_the_vmid_too() {
     assert_eq!(told[6..], [Op::SetVttbr(OTHERS), Op::ChangeHcr(0, 1 << 27), Op::Isb]);
 }
 
-/// The guest's registers are anybody's while the host runs: on a Cortex-A76 it is exposed to walks by them from the
-/// moment that TGE goes.
+/// While the host runs, the guest's stage-1 registers may hold any value: a Cortex-A76 may walk by them once TGE is
+/// clear.
 #[test]
 fn keeps_stage_1_from_walking_for_as_long_as_it_is_none() {
     let affected = Capabilities { errata: Errata::SPECULATIVE_TRANSLATION, ..capabilities(Features::empty()) };

@@ -4,9 +4,9 @@
 //!
 //! - the first one jumps to the program at 1 MiB, which the emulator put there;
 //! - one that was started by SIPI with vector 0xf0 reads two words at 0x500, and jumps to the first with the second in
-//!   RDI. Whoever starts it writes them.
+//!   RDI. The CPU that starts it writes them.
 //!
-//! Nothing here needs memory but those two words: the tables are in the ROM, with the marks set that a CPU would set.
+//! The ROM needs no memory but those two words: the tables are in the ROM, with the marks set that a CPU would set.
 #![no_std]
 #![no_main]
 #![allow(unsafe_code, reason = "it is assembly from end to end")]

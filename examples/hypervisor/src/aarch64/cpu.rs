@@ -18,7 +18,7 @@ pub fn affinity() -> u64 {
     value & 0xff_00ff_ffff
 }
 
-/// Waits for a moment, if `waits` says so: somebody will store to `place`.
+/// Waits for a moment, if `waits` says so: another CPU will store to `place`.
 pub fn wait_for_store<T>(_place: &T, waits: impl Fn() -> bool) {
     if waits() {
         core::hint::spin_loop();

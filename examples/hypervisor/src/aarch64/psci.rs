@@ -31,7 +31,7 @@ pub const ALREADY_ON: u64 = u64::MAX - 3;
 #[must_use]
 pub fn call(function: u32, arguments: [u64; 3]) -> u64 {
     let result;
-    // SAFETY: the SMC calling convention: X0 to X17 may change, nothing else does.
+    // SAFETY: the SMC calling convention: X0 to X17 may change, no other register does.
     unsafe {
         asm!("smc #0",
             inout("x0") u64::from(function) => result,

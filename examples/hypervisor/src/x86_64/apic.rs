@@ -65,7 +65,7 @@ impl Kind {
 
 /// Turns this CPU's on, in the newest mode that it has.
 pub(super) fn prepare() {
-    // SAFETY: nobody else uses the APIC.
+    // SAFETY: no code outside of this file uses the APIC.
     unsafe {
         match Kind::here() {
             Kind::X2Apic => {

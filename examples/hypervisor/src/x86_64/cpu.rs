@@ -57,7 +57,7 @@ static SEGMENTS: [Segments; MOST] =
 /// The interrupt descriptors of the 32 exceptions, two words each.
 static EXCEPTIONS: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
 
-/// What an NMI does: a `fn()`, or nothing.
+/// What an NMI does: a `fn()`, or 0.
 static ON_NMI: AtomicUsize = AtomicUsize::new(0);
 /// How many secondary CPUs have come up.
 static STARTED: AtomicUsize = AtomicUsize::new(0);
@@ -160,7 +160,7 @@ pub(super) fn say_started() {
     STARTED.fetch_add(1, Ordering::SeqCst);
 }
 
-/// Waits until somebody stores to `place`, if `waits` still says so, or until something else wakes this CPU.
+/// Waits until another CPU stores to `place`, if `waits` still says so, or until something else wakes this CPU.
 pub fn wait_for_store<T>(place: &T, waits: impl Fn() -> bool) {
     // CPUID leaf 1, ECX bit 3.
     if core::arch::x86_64::__cpuid(1).ecx & 1 << 3 == 0 {

@@ -14,7 +14,7 @@ const DEBUG_EXIT: u16 = 0xf4;
 /// Turns the machine off, once all that was said is out.
 pub fn off() -> ! {
     uart::drain();
-    // SAFETY: QEMU's own port, which ends it; nothing is there elsewhere.
+    // SAFETY: QEMU's own port, which ends it; other machines have no device there.
     unsafe { outl(DEBUG_EXIT, 0) }
     loop {
         for byte in *b"Shutdown" {

@@ -212,7 +212,7 @@ impl Vcpu {
 }
 
 unsafe extern "C" {
-    /// Runs the guest of the VMCB at a physical address; what VMRUN does not switch of the host goes to another.
+    /// Runs the guest of the VMCB at a physical address; what VMRUN does not switch of the host is kept at `rest`.
     fn run_guest(registers: *mut Registers, vmcb: u64, rest: u64);
 }
 

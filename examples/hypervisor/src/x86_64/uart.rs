@@ -18,7 +18,7 @@ const EMPTY: u8 = 1 << 6;
 
 /// 115,200 baud, 8 bits, no parity, no interrupts.
 pub(super) fn prepare() {
-    // SAFETY: the port's registers; nobody else uses it.
+    // SAFETY: the port's registers; no other code uses them.
     unsafe {
         outb(LINE, 0x80);
         outb(PORT, 1);

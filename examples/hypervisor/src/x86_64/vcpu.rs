@@ -122,7 +122,7 @@ impl Exit {
         self.translation.reason as u16
     }
 
-    /// Whether an NMI caused the exit: it has to be handled here, nobody else sees it.
+    /// Whether an NMI caused the exit: it has to be handled here, since no handler runs for it.
     #[must_use]
     pub fn is_nmi(&self) -> bool {
         self.reason() == reason::EXCEPTION_OR_NMI && self.event.is_some_and(Event::is_nmi)
@@ -156,7 +156,7 @@ enum Launch {
     Again = 1,
 }
 
-/// What a fresh CPU must do before it has virtual ones: it becomes a host, with nothing of former guests in its TLB.
+/// What a fresh CPU must do before it has virtual ones: it becomes a host, and forgets former guests' translations.
 ///
 /// # Panics
 /// The CPU has neither SVM nor VMX with EPT.
@@ -301,10 +301,10 @@ impl Vcpu {
         }
     }
 
-    /// An NMI that caused an exit is over once somebody knows of it: neither the guest nor this CPU blocks further ones.
+    /// Ends the blocking of further NMIs by one that caused an exit, in the guest and on this CPU.
     ///
-    /// The CPU does until it executes an IRET (25.5.1.1 and 28.4.3); Bochs blocks them even past a VM entry that should
-    /// end it, and notes in the guest's state what is none of its.
+    /// The CPU blocks them until it executes an IRET (25.5.1.1 and 28.4.3). Bochs blocks them even past a VM entry that
+    /// should end it, and notes the CPU's own blocking in the guest's state.
     fn unblock_nmis(&self) {
         const BLOCKED: u64 = 1 << 3;
         let state = self.read(guest::INTERRUPTIBILITY_STATE);
@@ -313,7 +313,7 @@ impl Vcpu {
     }
 }
 
-/// Bits 11:10 of a field's number say whose it is (25.11.2).
+/// Bits 11:10 of a field's number say which area of the VMCS it is in (25.11.2).
 pub(super) const fn is_of_host(field: u32) -> bool {
     field >> 10 & 0b11 == 3
 }

@@ -56,7 +56,7 @@ const LONG_MODE: u64 = 1 << 8 | 1 << 10;
 type Segment = (u16, u16, u32, u64);
 
 impl Vmcb {
-    /// One whose guest is at its start.
+    /// A VMCB with its guest at the start.
     #[must_use]
     pub fn new(mode: Mode) -> Box<Self> {
         let mut vmcb = Box::new(Self([0; 512]));

@@ -15,7 +15,7 @@ use x86::{
     },
 };
 
-/// `IA32_FEATURE_CONTROL`: nothing of it can be changed any more.
+/// `IA32_FEATURE_CONTROL`: it cannot be changed any more.
 const LOCKED: u64 = 1 << 0;
 /// `IA32_FEATURE_CONTROL`: VMXON may be executed.
 const ALLOWED: u64 = 1 << 2;
@@ -74,7 +74,7 @@ pub(super) fn fixed_cr4() -> u64 {
     read(IA32_VMX_CR4_FIXED0)
 }
 
-/// Takes this CPU into VMX root operation, with nothing of former guests in its TLB.
+/// Takes this CPU into VMX root operation, without translations of former guests in its TLB.
 ///
 /// # Panics
 /// The CPU has no VMX, or its firmware does not allow it.

@@ -122,7 +122,7 @@ impl Machine {
             return if let Access::Write(value) = access { value } else { device_value(at) };
         }
         if memory.owner(at).is_none() {
-            let what = || format!("the guest reaches {pa:#x}, which nobody holds: {access:x?}");
+            let what = || format!("the guest reaches {pa:#x}, which is not allocated: {access:x?}");
             state.ledger.report(Rule::FreeFrameReached, cpu, what);
         }
         if let Access::Write(value) = access {

@@ -86,7 +86,7 @@ impl Cpu {
         }
     }
 
-    /// Frees are not seen as stores: nothing is remembered of a frame that is given back.
+    /// A free is not a store: the walker's view of a frame that is given back is dropped.
     pub fn forget(&mut self, at: u64, bytes: u64) {
         let mut later = self.seen.split_off(&at);
         self.seen.append(&mut later.split_off(&(at + bytes)));

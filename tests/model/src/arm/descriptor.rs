@@ -52,7 +52,7 @@ pub enum MemoryType {
     OfStage1,
     /// Normal, non-cacheable (FWB).
     ForcedNonCacheable,
-    /// An encoding that means nothing.
+    /// A reserved encoding.
     Reserved,
 }
 

@@ -116,7 +116,7 @@ impl Walker<'_> {
     fn check_reachable(&mut self, ipa: u64, leaf: Leaf) {
         let at = leaf.translate(ipa);
         if self.memory.contains(at) && self.memory.owner(at).is_none() {
-            self.report(Rule::FreeFrameReached, || format!("IPA {ipa:#x} leads to {at:#x}, which nobody holds"));
+            self.report(Rule::FreeFrameReached, || format!("IPA {ipa:#x} leads to {at:#x}, which is not allocated"));
         } else if let Some(what) = self.caches.complaint(self.memory, at, leaf, self.regime.fwb, &self.features) {
             self.report(Rule::Unclean, || format!("IPA {ipa:#x} leads to {at:#x}, and {what}"));
         }

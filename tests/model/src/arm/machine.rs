@@ -142,8 +142,8 @@ impl Machine {
         self.state().caching = caching;
     }
 
-    /// Turns stage 2 off on a CPU: the hypervisor has nothing more to run there. It ends speculation, not what is
-    /// cached. To be done on every CPU before a space is dropped.
+    /// Turns stage 2 off on a CPU: no guest is to run there any more. Speculation ends; what is cached stays. To be
+    /// done on every CPU before a space is dropped.
     pub fn stop(&self, cpu: usize) {
         self.state().cpus[cpu].hcr &= !HCR_VM;
     }
@@ -250,7 +250,7 @@ impl Machine {
 }
 
 impl Watch for Machine {
-    /// Nothing cached may name a frame that is given back, no CPU may walk from it.
+    /// No cached entry may name a frame that is given back, and no CPU may walk from it.
     fn freed(&self, at: u64, count: u64) {
         let mut state = self.state();
         if state.stirred {

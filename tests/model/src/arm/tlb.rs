@@ -21,7 +21,7 @@ pub struct CachedLeaf {
     pub fwb: bool,
 }
 
-/// Whose a combined entry is.
+/// The address space that a combined entry belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tag {
     /// Stage 1 was off.
@@ -60,7 +60,7 @@ pub struct CombinedWalk {
 type LeafKey = (u16, u8, u64);
 /// VMID, level of the table, IPA above the shift of the entry that names it.
 type WalkKey = (u16, u8, u64);
-/// VMID, whose, bits of the size, VA above them.
+/// VMID, address space, bits of the size, VA above them.
 type CombinedKey = (u16, Tag, u32, u64);
 /// VMID, ASID, level of the table, VA above the shift of the entry that names it.
 type CombinedWalkKey = (u16, u16, u8, u64);

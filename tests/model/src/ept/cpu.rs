@@ -49,14 +49,14 @@ pub struct Cpu {
     pub clean: Clean,
 }
 
-/// Of which EP4TAs nothing old can be cached.
+/// The EP4TAs of which no old translation can be cached.
 #[derive(Default)]
 pub struct Clean {
     /// INVEPT of everything, since reset.
     all: bool,
-    /// Since then, or since reset, flushed by themselves.
+    /// Those that were flushed by themselves since then, or since reset.
     flushed: HashSet<u64>,
-    /// Since then, their roots were freed.
+    /// Those whose roots were freed since then.
     freed: HashSet<u64>,
 }
 

@@ -1,7 +1,7 @@
 //! EPT entries and the EPT pointer, as the hardware reads them: Intel SDM Vol. 3C, section 29.3. And AMD's in their
 //! place: AMD64 APM Vol. 2, sections 5.3, 5.4 and 15.25.
 
-/// Whose tables the CPUs walk.
+/// The vendor whose tables the CPUs walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vendor {
     /// Intel: EPT.
@@ -13,7 +13,7 @@ pub enum Vendor {
 /// What the CPUs of a machine can do (`IA32_VMX_EPT_VPID_CAP`, `MAXPHYADDR`; CPUID on AMD's).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
-    /// Whose they are.
+    /// The CPUs' vendor.
     pub vendor: Vendor,
     /// Bits of a physical address.
     pub physical_bits: u32,
@@ -29,7 +29,7 @@ impl Features {
     /// A CPU that can do everything.
     pub const ALL: Self =
         Self { vendor: Vendor::Intel, physical_bits: 46, execute_only: true, gigabyte: true, accessed_dirty: true };
-    /// A CPU that can do nothing of it.
+    /// A CPU with none of these.
     pub const NONE: Self =
         Self { vendor: Vendor::Intel, physical_bits: 36, execute_only: false, gigabyte: false, accessed_dirty: false };
     /// AMD's, whose tables cannot express execute-only, and which always notes accesses.
@@ -54,7 +54,7 @@ pub const TRACKED: u64 = 1 << 6;
 /// What a word of a table is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// Nothing: a violation.
+    /// Not present: a violation.
     Absent,
     /// The next table.
     Table(u64),
@@ -99,7 +99,7 @@ mod amd {
     pub const LARGE_PAT: u64 = 1 << 12;
 }
 
-/// What an entry allows, by [`READ`], [`WRITE`] and [`EXECUTE`]; nothing if it is not present.
+/// What an entry allows, by [`READ`], [`WRITE`] and [`EXECUTE`]; 0 if it is not present.
 pub const fn rights(raw: u64, vendor: Vendor) -> u64 {
     match vendor {
         Vendor::Intel => raw & (READ | WRITE | EXECUTE),

@@ -10,7 +10,7 @@ use crate::{Memory, memory::PAGE};
 /// The guest that a CPU runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Guest {
-    /// Where its paging starts; nothing while that is off.
+    /// Where its paging starts; `None` while that is off.
     pub cr3: Option<u64>,
     /// The identifier of its linear addresses.
     pub vpid: u16,
@@ -47,7 +47,7 @@ pub enum Refusal {
     PageFault,
     /// EPT does, at this address: of the guest's tables, with the rights there and those wanted, or of the page.
     Walk { gpa: u64, wanted: u64, rights: u64 },
-    /// EPT has nothing at the page's address.
+    /// EPT does not map the page's address.
     Absent { gpa: u64 },
     /// EPT is wrong at this address.
     Misconfigured { gpa: u64, why: &'static str },

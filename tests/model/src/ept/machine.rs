@@ -47,8 +47,8 @@ impl Default for Config {
 pub enum Reset {
     /// Nothing.
     Empty,
-    /// Anything, of any EP4TA: a guest that runs by one that was not flushed since, or whose root was another's
-    /// meanwhile, is a violation (section 29.4.3.3).
+    /// Anything, of any EP4TA: to run a guest by one that was not flushed since the reset, or whose root was another
+    /// space's meanwhile, is a violation (section 29.4.3.3).
     Unknown,
 }
 
@@ -94,12 +94,12 @@ impl Machine {
         CURRENT.get()
     }
 
-    /// VM entry with an EPT pointer, of a guest without paging. Nothing is flushed by it.
+    /// VM entry with an EPT pointer, of a guest without paging. It flushes no translations.
     pub fn enter(&self, cpu: usize, eptp: u64) {
         self.enter_as(cpu, eptp, Guest::default());
     }
 
-    /// VM entry with an EPT pointer. Nothing is flushed by it.
+    /// VM entry with an EPT pointer. It flushes no translations.
     pub fn enter_as(&self, number: usize, eptp: u64, guest: Guest) {
         let mut state = self.state();
         let State { cpus, ledger } = &mut *state;
@@ -316,7 +316,8 @@ impl Machine {
     fn perform(&self, ledger: &mut Ledger, cpu: usize, hpa: u64, access: Access) -> u64 {
         let at = hpa & !7;
         if self.memory.contains(at) && self.memory.owner(at).is_none() {
-            ledger.report(Rule::FreeFrameReached, cpu, || format!("the guest reaches {hpa:#x}, which nobody holds"));
+            ledger
+                .report(Rule::FreeFrameReached, cpu, || format!("the guest reaches {hpa:#x}, which is not allocated"));
         }
         match access {
             Access::Write(value) if self.memory.contains(at) => {

@@ -1,6 +1,6 @@
 use super::*;
 
-/// The word by the manual's tables of formats, with numbers and nothing of the encoder's.
+/// The word by the manual's tables of formats, in plain numbers, without the encoder's constants.
 fn by_hand(format: &Ept, level: Level, leaf: &Leaf) -> u64 {
     let (memory_type, ignore_pat) = match (leaf.flags.contains(DEV), leaf.flags.contains(NC)) {
         (true, strict) => (0, strict),

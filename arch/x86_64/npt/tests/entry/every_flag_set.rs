@@ -1,6 +1,6 @@
 use super::*;
 
-/// The word by the manual's figures, with numbers and nothing of the encoder's.
+/// The word by the manual's figures, in plain numbers, without the encoder's constants.
 fn by_hand(format: &Npt, level: Level, leaf: &Leaf) -> u64 {
     let memory_type = match (leaf.flags.contains(DEV), leaf.flags.contains(NC)) {
         (true, _) => 0,

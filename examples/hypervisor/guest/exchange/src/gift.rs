@@ -12,7 +12,7 @@ const LARGEST: u64 = 1 << 20;
 /// A gift.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gift {
-    /// Where whoever gets it finds it.
+    /// Its address in the guest that gets it.
     pub at: usize,
     /// Its size in bytes.
     pub size: usize,
@@ -27,7 +27,7 @@ impl Gift {
         [self.at as u64, self.size as u64, self.digest]
     }
 
-    /// What the other one hears; nothing if that cannot be a gift.
+    /// From the words that the other guest received; `None` if they cannot be a gift.
     #[must_use]
     pub fn from_words([at, size, digest]: [u64; 3]) -> Option<Self> {
         let is_good = at.is_multiple_of(PAGE) && size.is_multiple_of(PAGE) && (PAGE..=LARGEST).contains(&size);

@@ -37,9 +37,9 @@ pub const REGION_SIZE: usize = 2 * ring::WORDS * size_of::<Word>();
 /// The end of the memory that a guest has: what it sends goes into the ring of that number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Who came first.
+    /// The guest that mapped the ring first.
     First,
-    /// Who came second.
+    /// The guest that mapped it second.
     Second,
 }
 

@@ -1,4 +1,4 @@
-//! The messages: anybody can tell what one side says, from its end and the message's number.
+//! The messages: what a side sends follows from its end and the message's number, so that the receiver can check it.
 
 use core::fmt;
 

@@ -19,14 +19,14 @@ pub(crate) const WORDS: usize = RING + CAPACITY as usize;
 /// The words before a message: its length in bytes and its number, then its checksum.
 const HEADER: u64 = 2;
 
-/// Who sends.
+/// The sending side.
 pub struct Sender<'m> {
     words: &'m [Word],
     written: u64,
     number: u32,
 }
 
-/// Who receives.
+/// The receiving side.
 pub struct Receiver<'m> {
     words: &'m [Word],
     read: u64,
@@ -43,7 +43,7 @@ fn word(words: &[Word], index: u64) -> &Word {
 }
 
 impl<'m> Sender<'m> {
-    /// The sender of a ring that nobody used yet.
+    /// The sender of an unused ring.
     ///
     /// # Errors
     /// [`Error::Size`].
@@ -81,7 +81,7 @@ impl<'m> Sender<'m> {
             word[..chunk.len()].copy_from_slice(chunk);
             self.put(u64::from_le_bytes(word));
         }
-        // Release: whoever sees the index sees the words before it.
+        // Release: a receiver that sees the index sees the words before it.
         self.words[WRITTEN].store(self.written, Ordering::Release);
         self.number += 1;
         Ok(Some(()))
@@ -94,7 +94,7 @@ impl<'m> Sender<'m> {
 }
 
 impl<'m> Receiver<'m> {
-    /// The receiver of a ring that nobody used yet.
+    /// The receiver of an unused ring.
     ///
     /// # Errors
     /// [`Error::Size`].
@@ -108,7 +108,7 @@ impl<'m> Receiver<'m> {
         self.number
     }
 
-    /// Receives the next message into `buffer`: its bytes, or nothing if there is none yet. Each word is read once.
+    /// Receives the next message into `buffer`: its bytes, or `None` if there is none yet. Each word is read once.
     ///
     /// # Errors
     /// [`Error::Index`], [`Error::Length`], [`Error::Sequence`], [`Error::Checksum`].

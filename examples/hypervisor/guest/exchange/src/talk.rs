@@ -10,7 +10,7 @@ pub struct Talk<'m> {
 }
 
 impl<'m> Talk<'m> {
-    /// One end of memory that nobody used yet.
+    /// One end of unused memory.
     ///
     /// # Errors
     /// [`Error::Size`] if it does not have [`REGION_SIZE`] bytes.
@@ -28,8 +28,8 @@ impl<'m> Talk<'m> {
 
     /// Sends so many messages, while it receives and checks as many: what was received.
     ///
-    /// `wait` is called whenever there is nothing to do, with how often it was called since there was; it ends the
-    /// exchange by returning `None`.
+    /// `wait` is called whenever no message can be sent or received, with the number of its calls since the last one;
+    /// it ends the exchange by returning `None`.
     ///
     /// # Errors
     /// [`Error::Silent`] if `wait` ended it; that a message is not what it should be.

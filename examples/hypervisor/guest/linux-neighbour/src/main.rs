@@ -21,7 +21,7 @@ fn main() -> Result<()> {
     let memory = Memory::open()?;
     let page = memory.map(linux::NOTES, PAGE, ProtFlags::READ).context("the page that says what is to be done")?;
     let words = [0, 1].map(|index: usize| page[index].load(Ordering::Relaxed));
-    let Notes { messages } = Notes::from_words(words).context("the page says nothing")?;
+    let Notes { messages } = Notes::from_words(words).context("the page has no notes")?;
     let ring = memory.map(linux::RING, REGION_SIZE, ProtFlags::READ | ProtFlags::WRITE).context("the ring")?;
     let mut talk = Talk::new(ring, End::First)?;
     let account = talk.exchange(messages, patience())?;
@@ -31,7 +31,7 @@ fn main() -> Result<()> {
 
 /// Gets memory from the other guest, and looks what is in it.
 fn get_gift(memory: &Memory, talk: &mut Talk<'_>) -> Result<()> {
-    let gift = Gift::from_words(talk.hear(patience())?).context("the other guest gave nothing")?;
+    let gift = Gift::from_words(talk.hear(patience())?).context("what the other guest sent is no gift")?;
     let words = memory.map(gift.at, gift.size, ProtFlags::READ | ProtFlags::WRITE).context("what was given")?;
     let digest = digest_words(words);
     talk.tell([digest], patience())?;
@@ -40,7 +40,7 @@ fn get_gift(memory: &Memory, talk: &mut Talk<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Lets others run, for the `idle`th time in a row; nothing if that took too long.
+/// Lets other programs run, for the `idle`th time in a row; `None` if that took too long.
 fn patience() -> impl FnMut(u64) -> Option<()> {
     let mut since = Instant::now();
     move |idle| {
@@ -62,12 +62,12 @@ impl Memory {
         file.map(Self).context("/dev/mem")
     }
 
-    /// Maps some of it, for good. Whoever else maps it uses atomics.
+    /// Maps some of it, for good. Every other program that maps it uses atomics, too.
     #[allow(unsafe_code, reason = "memory that another guest writes")]
     fn map(&self, at: usize, size: usize, access: ProtFlags) -> Result<&'static [Word]> {
-        // SAFETY: a new mapping, of memory that is the kernel's own for nothing.
+        // SAFETY: a new mapping, of memory that this kernel does not use.
         let start = unsafe { mmap(std::ptr::null_mut(), size, access, MapFlags::SHARED, &self.0, at as u64)? };
-        // SAFETY: so many bytes are mapped, and nobody unmaps them.
+        // SAFETY: so many bytes are mapped, and are never unmapped.
         Ok(unsafe { std::slice::from_raw_parts(start.cast::<Word>(), size / size_of::<Word>()) })
     }
 }

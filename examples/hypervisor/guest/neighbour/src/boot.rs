@@ -19,14 +19,14 @@ unsafe extern "C" {
     fn probe_word(at: usize) -> Probed;
 }
 
-/// What a word of memory holds; nothing if nothing is there.
+/// What a word of memory holds; `None` if reading it aborts.
 pub fn probe(at: usize) -> Option<u64> {
     // SAFETY: it reads, and an abort of that is expected.
     let Probed { value, aborted } = unsafe { probe_word(at) };
     (aborted == 0).then_some(value)
 }
 
-/// An exception that nobody expected: a bug.
+/// An unexpected exception: a bug.
 #[unsafe(no_mangle)]
 extern "C" fn unexpected_exception(esr: u64, elr: u64, far: u64) -> ! {
     panic!("exception at EL1: ESR {esr:#x}, ELR {elr:#x}, FAR {far:#x}")

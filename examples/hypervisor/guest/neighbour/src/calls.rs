@@ -40,25 +40,25 @@ pub struct Mapped {
     pub end: Option<End>,
 }
 
-/// Who returns from a fork.
+/// Which of the two machines returns from a fork.
 pub enum Forked {
     Parent { child: u64 },
     Child,
 }
 
-/// Maps something at an address where nothing is; nothing if that is refused.
+/// Maps something at an unmapped address; `None` if that is refused.
 pub fn map(what: What, at: usize, access: Access) -> Option<Mapped> {
     let [size, end] = call(MAP, [what as u64, at as u64, access as u64]);
     if !is_good(size) {
         return None;
     }
     let words = core::ptr::with_exposed_provenance::<Word>(at);
-    // SAFETY: the hypervisor mapped so many bytes there, for good; all who share them use atomics.
+    // SAFETY: the hypervisor mapped so many bytes there, for good; all guests that share them use atomics.
     let words = unsafe { core::slice::from_raw_parts(words, size as usize / size_of::<Word>()) };
     Some(Mapped { words, end: End::new(end) })
 }
 
-/// Forks this machine; nothing if that is refused.
+/// Forks this machine; `None` if that is refused.
 pub fn fork() -> Option<Forked> {
     match call(FORK, [0; 3])[0] {
         0 => Some(Forked::Child),
@@ -71,7 +71,7 @@ pub fn runs(number: u64) -> bool {
     call(RUNS, [number, 0, 0])[0] == 1
 }
 
-/// Donates memory to the guest at the other end of the ring: where that has it; nothing if that is refused.
+/// Donates memory to the guest at the other end of the ring: its address there, or `None` if that is refused.
 pub fn donate(at: usize, size: usize) -> Option<usize> {
     let [place, _] = call(DONATE, [at as u64, size as u64, 0]);
     is_good(place).then_some(place as usize)
@@ -117,7 +117,7 @@ fn is_good(answer: u64) -> bool {
 /// Calls: X0 and X1 of the answer. Memory may have changed afterwards.
 fn call(function: u64, arguments: [u64; 3]) -> [u64; 2] {
     let (first, second);
-    // SAFETY: the SMC calling convention: X0 to X17 may change, nothing else does.
+    // SAFETY: the SMC calling convention: X0 to X17 may change, no other register does.
     unsafe {
         asm!("hvc #0",
             inout("x0") function => first,

@@ -9,7 +9,7 @@ use crate::{Failure, boot, calls, console, time::Patience};
 
 const WORDS: usize = 4096;
 
-/// 32 KiB, of which nothing is touched any more once it is given away.
+/// 32 KiB, which are not touched any more once they are given away.
 #[repr(align(4096))]
 struct Memory([Word; WORDS]);
 
@@ -49,7 +49,7 @@ pub fn get(talk: &mut Talk<'_>) -> Result<(), Failure> {
         return Err(Failure::NoGift);
     }
     let words = core::ptr::with_exposed_provenance::<Word>(at);
-    // SAFETY: the hypervisor mapped it there, as the probe of its first word says, and nobody else has it.
+    // SAFETY: the hypervisor mapped it there, as the probe of its first word says, and no other guest has it.
     let words = unsafe { core::slice::from_raw_parts(words, size / size_of::<Word>()) };
     let found = digest_words(words);
     talk.tell([found], |idle| patience.wait(idle))?;

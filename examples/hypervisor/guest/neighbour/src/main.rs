@@ -35,11 +35,11 @@ enum Failure {
     Pattern { page: usize, word: usize, found: u64, expected: u64 },
     #[error("the fork found the counters at {first} and {second}")]
     Torn { first: u64, second: u64 },
-    #[error("a counter went from {from} to {to} though nobody counts")]
+    #[error("a counter went from {from} to {to} though no CPU counts")]
     Counted { from: u64, to: u64 },
     #[error("{what} took too long")]
     TooLong { what: &'static str },
-    #[error("the page says nothing")]
+    #[error("the page has no notes")]
     Notes,
     #[error("what was given away has checksum {found:#x}, not {expected:#x}")]
     Gift { found: u64, expected: u64 },
@@ -88,7 +88,7 @@ fn parent(ring: calls::Mapped, child: u64, before: u64) -> Result<(), Failure> {
     let mut talk = exchange(ring)?;
     gift::give(&mut talk, ring.words)?;
     if ring.end == Some(End::Second) {
-        // The other end is somebody else's, and the fork has nobody to talk to.
+        // The other end is another guest's, and the fork has no guest to talk to.
         time::wait("the fork", |_| !calls::runs(child))?;
     }
     pattern::check(|_| Version::Parent)
@@ -104,7 +104,7 @@ fn child() -> Result<(), Failure> {
     if let Some(ring) = calls::map(calls::What::Ring, RING_OF_FORK, calls::Access::Write) {
         gift::get(&mut exchange(ring)?)?;
     } else {
-        console::line!("guest: fork has nobody to talk to");
+        console::line!("guest: fork has no guest to talk to");
     }
     pattern::check(|page| if is_own(page) { Version::Child } else { Version::First })?;
     match writer::as_found()? {

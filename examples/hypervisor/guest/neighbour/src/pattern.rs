@@ -1,4 +1,4 @@
-//! Pages whose words say who wrote them.
+//! Pages whose words say which machine wrote them.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,7 +13,7 @@ struct Page([AtomicU64; WORDS]);
 
 static AREA: [Page; PAGES] = [const { Page([const { AtomicU64::new(0) }; WORDS]) }; PAGES];
 
-/// Who wrote, and when.
+/// Which machine wrote, and when.
 #[derive(Clone, Copy)]
 pub enum Version {
     /// Before the fork.

@@ -18,7 +18,7 @@ fn now() -> (u64, u64) {
     (count, frequency)
 }
 
-/// Somebody who waits.
+/// When a wait began, which ends after [`PATIENCE`].
 pub struct Patience {
     since: u64,
 }
@@ -28,7 +28,7 @@ impl Patience {
         Self { since: now().0 }
     }
 
-    /// Waits for a moment, for the `idle`th time in a row; nothing if that was too often.
+    /// Waits for a moment, for the `idle`th time in a row; `None` if that took too long.
     pub fn wait(&mut self, idle: u64) -> Option<()> {
         let (now, frequency) = now();
         if idle == 1 {

@@ -28,7 +28,7 @@ extern "C" fn second() -> ! {
     let mut count = 0;
     while !STOP.load(Ordering::Relaxed) {
         count += 1;
-        // Release: nobody sees the second counter before the first.
+        // Release: a CPU that sees a value of the second counter sees the first as high, or higher.
         FIRST.0.store(count, Ordering::Release);
         SECOND.0.store(count, Ordering::Release);
     }
@@ -45,7 +45,7 @@ pub fn wait_for(aim: u64) -> Result<(), Failure> {
     time::wait("the second CPU", |_| count() >= aim)
 }
 
-/// Where the counters stand in a machine whose second CPU does not run: at one moment of the one that was forked.
+/// Where the counters stand in a fork, whose second CPU does not run: where they stood when the snapshot was taken.
 pub fn as_found() -> Result<u64, Failure> {
     let (first, second) = (count(), SECOND.0.load(Ordering::Relaxed));
     if first == second || first == second + 1 { Ok(first) } else { Err(Failure::Torn { first, second }) }

@@ -26,7 +26,7 @@ pub struct Common(Mutex<State>);
 #[derive(Default)]
 struct State {
     regions: Option<Regions>,
-    /// Who maps the ring.
+    /// The machines that map the ring.
     ends: Vec<End>,
 }
 
@@ -49,7 +49,7 @@ impl Common {
     /// Maps something for a guest: its size, and which end of the ring it is.
     ///
     /// # Errors
-    /// Nothing is mapped.
+    /// It cannot be mapped.
     pub fn map(&self, machine: &Machine, what: What, at: usize, flags: MappingFlags) -> Result<(usize, usize), String> {
         let mut state = self.0.lock();
         if what == What::Ring && state.ends.len() == ENDS {

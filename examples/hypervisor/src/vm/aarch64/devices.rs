@@ -33,7 +33,7 @@ impl Devices {
         self.passed_through
     }
 
-    /// Does what an instruction asks of a device that is not the board's; nothing if none is there.
+    /// Does what an instruction asks of a device that is not the board's; `None` if no such device is at the address.
     pub fn access(&self, gpa: GuestPhysAddr, registers: &mut Registers, syndrome: Syndrome) -> Option<()> {
         let offset = gpa.as_usize().checked_sub(layout::UART).filter(|&offset| offset < layout::UART_SIZE)?;
         self.uart.as_ref()?.access(offset, Transfer::decode(syndrome)?, registers);
@@ -61,7 +61,7 @@ pub enum Way {
 }
 
 impl Transfer {
-    /// Nothing if the exception does not describe it.
+    /// `None` if the exception does not describe it.
     fn decode(syndrome: Syndrome) -> Option<Self> {
         /// `ISV`: the rest of it is valid.
         const VALID: u64 = 1 << 24;

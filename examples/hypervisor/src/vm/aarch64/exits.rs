@@ -31,7 +31,7 @@ pub fn handle(
             answer(machine, index, registers, syndrome, fault);
         }
         Decoded::NeedsTranslation(unresolved) => {
-            // Nothing: the guest's tables changed meanwhile; it tries again.
+            // `None`: the guest's tables changed meanwhile; it tries again.
             if let Some(fault) = here.instructions.resolve(unresolved) {
                 answer(machine, index, registers, syndrome, fault);
             }
@@ -56,7 +56,7 @@ fn answer(machine: &Machine, index: usize, registers: &mut Registers, syndrome: 
         Ok(Outcome::Resolved) => machine.remember(fault.gpa),
         Ok(Outcome::Retry) => {}
         Ok(Outcome::NotMapped) if machine.devices.access(fault.gpa, registers, syndrome).is_some() => {}
-        // Nothing of a guest's comes from a source; else what does not come would be an abort too.
+        // No guest here has memory from a source: the outcome is never that it waits for a page.
         Ok(outcome) => {
             line!("hv: {}{fault:x?}: {outcome:?}, at {:#x}: an abort for the guest", machine.label, registers.pc);
             inject(registers, syndrome);

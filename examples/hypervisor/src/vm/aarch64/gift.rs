@@ -8,12 +8,12 @@ use stage2::{Error, MappingFlags, loan::Handover};
 use super::layout;
 use crate::{guest::range, machine::Machine, report};
 
-/// Donates memory of a machine's to the one at the other end of its ring: where that has it.
+/// Donates memory of a machine to the machine at the other end of its ring: the memory's address there.
 ///
 /// # Errors
-/// Nothing is given.
+/// It cannot be given.
 pub fn donate(machine: &Machine, from: usize, size: usize) -> Result<usize, String> {
-    let taker = machine.host.common.partner(machine).ok_or("nobody is at the other end of the ring")?;
+    let taker = machine.host.common.partner(machine).ok_or("no machine is at the other end of the ring")?;
     let (given, got) = (range(from, size), range(layout::GIFTS, size));
     let before = report::frames(machine, given);
     let flags = MappingFlags::READ | MappingFlags::WRITE;

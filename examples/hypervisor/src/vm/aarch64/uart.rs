@@ -1,6 +1,6 @@
 //! A PL011 that is no device: what a guest sends comes out a line at a time, with the guest's number before it.
 //!
-//! Arm DDI 0183. Nothing is ever received, and there is always room to send, which the interrupt says if it is asked.
+//! Arm DDI 0183. It never receives, and there is always room to send: its interrupt says so where the guest unmasks it.
 #![allow(unsafe_code, reason = "a register of the interrupt controller")]
 
 use alloc::{string::String, vec::Vec};
@@ -21,7 +21,7 @@ const CLEAR: usize = 0x44;
 const IDENTIFICATION: usize = 0xfe0;
 const IDENTITY: [u8; 8] = [0x11, 0x10, 0x14, 0x00, 0x0d, 0xf0, 0x05, 0xb1];
 
-/// Flags: nothing to receive, nothing left to send.
+/// Flags: the receive FIFO is empty, and so is the transmit FIFO.
 const EMPTY: u32 = 1 << 4 | 1 << 7;
 /// The interrupt that says that there is room to send.
 const ROOM: u32 = 1 << 5;

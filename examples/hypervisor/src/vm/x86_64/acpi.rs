@@ -57,7 +57,7 @@ fn fixed() -> Vec<u8> {
     const LENGTH: usize = 244;
     /// The interrupt of power events, which never come.
     const INTERRUPT: u8 = 9;
-    /// I/O ports that nobody answers at: events, control.
+    /// I/O ports that no device answers at: events, control.
     const EVENTS: (u32, u8) = (0xb000, 4);
     const CONTROLS: (u32, u8) = (0xb004, 2);
     /// WBINVD works; no power button, no sleep button.
@@ -112,7 +112,7 @@ fn table(signature: [u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What makes all bytes add up to nothing.
+/// The byte with which all bytes add up to 0.
 fn checksum(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_sub(*byte))
 }

@@ -62,12 +62,12 @@ pub fn command(machine: &Arc<Machine>, index: usize, value: u64) {
 fn send(machine: &Arc<Machine>, to: usize, message: u32) {
     let message = u64::from(message);
     match message >> 8 & 0b111 {
-        // A CPU that is to start here waits for nothing else.
+        // A virtual CPU that is off waits to be started already.
         MODE_INIT => {}
         MODE_START => start(machine, to, message as u8),
         MODE_NMI => {
             NMI_COMING[to].store(true, Ordering::SeqCst);
-            // It exits by this one, and gets its own.
+            // The CPU exits by this NMI, and its guest then gets one.
             cpu::interrupt(to as u64);
         }
         // SAFETY: an interrupt for a CPU of the guest's, which takes it as on a PC.
@@ -76,7 +76,7 @@ fn send(machine: &Arc<Machine>, to: usize, message: u32) {
 }
 
 /// How virtual CPU `index` is named in sets: what the register is derived from the CPU's number as (11.12.10.2); Bochs
-/// has nothing there.
+/// lacks the register.
 pub const fn logical(index: usize) -> u64 {
     (index as u64 / 16) << 16 | 1 << (index % 16)
 }

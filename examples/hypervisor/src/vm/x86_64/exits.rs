@@ -57,7 +57,7 @@ fn other(machine: &Arc<Machine>, index: usize, vcpu: &mut Vcpu, exit: &Exit, rea
         }
         reason::RDMSR | reason::WRMSR => vcpu.inject(GENERAL_PROTECTION),
         reason::VMCALL => vcpu.inject(UNDEFINED),
-        // How the guest resets the PC where it finds no other way; whether it was done is for its own words to say.
+        // The guest resets the PC so where it finds no other way. Whether it had done its work, its console says.
         reason::TRIPLE_FAULT => return Next::End("off"),
         _ => panic!("exit {reason} at {:#x}: {exit:x?}", vcpu.read(guest::RIP)),
     }
@@ -69,7 +69,7 @@ fn answer(machine: &Machine, index: usize, vcpu: &Vcpu, fault: Fault) {
     match machine.space.fault(CpuId(index), fault) {
         Ok(Outcome::Resolved) => machine.remember(fault.gpa),
         Ok(Outcome::Retry) => {}
-        // Nothing of a guest's comes from a source; else what does not come would be an exception too.
+        // No guest here has memory from a source: the outcome is never that it waits for a page.
         Ok(outcome) => {
             line!("hv: {fault:x?}: {outcome:?}, at {:#x}: an exception for the guest", vcpu.read(guest::RIP));
             vcpu.inject(GENERAL_PROTECTION);

@@ -1,7 +1,7 @@
 //! A virtual machine of VMX: a PC without a BIOS, PCI or I/O APIC.
 //!
-//! Its interrupts and its timers are the real ones, and its I/O ports; nothing that it reaches masters the bus. What
-//! comes here are second-stage faults, CPUID, and the command register of the local APIC, by which it starts CPUs.
+//! Its interrupts, timers and I/O ports are the PC's own; no device that it reaches masters the bus. What comes here
+//! are second-stage faults, CPUID, and the command register of the local APIC, by which it starts CPUs.
 #![allow(unsafe_code, reason = "VM entry, and a space that is reached from a handler")]
 
 mod acpi;
@@ -55,7 +55,7 @@ pub struct Start {
 pub fn config(frames: Pool, _number: usize, cpus: &Range<usize>) -> Result<Config<Board>, String> {
     let capabilities = native::Capabilities::detect();
     let format = native::Format::new(&capabilities, Depth::Four).map_err(|error| format!("{error}"))?;
-    // The guest is whoever runs this example's own: it does not try to make the CPU check the machine.
+    // The guest is one that the example's user trusts: it does not try to cause a machine check.
     let format = format.with_large_leaves(LargeLeaves::Executable);
     // SAFETY: only CPUs that run the guest invalidate, after `vcpu::prepare`; a space is activated when the virtual
     // CPU's VMCS is the current one; the tables come from this program's pool.
@@ -64,7 +64,7 @@ pub fn config(frames: Pool, _number: usize, cpus: &Range<usize>) -> Result<Confi
     Ok(Config { format, frames, invalidate, cpus: cpus.len(), limits: Limits::default() })
 }
 
-/// The command line that the emulator passes, and the CPUs that there may be: nothing here says how many there are.
+/// The command line that the emulator passes, and all CPUs that there may be: no table says how many there are.
 pub fn board() -> Result<(&'static str, Vec<u64>), String> {
     let page = crate::guest::board_memory(&layout::COMMAND_LINE);
     let line = CStr::from_bytes_until_nul(page).map_err(|error| format!("the command line: {error}"))?;
@@ -86,7 +86,7 @@ pub fn load(machine: &Machine) -> Result<Start, String> {
     }
 }
 
-/// What machines share: nothing.
+/// Machines share no memory here.
 pub type Common = ();
 
 /// A machine is at its end.

@@ -28,7 +28,7 @@ fn here() -> &'static AtomicPtr<Machine> {
     &HERE[cpu::affinity() as usize]
 }
 
-/// An NMI that meets the hypervisor itself. In the guest it exits, and the next `enter` pays; but one that comes between
+/// An NMI that meets the hypervisor itself. In the guest it exits, and the next `enter` flushes; one that comes between
 /// `enter` and the guest's first instruction finds a CPU that is taken for being inside: it has to forget here.
 fn on_nmi() {
     // SAFETY: the machine is there while this CPU runs its guest.

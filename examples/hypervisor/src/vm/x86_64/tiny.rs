@@ -11,7 +11,7 @@ use crate::{guest::write, machine::Machine};
 
 /// Where it goes: a page that a CPU can start at in real mode.
 const PLACE: usize = 0x8000;
-/// Where its CPUs count themselves done, and behind it where they put their sums. Nothing, to begin with.
+/// How many of its CPUs are done, and behind it their sums. All zero at the start.
 const DONE: usize = 0x9000;
 
 unsafe extern "C" {
