@@ -8,7 +8,7 @@ use crate::{
     stripes::{Stripes, anybody},
 };
 
-/// How many frames a stripe draws at once: so often do CPUs that fault meet on the account's own cache line.
+/// How many frames a stripe draws at once: a CPU that faults writes the account's own cache line once for so many.
 const BATCH: usize = 64;
 
 /// What a space has of the hypervisor's memory, in frames of 4 KiB.
@@ -113,7 +113,7 @@ struct Stripe {
 struct Credit(AtomicUsize);
 
 impl Accounts {
-    /// Of nothing, for a space of `cpus` CPUs; `None` where there is no memory.
+    /// Accounts of a space of `cpus` CPUs that uses no frame yet; `None` where there is no memory.
     pub(crate) fn open(limits: Limits, cpus: usize) -> Option<Counted<Self>> {
         let total = |limit: Option<usize>| Total {
             limit: AtomicUsize::new(limit.unwrap_or(usize::MAX)),
@@ -145,7 +145,7 @@ impl<'a> Account<'a> {
     /// `frames` more are used, if the charge is [kept](Charge::keep).
     ///
     /// # Errors
-    /// The limit does not allow it; or only just so, and others gave back and took at the same time.
+    /// The limit does not allow it; or it just does, and other CPUs charged and gave back at the same time.
     #[inline]
     pub(crate) fn charge(self, frames: usize) -> Result<Charge<'a>, Exhausted> {
         self.charge_on(anybody(), frames)
@@ -191,7 +191,7 @@ impl<'a> Account<'a> {
     pub(crate) fn give_back(self, frames: usize) {
         let drawn = &self.total().drawn;
         if drawn.load(Ordering::Relaxed) > self.limit() {
-            // Credit could be used, which the limit does not allow any more.
+            // Above the limit no credit is kept: another charge could use it.
             drawn.fetch_sub(frames, Ordering::Relaxed);
             return;
         }
@@ -277,7 +277,7 @@ impl Drop for Charge<'_> {
     }
 }
 
-// Relaxed throughout: the numbers guard nothing but themselves.
+// Relaxed throughout: no other memory is read or written by what these numbers say.
 impl Credit {
     /// Adds to it: how much it is then.
     fn give(&self, frames: usize) -> usize {

@@ -30,7 +30,7 @@ impl Level {
 
     /// The level of the entries in the table that an entry of this level points to.
     ///
-    /// Below the last level there is nothing: the last level answers itself.
+    /// There is no level below the last one, which answers itself.
     #[must_use]
     pub const fn below(self) -> Self {
         Self(self.0.saturating_sub(1))

@@ -27,14 +27,14 @@ unsafe impl<T: ?Sized + Send + Sync> Send for Counted<T> {}
 unsafe impl<T: ?Sized + Send + Sync> Sync for Counted<T> {}
 
 impl<T> Counted<T> {
-    /// The first owner; nothing where there is no memory, and the value is dropped.
+    /// The first owner; `None` where there is no memory, and the value is dropped.
     pub(crate) fn try_new(value: T) -> Option<Self> {
         Self::try_new_as(value, |inner| inner)
     }
 }
 
 impl<T: ?Sized> Counted<T> {
-    /// The same for a value that is known as something less definite: `unsize` is a coercion, `|inner| inner`.
+    /// The same for an owner that knows a trait of the value and not its type: `unsize` is a coercion, `|inner| inner`.
     pub(crate) fn try_new_as<V>(value: V, unsize: fn(NonNull<Inner<V>>) -> NonNull<Inner<T>>) -> Option<Self> {
         // SAFETY: the layout is not empty: the count is in it.
         let memory = unsafe { alloc(Layout::new::<Inner<V>>()) }.cast::<Inner<V>>();
@@ -44,9 +44,9 @@ impl<T: ?Sized> Counted<T> {
         Some(Self(unsize(inner)))
     }
 
-    /// The same owner, to whom the value is known as something less definite: `unsize` is a coercion, `|inner| inner`.
+    /// The same owner, which knows a trait of the value and not its type: `unsize` is a coercion, `|inner| inner`.
     pub(crate) fn known_as<U: ?Sized>(self, unsize: fn(NonNull<Inner<T>>) -> NonNull<Inner<U>>) -> Counted<U> {
-        // It goes on counting.
+        // The new value has this one's place in the count.
         Counted(unsize(core::mem::ManuallyDrop::new(self).0))
     }
 
@@ -93,8 +93,8 @@ impl<T: ?Sized> PartialEq for Counted<T> {
 
 impl<T: ?Sized> Clone for Counted<T> {
     fn clone(&self) -> Self {
-        // SAFETY: the value stands as long as this owner does. Relaxed: who clones has an owner, so that the count
-        // cannot be running out. No machine runs long enough to let it overflow.
+        // SAFETY: the value stands as long as this owner does. Relaxed: a clone is made of an owner, so that the
+        // count is not 0 meanwhile. No machine runs long enough to let it overflow.
         unsafe { self.0.as_ref() }.count.fetch_add(1, Ordering::Relaxed);
         Self(self.0)
     }
@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(*log.lock().unwrap(), [8]);
     }
 
-    /// Each would leave the value to the other.
+    /// Two owners that let go at once would each leave the value to the other.
     #[test]
     fn of_owners_that_let_go_at_once_one_keeps_the_value() {
         let log = Mutex::new(Vec::new());

@@ -1,4 +1,4 @@
-//! Who is in the guest, and who must forget what before it goes there again (H6, H16, H20).
+//! Which CPUs are in the guest, and what each must forget before it enters again (H6, H16, H20).
 //!
 //! On machines whose invalidations reach every CPU this file only tells two virtual CPUs on one CPU apart. On the
 //! others it is the shootdown: the flusher waits for CPUs *in the guest* alone; any other owes the flush and pays it
@@ -31,7 +31,7 @@ struct Cpu {
     flushed: AtomicU64,
     /// The newest flush that it was asked for and failed to make.
     refused: AtomicU64,
-    // Only the CPU itself looks at these two: nothing for a model to interleave.
+    // Only the CPU itself accesses these two: there is no order for a model to vary.
     /// Whether it ran the guest yet.
     has_run: atomic::AtomicBool,
     /// The virtual CPU that ran last.
@@ -104,7 +104,7 @@ impl Cpus {
 
     /// Lets no CPU enter from now on, if none is in the guest; else the first that is. One at a time.
     pub(crate) fn close(&self) -> Result<(), CpuId> {
-        // No CPU is to be barred for something that cannot be.
+        // Looked at before, so that no CPU is barred where closing fails anyway.
         self.inside().map_or(Ok(()), Err)?;
         self.closed.store(true, Ordering::Relaxed);
         // Orders the store before the reads of `in_guest`: the other half of `enter`'s fence.

@@ -12,7 +12,7 @@ use crate::{
     ticket::Ticket,
 };
 
-/// Why an operation on a space did nothing.
+/// Why an operation on a space failed.
 ///
 /// Unless a variant says otherwise, everything is as it was before.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
@@ -253,7 +253,7 @@ pub enum RegionError {
 }
 
 impl Exhausted {
-    /// The error of an operation on `range` that it ended.
+    /// The error that an operation on `range` ends with.
     pub(crate) const fn at(self, range: GuestPhysRange) -> Error {
         match self {
             Self::Memory => Error::NoMemory(range),

@@ -27,7 +27,7 @@ pub struct Fault {
     pub access: Access,
     /// Why the CPU refused.
     pub cause: Cause,
-    /// On whose behalf.
+    /// What made the access.
     pub origin: Origin,
 }
 
@@ -42,7 +42,7 @@ pub enum Cause {
     AccessFlag,
 }
 
-/// On whose behalf an access was made.
+/// What made an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// An instruction's own access, or its fetch.
@@ -57,7 +57,7 @@ pub enum Origin {
 pub enum Outcome {
     /// The access will now go through: enter the guest again.
     Resolved,
-    /// Nothing was to be done, another CPU did it or is doing it: enter the guest again.
+    /// Another CPU has resolved the fault, or is about to, or the entry allows the access: enter the guest again.
     Retry,
     /// No area is there: a device to emulate, or a bus error.
     NotMapped,
@@ -72,9 +72,9 @@ pub enum Outcome {
     /// emulated device ([H11](crate::hardware#h11)).
     Inject,
     /// The page comes from a source that has not brought it yet: the virtual CPU waits until the ticket is over, and then
-    /// the same fault is answered anew. How a wake-up cannot be lost says [`Pager`](crate::pager::Pager).
+    /// the same fault is answered anew. [`Pager`](crate::pager::Pager) says how no wake-up is lost.
     NotYet(Ticket),
-    /// The page comes from a source that cannot have it: what a machine does whose memory has failed, or
+    /// The page comes from a source that cannot have it: do what a machine does whose memory has failed, or call
     /// [`Pager::retry`](crate::pager::Pager::retry).
     SourceFailed(Ticket),
 }

@@ -60,7 +60,7 @@ pub trait Format: Clone + Debug + Send + Sync + 'static {
     /// Refuses flags that no entry expresses exactly.
     ///
     /// # Errors
-    /// [`Inexpressible`] with the flags that cannot be had, or not in this company.
+    /// [`Inexpressible`] with the flags that cannot be had, or not together.
     fn check(&self, flags: MappingFlags) -> Result<(), Inexpressible>;
 
     /// What a leaf of `level` allows where `flags` are asked for: less, where a large leaf may not have it all
@@ -73,7 +73,7 @@ pub trait Format: Clone + Debug + Send + Sync + 'static {
         flags
     }
 
-    /// The entry of nothing. A walker of the hardware's faults on it, and caches nothing of it.
+    /// The entry that maps no memory. The hardware's walker faults on it, and does not cache it.
     fn absent(&self) -> u64 {
         0
     }
@@ -149,7 +149,7 @@ pub struct Fields {
 /// An entry, as all code but its format sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Entry {
-    /// Nothing.
+    /// It maps no memory.
     Absent,
     /// A table of the next level below.
     Table(PhysAddr),
@@ -179,13 +179,13 @@ pub struct Leaf {
     pub at: PhysAddr,
     /// What the guest may do, and the memory's type.
     pub flags: MappingFlags,
-    /// Whose frame it is.
+    /// The owner of the frame.
     pub owner: Owner,
     /// What was noted of its use.
     pub used: Used,
 }
 
-/// Whose frame a leaf maps: written in the leaf itself, so that unmapping never guesses.
+/// The owner of the frame that a leaf maps: written in the leaf itself, so that unmapping need not look elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// The space's own: it goes back to the allocator when it is unmapped.
@@ -217,7 +217,7 @@ impl Owner {
 /// What the hardware, or the hypervisor in its place, noted of a leaf's use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Used {
-    /// Nothing yet.
+    /// It was not used yet.
     Not,
     /// It was read or walked.
     Accessed,
@@ -226,13 +226,13 @@ pub enum Used {
 }
 
 impl Used {
-    /// The access that made of `before` what it is now; nothing if it is the same.
+    /// The access that made `before` into what it is now; `None` if it is the same.
     pub(crate) fn since(self, before: Self) -> Option<Access> {
         match self {
             now if now == before => None,
             Self::Dirty => Some(Access::Write),
             Self::Accessed => Some(Access::Read),
-            // Marks only come.
+            // Marks are only added.
             Self::Not => None,
         }
     }

@@ -173,7 +173,7 @@ impl<H, const PIECEWISE: bool> Clone for Handler<H, PIECEWISE> {
 unsafe impl<H: PagingHandler + 'static, const PIECEWISE: bool> Frames for Handler<H, PIECEWISE> {
     fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr> {
         let at = H::alloc_frames(count, align)?;
-        // What the hypervisor sees at address 0 no pointer reaches. It stays allocated, so that it comes but once.
+        // No pointer reaches what the hypervisor sees at address 0. It stays allocated, so that it comes only once.
         if H::phys_to_virt(at).as_usize() == 0 { H::alloc_frames(count, align) } else { Some(at) }
     }
 
@@ -191,7 +191,7 @@ unsafe impl<H: PagingHandler + 'static, const PIECEWISE: bool> Frames for Handle
     }
 
     fn pool(&self) -> Option<usize> {
-        // A handler has no value: each is the same.
+        // Handlers have no state: all of one type are the same allocator.
         Some(0)
     }
 }

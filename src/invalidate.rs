@@ -11,8 +11,8 @@ use crate::{
 
 /// The CPU's side of changing tables that it walks.
 ///
-/// `R` is the format's root: it names whose translations are meant (VMID, EP4TA). Called under the space's locks: it
-/// must not call back into the space.
+/// `R` is the format's root: it names the space whose translations are meant (VMID, EP4TA). Called under the space's
+/// locks: it must not call back into the space.
 pub trait Invalidate<R>: Send + Sync + 'static {
     /// Whether an invalidation on one CPU reaches all.
     fn reach(&self) -> Reach;

@@ -69,7 +69,7 @@ pub trait SpaceLock<T>: Sized + Send + Sync {
     /// Waits until it is not held exclusively. `cpu` only spreads the load: any number is sound.
     fn shared(&self, cpu: CpuId) -> Self::Shared<'_>;
 
-    /// Waits until it is not held at all, in spite of a stream of others who want it shared.
+    /// Waits until it is not held at all, in spite of a stream of CPUs that ask for it shared.
     fn exclusive(&self) -> Self::Exclusive<'_>;
 
     /// What it protects, when it cannot be held.
@@ -118,7 +118,7 @@ const WRITER: u64 = 1 << 16;
 /// One writer that got in.
 const TURN: u64 = 1 << 32;
 
-/// How often a writer looks whether those who waited before it got in.
+/// How often a writer looks whether the readers and writers that waited before it got in.
 const CHANCE: u32 = if cfg!(loom) { 1 } else { 64 };
 
 /// How a reader's count is ordered before its look at the writers' word.
@@ -250,7 +250,7 @@ impl Writers {
             let word = Word(self.0.load(Ordering::Relaxed));
             if word.is_held() {
                 waiter.register(self, word);
-                // One that waited lets readers in that waited as well, and itself comes before a writer that just came.
+                // Long enough for readers that wait to get in, and shorter than the polling of a writer that just came.
                 patience = CHANCE / 2;
             } else if patience > 0 && if waiter.has_waited() { word.has_readers() } else { !word.is_free() } {
                 patience -= 1;
@@ -344,7 +344,7 @@ impl Waiter {
         }
     }
 
-    /// Counts it no more, if it still is.
+    /// Takes it out of the count, if it is still in it.
     fn withdraw(self, writers: &Writers) {
         let mut word = Word(writers.0.load(Ordering::Relaxed));
         while self.is_counted(word) && !writers.replace(word, Word(word.0.wrapping_sub(self.weight))) {

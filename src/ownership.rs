@@ -7,7 +7,7 @@ use crate::format::{Entry, Marked, Owner};
 /// What a page is to its space, as its entry says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageState {
-    /// Nothing is there: nothing is mapped, or the page is untouched.
+    /// There is no memory: the page is unmapped, or untouched.
     Nothing,
     /// The space's own.
     Owned,
@@ -28,18 +28,18 @@ pub enum PageState {
 /// What becomes of what is written in memory that changes hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handover {
-    /// Who gets the memory sees it.
+    /// The memory's new owner sees it.
     Keep,
-    /// Who gets the memory sees zeros.
+    /// The memory's new owner sees zeros.
     Zero,
 }
 
 impl PageState {
-    /// By its entry; nothing while another CPU is about to finish it.
+    /// The state that an entry says; `None` while another CPU is about to finish it.
     pub(crate) const fn of(entry: &Entry) -> Option<Self> {
         match entry {
             Entry::Absent | Entry::Table(_) | Entry::Marked(Marked::Table(_)) => Some(Self::Nothing),
-            // Taken away for a change of its flags that is not finished: what is unmapped has no area any more.
+            // A marked leaf is one whose flags are being changed: one that is being unmapped has no area any more.
             Entry::Leaf(leaf) | Entry::Marked(Marked::Leaf(leaf)) => Some(Self::of_owner(leaf.owner)),
             Entry::Lent(_) => Some(Self::Lent),
             Entry::Busy => None,

@@ -21,7 +21,7 @@ pub(crate) struct Shootdown<I, R> {
     counters: Counters,
 }
 
-/// How often what was asked of the CPUs.
+/// How often the CPUs were asked to forget, by kind.
 #[derive(Default)]
 struct Counters {
     ranges: AtomicU64,
@@ -168,7 +168,7 @@ impl<R: Copy, I: Invalidate<R>> Shootdown<I, R> {
         self.invalidate.invalidate_denial(self.root, gpa);
     }
 
-    /// How often what was asked.
+    /// How often the CPUs were asked to forget, by kind, since the space was made.
     pub(crate) fn counts(&self) -> Invalidations {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Invalidations {

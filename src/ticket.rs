@@ -1,4 +1,4 @@
-//! What a page is waited for by that its source has not brought.
+//! The ticket by which CPUs wait for a page that its source has not brought.
 
 use core::fmt;
 

@@ -44,7 +44,7 @@ pub enum Mapping {
         /// How large its leaves may be.
         leaf: LeafPolicy,
     },
-    /// Memory that others map too, or the hypervisor uses. It is populated once for all, on the first touch of a page.
+    /// Memory that other spaces map too, or the hypervisor uses. It is populated once, on the first touch of each page.
     Shared {
         /// Whose memory.
         region: SharedRegion,

@@ -114,7 +114,7 @@ impl Hardware {
         self.remembers[cpu.0].store(what, Ordering::Relaxed);
     }
 
-    /// A CPU that does not remember the entry looks at it, because the guest needs it or because it guesses.
+    /// A CPU that does not remember the entry looks at it, because the guest needs it or by speculation.
     fn walk(&self, cpu: CpuId) -> bool {
         let found = self.remembers[cpu.0].load(Ordering::Relaxed) || self.mapped.load(Ordering::Relaxed);
         self.remember(cpu, found);
@@ -245,7 +245,7 @@ fn as_cpu(cpu: usize, world: &Arc<World>, job: impl FnOnce(&World, CpuId)) {
     THIS.with(|this| this.borrow_mut().take());
 }
 
-/// So many changes of thread where none had to be.
+/// How often the model changes threads where it need not, in one execution.
 const PREEMPTIONS: usize = 3;
 
 fn model(story: impl Fn() + Send + Sync + 'static) {
@@ -312,7 +312,7 @@ fn a_cpu_outside_the_guest_is_not_waited_for_and_pays_when_it_enters() {
     });
 }
 
-/// H20: each CPU is now in the guest and now wants the lock, whose holder waits for CPUs in the guest.
+/// H20: each CPU is in the guest and then asks for the lock, whose holder waits for CPUs in the guest.
 #[test]
 fn no_flusher_waits_for_a_cpu_that_waits_for_the_lock() {
     model(|| {

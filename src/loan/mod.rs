@@ -15,8 +15,8 @@ use crate::{addr::GuestPhysRange, counted::Counted, platform::Platform};
 /// Memory of one space that another has: what [`share`](crate::GuestSpace::share) and
 /// [`lend`](crate::GuestSpace::lend) answer, and [`reclaim`](crate::GuestSpace::reclaim) takes.
 ///
-/// A handle, of which there may be many. A lost one is no lost memory: [`loans`](crate::GuestSpace::loans) gives
-/// another. When the lender is no more, the memory is free when the borrower's last mapping and the last handle are gone.
+/// A handle, of which there may be many. If one is lost, no memory is: [`loans`](crate::GuestSpace::loans) gives
+/// another. When the lender is gone, the memory is free when the borrower's last mapping and the last handle are gone.
 ///
 /// # Example
 /// ```
@@ -48,7 +48,7 @@ pub enum LoanKind {
 }
 
 impl Loan {
-    /// A loan of a platform's memory; nothing where there is no memory to note it.
+    /// A loan of a platform's memory; `None` where there is no memory to note it.
     pub(crate) fn new<P: Platform>(frames: P::Frames, operations: P::Invalidate, terms: Terms) -> Option<Self> {
         Record::<P>::of(frames, operations, terms).map(Self)
     }

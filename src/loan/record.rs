@@ -40,12 +40,12 @@ pub(crate) struct Terms {
     pub memory: Extents,
     /// How many bytes the borrower still maps.
     mapped: AtomicUsize,
-    /// The lender is no more: the memory is the record's.
+    /// The lender was dropped: the memory is the record's.
     lender_is_gone: AtomicBool,
 }
 
 impl Terms {
-    /// Of a loan that has no side yet.
+    /// Those of a loan of which the borrower has mapped no page yet.
     pub(crate) fn new(
         kind: LoanKind,
         lender: GuestPhysRange,
@@ -96,7 +96,7 @@ pub(super) struct Record<P: Platform> {
 }
 
 impl<P: Platform> Record<P> {
-    /// The record of a loan; nothing where there is no memory for it.
+    /// The record of a loan; `None` where there is no memory for it.
     pub(super) fn of(frames: P::Frames, operations: P::Invalidate, terms: Terms) -> Option<Counted<dyn Lending>> {
         Counted::<dyn Lending>::try_new_as(Self { frames, operations, terms }, |inner| inner)
     }

@@ -27,7 +27,7 @@ impl SharedRegion {
             self.bring(offset + done, to.len() - done)?;
             let part = &mut to[done..done + len];
             match self.existing(offset + done, len) {
-                // SAFETY: this handle keeps the frame, and all who share it use atomics.
+                // SAFETY: this handle keeps the frame, and all accesses to it are atomic.
                 #[allow(unsafe_code, reason = "shared memory")]
                 Some(bytes) => unsafe { plain::copy_out(bytes, part) },
                 None => part.fill(0),
@@ -105,7 +105,7 @@ impl RegionWriter {
         while done < from.len() {
             let len = in_page(offset + done, from.len() - done);
             self.change(offset + done, len, from.len() - done, |bytes| {
-                // SAFETY: the handle keeps the frame, and all who share it use atomics.
+                // SAFETY: the handle keeps the frame, and all accesses to it are atomic.
                 #[allow(unsafe_code, reason = "shared memory")]
                 unsafe {
                     plain::copy_in(&from[done..done + len], bytes);
@@ -129,7 +129,7 @@ impl RegionWriter {
     /// # Errors
     /// As for [`write`](Self::write); [`RegionError::Unaligned`].
     pub fn store<T: Word>(&self, offset: usize, value: T) -> Result<(), RegionError> {
-        // SAFETY: `word` gives an aligned word, and all who share it use atomics.
+        // SAFETY: `word` gives an aligned word, and all accesses to it are atomic.
         #[allow(unsafe_code, reason = "shared memory")]
         self.word::<T, _>(offset, |at| unsafe { T::store(at, value) })
     }

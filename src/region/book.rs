@@ -1,4 +1,4 @@
-//! What is known of a region's pages, behind its lock: their frames, and who shares them. Touches no memory of theirs.
+//! What is known of a region's pages, behind its lock: their frames, and how many share them. Touches no frame.
 
 use alloc::vec::Vec;
 
@@ -20,7 +20,7 @@ pub(crate) struct Book {
     state: State,
     /// Pages that have a frame of its own.
     frames: usize,
-    /// Handles: who has one maps the region where and when it likes.
+    /// Handles: with one the region can be mapped anywhere and at any time.
     pub(super) handles: usize,
     /// Handles to write.
     pub(super) writers: usize,

@@ -32,7 +32,7 @@ pub(crate) trait Region: PageOwner {
     /// Allocates a frame for a page: zeroed, and in step with the caches.
     fn allocate(&self) -> Option<PhysAddr>;
 
-    /// Where untouched pages come from; zeros, if from nowhere.
+    /// The source of untouched pages; without one they are zeros.
     fn supply(&self) -> Option<&Supply>;
 
     /// Frees a frame that the book gave away.

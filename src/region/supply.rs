@@ -21,7 +21,7 @@ pub(crate) struct Supply {
 pub(crate) enum Behind {
     /// A frame.
     Frame,
-    /// Nothing: it is zeros.
+    /// Neither a frame nor a source: it is zeros.
     Nothing,
     /// A source that has not been asked, or has not answered, for the page of this region.
     Source(Counted<dyn Region>, usize),
@@ -55,8 +55,8 @@ pub(crate) fn behind(region: &Counted<dyn Region>, page: usize) -> Behind {
     }
 }
 
-/// Has a page brought that a source is behind, unless it was asked for already, or it turns out when no other CPU can ask
-/// any more that it is not missing. Without any lock.
+/// Asks the source behind a page for it, once for all CPUs. The CPU that is to ask first looks once more whether the
+/// page is missing: another CPU may have brought it before. Called without any lock.
 pub(crate) fn supply(
     region: &Counted<dyn Region>,
     page: usize,
@@ -65,7 +65,7 @@ pub(crate) fn supply(
     let Some(supply) = region.supply() else { return Ok(Supplied::Ready) };
     match supply.pager.enter(&owner(region), page, supply.offset + page * PAGE_SIZE_4K) {
         Entered::Other(supplied) => Ok(supplied),
-        // What another brought, or took away, before this one's ticket was written down.
+        // Another CPU brought the page, or took it away, before this one's ticket was written down.
         Entered::First(_) if !is_still_missing() => Ok(Supplied::Ready),
         Entered::First(asking) => asking.ask(),
     }

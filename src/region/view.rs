@@ -79,14 +79,14 @@ impl fmt::Debug for View {
     }
 }
 
-/// Leave to write some pages of a region, which therefore cannot be frozen.
+/// The permission to write some pages of a region, which therefore cannot be frozen.
 pub(crate) struct Lease {
     region: Counted<dyn Region>,
     pages: usize,
 }
 
 impl Lease {
-    /// Leave for as long as the value lives, or until it is [kept](Self::keep).
+    /// Permission for as long as the value lives, or until it is [kept](Self::keep).
     pub(crate) fn grant(region: &Counted<dyn Region>, bytes: usize) -> Result<Self, RegionError> {
         let mut book = region.writing();
         if book.is_frozen() {
@@ -97,7 +97,7 @@ impl Lease {
         Ok(Self::kept(region, bytes))
     }
 
-    /// Leave that an area has had: it ends with the value.
+    /// The permission that an area has had: it ends with the value.
     pub(crate) fn kept(region: &Counted<dyn Region>, bytes: usize) -> Self {
         Self { region: region.clone(), pages: bytes / PAGE_SIZE_4K }
     }

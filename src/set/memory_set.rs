@@ -10,7 +10,7 @@ use super::{AreaError, Backing, MemoryArea, Plan, areas::Areas, gap::Wanted};
 ///
 /// It has two faces. With a [`MappingBackend`](super::MappingBackend) it drives a page table: [`map`](Self::map),
 /// [`unmap`](Self::unmap), [`protect`](Self::protect), [`clear`](Self::clear). With any [`Backing`] it is the record
-/// for one who drives the table: [`plan`](Self::plan), [`insert`](Self::insert).
+/// beside a table that is driven elsewhere: [`plan`](Self::plan), [`insert`](Self::insert).
 ///
 /// Lookups cost two binary searches and never allocate; an edit costs that and the areas that it touches. Nothing
 /// aborts when memory runs out: an edit reserves what it needs before it changes anything. An empty range, an inverted
@@ -96,7 +96,7 @@ impl<B: Backing> MemorySet<B> {
     /// is none, and for a size of zero, a size that is not a multiple of `align`, or an `align` that is no power of
     /// two. Below `hint` nothing is looked for.
     ///
-    /// Areas between which the gaps are too small for `size` are passed over by the dozen.
+    /// Areas between which the gaps are too small for `size` are passed over by chunks of up to 64.
     #[must_use]
     pub fn find_free_area(
         &self,
@@ -145,7 +145,7 @@ impl<B: Backing> MemorySet<B> {
         }
     }
 
-    /// Records an area where nothing is.
+    /// Records an area where there is none.
     ///
     /// # Errors
     /// [`AreaError::Empty`], [`AreaError::Overlap`] with the first area in the way, [`AreaError::NoMemory`]: nothing

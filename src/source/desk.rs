@@ -1,4 +1,4 @@
-//! What was asked and not answered yet: a fixed number of slots, and who wants what is in them.
+//! The pages that were asked for and not brought yet: a fixed number of slots, each with its page's owner.
 //!
 //! It knows no page and no region: `O` is what the page is for.
 
@@ -27,7 +27,7 @@ pub(super) struct Desk<O> {
 /// A page that was asked for.
 pub(super) struct Entry<O> {
     pub ticket: Ticket,
-    /// For whom.
+    /// The owner of the page.
     pub owner: O,
     /// Which of the owner's pages.
     pub page: usize,
@@ -79,12 +79,12 @@ impl<O: PartialEq> Desk<O> {
         let ticket = ticket(slot, offset);
         let forgotten = slots[slot].replace(Entry { ticket, owner, page, stage: Stage::Asked });
         drop(slots);
-        // Perhaps with the last reference to its owner.
+        // Without the lock: it may have the last reference to its owner.
         drop(forgotten);
         Place::New(ticket)
     }
 
-    /// For whom a page is that is neither answered nor over, and which.
+    /// The owner and the number of the page of a ticket that is neither answered nor over.
     pub(super) fn wanted(&self, ticket: Ticket) -> Option<(O, usize)>
     where
         O: Clone,
@@ -129,7 +129,7 @@ impl<O: PartialEq> Desk<O> {
         self.slots.read()
     }
 
-    /// Held alone, in spite of a stream of those who look.
+    /// Held alone, in spite of a stream of CPUs that look.
     #[cfg(not(loom))]
     fn lock(&self) -> impl DerefMut<Target = Vec<Option<Entry<O>>>> {
         self.slots.upgradeable_read().upgrade()
@@ -158,7 +158,7 @@ impl<O> Entry<O> {
     }
 }
 
-/// Which slot is used first: an empty one, then the oldest failure; the oldest of the others is who is waited for.
+/// Which slot is used first: an empty one, then the oldest failure; the oldest of the others is the one to wait for.
 fn rank<O>(entry: Option<&Entry<O>>) -> (usize, u64) {
     match entry {
         None => (0, 0),
@@ -167,7 +167,7 @@ fn rank<O>(entry: Option<&Entry<O>>) -> (usize, u64) {
     }
 }
 
-/// A ticket that no one had.
+/// A ticket with a number that no other has.
 fn ticket(slot: usize, offset: usize) -> Ticket {
     // Relaxed: each number comes once, in whatever order.
     Ticket { serial: NEXT.fetch_add(1, Ordering::Relaxed), slot, offset }

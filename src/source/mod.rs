@@ -47,7 +47,7 @@ pub trait Source: Send + Sync {
     /// A page is missed: the 4 KiB from [`ticket.offset()`](Ticket::offset) on.
     ///
     /// `page` is full of zeros. What [`Supply::Ready`] leaves in it is what guests will see; with another answer it is
-    /// forgotten. What answers [`Supply::Later`] sees to it that [`Pager::complete`] is called with the ticket, on any
+    /// forgotten. After [`Supply::Later`] the source has [`Pager::complete`] called with the ticket, on any
     /// CPU and at any time, even before this returns. While a ticket stands the page is not asked for again.
     fn ask(&self, ticket: Ticket, page: &mut [u8]) -> Supply;
 
@@ -58,7 +58,7 @@ pub trait Source: Send + Sync {
     fn settled(&self, ticket: Ticket, how: Settled);
 }
 
-/// For whom pages are brought.
+/// What pages are brought for.
 pub(crate) trait PageOwner: Send + Sync {
     /// Gives a page a frame that `write` fills, which starts as zeros, if `admit` allows it in the end, under the owner's
     /// lock: whether neither of them refused.

@@ -20,12 +20,13 @@ use crate::{account::Exhausted, counted::Counted};
 /// # Waiting
 /// A fault on a page that is not there yet is answered [`Outcome::NotYet`](crate::Outcome::NotYet) with a ticket. The
 /// hypervisor puts the virtual CPU to sleep *under a lock of its own*, after it has asked [`state`](Self::state) under the
-/// same lock; [`Source::settled`] takes that lock too and wakes who sleeps by the ticket. The state changes before
-/// `settled` is called: who still saw [`Waiting::NotYet`] is asleep when it comes. Then the fault is answered anew.
+/// same lock; [`Source::settled`] takes that lock too and wakes the virtual CPUs that sleep by the ticket. The
+/// state changes before `settled` is called: a virtual CPU that still saw [`Waiting::NotYet`] is asleep when it comes.
+/// Then the fault is answered anew.
 ///
 /// # Failures
-/// A page that the source cannot have is [`Outcome::SourceFailed`](crate::Outcome::SourceFailed) for all who waited
-/// and all who come, until [`retry`](Self::retry) is called or what it was for is gone. It takes up the room of a
+/// A page that the source cannot have is [`Outcome::SourceFailed`](crate::Outcome::SourceFailed) for all CPUs that
+/// waited or come, until [`retry`](Self::retry) is called or what it was for is gone. It takes up the room of a
 /// pending page meanwhile; when that is needed the oldest failure is forgotten, and its page is asked for again.
 ///
 /// # Example
@@ -74,7 +75,7 @@ struct Inner {
     desk: Desk<Owner>,
 }
 
-/// For whom a page is: a region, which it keeps.
+/// The owner of a page: a region, which this keeps.
 type Owner = Counted<dyn PageOwner>;
 
 /// Whether a ticket is still to be waited for.
@@ -87,7 +88,7 @@ pub enum Waiting {
     Over,
 }
 
-/// Why an answer is none.
+/// Why an answer to a ticket is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
@@ -141,7 +142,7 @@ impl Pager {
     /// Answers a ticket with the page's 4 KiB, or with the failure to have them. Called without any lock that
     /// [`Source::settled`] takes.
     ///
-    /// The page is in its region when it returns, and all who waited were told; the tables get it when a guest tries again,
+    /// The page is in its region when it returns, and waiters were told; the tables get it when a guest tries again,
     /// with what flags its area then has.
     ///
     /// # Errors
@@ -178,7 +179,7 @@ impl Pager {
         };
         match self.receive(&region, index, ticket, copy) {
             Ok(true) => Ok(()),
-            // Cancelled meanwhile, or answered by another.
+            // Cancelled meanwhile, or answered by another CPU.
             Ok(false) => Err(SourceError::NotPending { ticket }),
             Err(_) => Err(SourceError::NoMemory { ticket }),
         }
@@ -240,7 +241,7 @@ impl Pager {
 pub(super) fn over<O>(entry: Option<Entry<O>>, tell: impl FnOnce(Ticket)) {
     if let Some(entry) = entry {
         let ticket = entry.was_pending();
-        // Perhaps with the last reference to the region.
+        // Before the source is told: it may have the last reference to the region.
         drop(entry);
         ticket.map(tell);
     }
@@ -259,7 +260,7 @@ pub(crate) enum Entered {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Supplied {
-    /// Something: it is time to look again.
+    /// It brought the page, or the page is not missing any more: look again.
     Ready,
     /// It has not got it yet.
     NotYet(Ticket),
@@ -295,7 +296,7 @@ impl Asking {
         Ok(match (supply, received) {
             (Some(Supply::Failed), _) if self.pager.fail(ticket) => Supplied::Failed(ticket),
             (_, true) => Supplied::Ready,
-            // Not answered yet, or by another while it was asked.
+            // Not answered yet, or answered by another CPU while it was asked.
             _ => match self.pager.state(ticket) {
                 Waiting::NotYet => Supplied::NotYet(ticket),
                 Waiting::Over => Supplied::Ready,

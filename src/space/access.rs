@@ -20,16 +20,16 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     ///
     /// # Errors
     /// [`Error::Overflow`], [`Error::BeyondInput`], [`Error::NotMapped`], [`Error::NotMemory`] for a device,
-    /// [`Error::Denied`] where the guest may not read, [`Error::NoMemory`], [`Error::Limit`]: with the part that was not
-    /// read. What is before that part was. So do [`Error::NotYet`] and [`Error::SourceFailed`] of memory that comes from a
-    /// source. [`Error::Invalidation`] if an earlier operation's invalidation still fails.
+    /// [`Error::Denied`] where the guest may not read, [`Error::NoMemory`], [`Error::Limit`], and for memory from
+    /// a source [`Error::NotYet`] and [`Error::SourceFailed`]: each with the part that was not read; what is before it
+    /// was. [`Error::Invalidation`] if an earlier operation's invalidation still fails.
     pub fn read(&self, gpa: GuestPhysAddr, to: &mut [u8]) -> Result<(), Error> {
         let range = self.bytes(gpa, to.len())?;
         let mut done = 0;
         while done < to.len() {
             let rest = GuestPhysRange { start: gpa + done, end: range.end };
             done += self.with_window(rest, Access::Read, |window| {
-                // SAFETY: the window is valid while the lock is held, and all who share it use atomics.
+                // SAFETY: the window is valid while the lock is held, and all accesses to it are atomic.
                 #[allow(unsafe_code, reason = "guest memory")]
                 unsafe {
                     plain::copy_out(window.pointer, &mut to[done..done + window.len]);
@@ -84,7 +84,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// # Errors
     /// As for [`read`](Self::read); [`Error::Unaligned`].
     pub fn load<T: Word>(&self, gpa: GuestPhysAddr) -> Result<T, Error> {
-        // SAFETY: `word` gives an aligned window of the size, and all who share it use atomics.
+        // SAFETY: `word` gives an aligned window of the size, and all accesses to it are atomic.
         #[allow(unsafe_code, reason = "guest memory")]
         self.word::<T, _>(gpa, Access::Read, |at| unsafe { T::load(at) })
     }

@@ -1,5 +1,5 @@
-//! Private memory that becomes a region's, and the other way round, where it stands: what a guest asks for that wants to
-//! be seen, or not any more.
+//! Private memory that becomes a region's, and the other way round, where it stands: for a guest that asks to share
+//! some of its memory, or to share it no longer.
 
 use memory_addr::PAGE_SIZE_4K;
 use page_table_multiarch::MappingFlags;
@@ -73,7 +73,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Makes a region's memory the space's own, where this space's mapping of it is the last and no handle is left.
     ///
-    /// Nothing is copied; the guest keeps access, and sees zeros come where that is asked for. What is untouched yet
+    /// Nothing is copied; the guest keeps access, even while it is zeroed, where asked for. What is untouched yet
     /// stays so, but what comes from a source must have come. What of the region is not in the range any more is freed.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         };
         let Backend::CopyOnWrite(view) = area.backend() else { return Ok(Copied::Lost) };
         let copied = self.copy_here(&state, area, view, fault, frame)?;
-        // A page that was taken was not broken.
+        // A page that was taken was not broken, so that a denial of it may still be cached.
         self.forget_denial(fault);
         Ok(copied)
     }
@@ -68,8 +68,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let (region, page) = (view.region(), view.page(gpa));
         let used = if access == Access::Write { Used::Dirty } else { Used::Accessed };
         let own = |at| Leaf { at, flags: area.flags(), owner: Owner::Space, used };
-        // Asked after the claim: no other CPU of this space asks for the page now, and no other space loses it to us
-        // before we have left it.
+        // Asked after the claim, so that no other CPU of this space asks for the page. Until `leave` this space counts
+        // among those that share it: no other space takes a page that is still copied from here.
         match region.give(page, Pool::of(self.context.frames.plain())) {
             Given::Take(at) => {
                 let leaf = own(at);
@@ -85,7 +85,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 claim.make(&leaf);
                 region.leave(page);
             }
-            // Nothing that stays so: a source brings it, or just did.
+            // Missing for now only: a source brings it, or just did.
             Given::Nothing if !matches!(behind(region, page), Behind::Nothing) => {
                 return Ok(Copied::Missing(view.clone()));
             }
@@ -97,7 +97,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 region.leave(page);
             }
         }
-        // A page that was taken was on no account of a space's.
+        // A page that was taken was on no space's account.
         charge.keep();
         operations.publish();
         Ok(Copied::Done)

@@ -19,7 +19,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Maps `range`, all of it or nothing.
     ///
     /// What is populated at once is built, zeroed and synchronized before the lock is taken. A fresh mapping needs no
-    /// invalidation. The memory of a linear area is the caller's: its caches too, where the guest's differ.
+    /// invalidation. The caller keeps the caches of a linear area in step, where the guest's memory type differs.
     ///
     /// # Errors
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;

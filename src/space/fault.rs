@@ -20,7 +20,7 @@ use crate::{
 
 /// What a fault comes to under the lock.
 pub(super) enum Verdict {
-    /// This.
+    /// This outcome.
     Answer(Outcome),
     /// It takes more than the lock held shared.
     Later(Later),

@@ -77,8 +77,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Takes back what was shared with, or lent to, `borrower`: what that still maps of it is unmapped there first, then
     /// the memory is this space's own again.
     ///
-    /// Lent memory that is zeroed is so before this guest sees it; shared memory, which it sees all the time, is zeroed
-    /// under its eyes.
+    /// Lent memory that is zeroed is so before this guest reaches it; shared memory, which it reaches all the time,
+    /// may be read while it is being zeroed.
     ///
     /// # Errors
     /// - [`Error::SameSpace`] for a borrower that is this space;
@@ -197,7 +197,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
     }
 
-    /// Ends a loan of which no side has anything any more.
+    /// Ends a loan of which the borrower maps no page any more.
     fn take_back(&self, lender: &mut State, loan: &Loan, handover: Handover) {
         let terms = loan.terms();
         let flags = lender.areas.iter_range(terms.lender).fold(MappingFlags::empty(), |all, area| all | area.flags());

@@ -134,10 +134,10 @@ struct State {
     table: Table,
     /// What the table's unfinished operation removed, if its invalidation failed.
     removed: RemovedAreas,
-    /// Of what a snapshot is being taken in steps, which nothing may change meanwhile.
+    /// The range of which a snapshot is being taken in steps: it must not change meanwhile.
     snapshotting: Option<GuestPhysRange>,
     life: Life,
-    /// What other spaces have of this one's.
+    /// The loans that this space gave to others.
     loans: Loans,
 }
 
@@ -229,7 +229,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// between two runs of the guest that no [`leave`](Self::leave) parts.
     ///
     /// # Errors
-    /// [`Error::Invalidation`]: the CPU refuses to forget, and must not run the guest. All who wait are told.
+    /// [`Error::Invalidation`]: the CPU refuses to forget, and must not run the guest. The CPUs that wait are told.
     pub fn flush(&self, cpu: CpuId) -> Result<(), Error> {
         let flushed = self.context.shootdown.flush(cpu);
         flushed.map_err(|cause| Error::Invalidation { range: self.context.everything(), cause })

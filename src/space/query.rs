@@ -49,7 +49,7 @@ pub enum AreaKind {
     Borrowed,
 }
 
-/// How much of what a space has, and what happened in it.
+/// How many areas, leaves and frames a space has, and how often its CPUs faulted and forgot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Areas.
@@ -76,7 +76,7 @@ pub struct Stats {
 }
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
-    /// Where `gpa` goes, if an entry says so: lazy memory that is untouched is nowhere yet.
+    /// Where `gpa` goes, if an entry maps it: no entry maps untouched lazy memory yet.
     pub fn translate(&self, gpa: GuestPhysAddr) -> Option<Translation> {
         if gpa.as_usize() >= self.context.limit() {
             return None;

@@ -23,7 +23,7 @@ pub(super) struct Removed {
 impl Removed {
     /// Frees until `budget` is used up: each frame of 4 KiB takes one, and so does each area.
     ///
-    /// `areas` are those of a space that is at its end, whose leave to write ends with them.
+    /// `areas` are those of a space that is at its end, whose permissions to write regions end with them.
     pub(super) fn step<P: Platform>(
         &mut self,
         context: &Context<P>,
@@ -40,7 +40,7 @@ impl Removed {
             if let Some(loan) = &mut self.loan {
                 loan.free_some(&mut budget);
             }
-            // Leave comes first: it keeps the region too.
+            // Permissions to write come first: each keeps its region, too.
             if budget > 0 && self.areas.leases.pop().is_none() {
                 let area = self.areas.areas.pop().or_else(|| last_of(areas.as_deref_mut()?));
                 self.loan = None;
@@ -67,7 +67,7 @@ impl Removed {
 }
 
 /// What an exclusive operation removed and may be let go only after the invalidation: the last references to regions,
-/// and leave to write them.
+/// and permissions to write them.
 #[derive(Default)]
 pub(super) struct RemovedAreas {
     pub leases: Few<Lease>,
@@ -81,7 +81,7 @@ impl RemovedAreas {
     }
 }
 
-/// Takes the last area out, and ends its leave to write its region.
+/// Takes the last area out, and ends its permission to write its region.
 fn last_of(areas: &mut MemorySet<Backend>) -> Option<MemoryArea<Backend>> {
     let area = areas.pop()?;
     if let Backend::Shared(view) = area.backend()

@@ -1,4 +1,4 @@
-//! Memory of regions in a space: who may write it, and how its pages come into the tables.
+//! Memory of regions in a space: which areas may write it, and how its pages come into the tables.
 
 use page_table_multiarch::MappingFlags;
 
@@ -50,7 +50,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Ok(View::new(window, range.start, offset))
     }
 
-    /// Puts a page of a region into the tables, with the lock that is held; nothing if the region has no frame there.
+    /// Puts a page of a region into the tables, with the lock that is held; `None` if the region has no frame there.
     pub(super) fn map_page(
         &self,
         state: &State,
@@ -88,7 +88,7 @@ pub(super) fn is_plain(area: &MemoryArea<Backend>) -> bool {
     matches!(area.backend(), Backend::Linear(_) | Backend::Private(_))
 }
 
-/// Leave that the pieces of `plan` have, and would not have with `flags`, or none.
+/// The permissions to write that the pieces of `plan` have, and would not have with `flags`; without flags, all.
 pub(super) fn lost_leases(plan: &Plan<'_, Backend>, flags: MappingFlags) -> Result<Few<Lease>, Error> {
     changed_leases(
         plan,
@@ -97,7 +97,7 @@ pub(super) fn lost_leases(plan: &Plan<'_, Backend>, flags: MappingFlags) -> Resu
     )
 }
 
-/// Leave that the pieces of `plan` need with `flags`, and do not have yet.
+/// The permissions to write that the pieces of `plan` need with `flags`, and do not have yet.
 pub(super) fn new_leases(plan: &Plan<'_, Backend>, flags: MappingFlags) -> Result<Few<Lease>, Error> {
     changed_leases(plan, |area| !writes(area.flags()) && writes(flags), |view, part| Lease::grant(view.region(), part))
 }

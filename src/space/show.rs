@@ -1,4 +1,4 @@
-//! The map as people read it.
+//! The map as text.
 
 use core::fmt::{self, Write as _};
 
@@ -14,7 +14,7 @@ use crate::{
     table::Run,
 };
 
-/// The map as a person reads it: each area, and below it the runs of populated memory.
+/// The map as text: each area, and below it the runs of populated memory.
 ///
 /// No lock is held while it is written: under changes it shows each part as it is when its turn comes.
 impl<P: Platform, L: LockFamily> fmt::Display for GuestSpace<P, L> {
@@ -113,7 +113,7 @@ impl fmt::Display for Bytes {
             10..20 => (self.0 >> 10, "KiB"),
             _ => (self.0, "B"),
         };
-        // The longest number, and its unit: who looks at a space may have no memory left.
+        // The longest number, and its unit: without heap, since a space is shown where memory ran out, too.
         let mut text = ArrayString::<24>::new();
         write!(text, "{count} {unit}")?;
         f.pad_integral(true, "", &text)

@@ -141,7 +141,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 }
 
-/// A snapshot before it is one.
+/// A snapshot that is not complete yet.
 pub(super) struct Draft {
     parts: Vec<Part>,
     /// From the first part's start to the last one's end.

@@ -18,7 +18,7 @@ use crate::{
 #[must_use = "the space is at rest meanwhile"]
 pub struct Snapshotting<'s, P: Platform, L: LockFamily> {
     space: &'s GuestSpace<P, L>,
-    /// Nothing, when it is over.
+    /// `None` when it is over.
     draft: Option<Draft>,
     phase: Phase,
     changes: Changes,

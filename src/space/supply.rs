@@ -66,7 +66,7 @@ pub(super) fn is_unsupplied(view: &View, fault: &Fault) -> bool {
     view.region().supply().is_some() && view.region().reading().frame(view.page(fault.gpa)).is_none()
 }
 
-/// Whether a page of an area that may be written comes from a source for this guest alone, who then takes it at once.
+/// Whether a page of an area that may be written comes from a source for this guest alone, which then takes it at once.
 pub(super) fn is_left_to(area: &MemoryArea<Backend>, view: &View) -> bool {
     view.region().supply().is_some() && writes(area.flags()) && view.region().reading().is_alone()
 }
@@ -87,11 +87,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Maps private memory whose pages come from a source, from `offset` bytes on there: each when it is first touched.
     ///
     /// It is a frozen region of its own that nothing else has, mapped [copy-on-write](Mapping::CopyOnWrite), whose pages
-    /// become the space's as the guest touches them: nothing is copied. What is unmapped before it was brought no CPU waits
-    /// for any more. A [snapshot](Self::snapshot) has the source behind it for what was not touched yet.
+    /// become the space's as the guest touches them: nothing is copied. No CPU waits any longer for what was
+    /// unmapped before it was brought. A [snapshot](Self::snapshot) has the source behind it for pages not touched yet.
     ///
-    /// A page is on the space's account when the guest has it. At the limit none is asked for: what was brought and the
-    /// guest has not come back for is no more than the limit leaves room for, and what is pending.
+    /// A page is on the space's account when the guest has it. At the limit none is asked for: pages that were brought
+    /// and not touched again are at most as many as the limit leaves room for, and those that are pending.
     ///
     /// # Errors
     /// As for [`map`](Self::map) of a frozen region; [`Error::Region`] for an offset that is no multiple of 4 KiB, or

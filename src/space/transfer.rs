@@ -64,7 +64,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
     }
 
-    /// Refuses ranges that are none, and giving to oneself: where `range` goes.
+    /// Refuses bad ranges, and a taker that is this space. Where `range` goes at the taker.
     pub(super) fn check_transfer(
         &self,
         range: GuestPhysRange,
@@ -81,7 +81,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Ok(place)
     }
 
-    /// Locks both and finds the memory, all of which is the giver's own; nothing if it was unmapped in part, and mapped
+    /// Locks both and finds the memory, all of which is the giver's own; `None` if it was unmapped in part, and mapped
     /// again, since it was populated.
     pub(super) fn prepare<'s>(
         &'s self,
@@ -130,7 +130,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Err(Self::page_is(loan.lender_range().start.max(range.start), state))
     }
 
-    /// Where the memory of a range is; nothing if a page of it is not populated.
+    /// Where the memory of a range is; `None` if a page of it is not populated.
     fn own_extents(&self, state: &State, range: GuestPhysRange, seams: Seams) -> Result<Option<Extents>, Error> {
         match state.table.own_extents(&self.context, range, seams) {
             Ok(memory) => Ok(Some(memory)),

@@ -29,7 +29,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     ///
     /// # Errors
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
-    /// - [`Error::NotMapped`] if there is nothing in it;
+    /// - [`Error::NotMapped`] if no area lies in it;
     /// - [`Error::State`] for memory that is on loan to another space;
     /// - [`Error::NoMemory`], [`Error::Limit`] for the tables that split blocks;
     /// - [`Error::Invalidation`]: see there.
@@ -64,7 +64,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// nothing.
     fn take(&self, range: GuestPhysRange, into: &mut Removed) -> Result<bool, Error> {
         self.check(range)?;
-        // All who wait for what goes are told when the lock is free again.
+        // All CPUs that wait for pages which go are told when the lock is free again.
         let _ended;
         let mut guard = self.exclusive()?;
         Self::check_not_on_loan(&guard, range)?;

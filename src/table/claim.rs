@@ -13,7 +13,7 @@ use crate::{
 
 /// A page's entry that is this CPU's to change: to all others it is busy, and they try again.
 ///
-/// Dropped, it is what it was.
+/// Dropped, the entry is as it was.
 #[must_use]
 pub(crate) struct Claim<'t, P: Platform> {
     context: &'t Context<P>,

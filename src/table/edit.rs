@@ -196,8 +196,8 @@ impl<P: Platform> Context<P> {
         let after = &rest[last - first + 1..];
         let absent = self.format.absent();
         let is_absent = |entry: &AtomicU64| entry.load(Ordering::Acquire) == absent;
-        // What tells soonest comes first: the neighbours, of which in a table that is in use one is nearly always there,
-        // then the tables below.
+        // The quickest test comes first: in a table that is in use a neighbour is nearly always not absent. Then the
+        // tables below.
         before.last().is_none_or(is_absent)
             && after.first().is_none_or(is_absent)
             && self.is_sole_at(node, part, part.start)

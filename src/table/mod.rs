@@ -1,6 +1,6 @@
 //! The tables that hardware walks: one walker, and the operations on it.
 //!
-//! Who may do what at a time is the caller's business, and the borrow checker's: everything that removes a table or a
+//! The borrow checker keeps apart what must not run at the same time: everything that removes a table or a
 //! leaf takes `&mut Table` (the space's lock held exclusively); what only adds, or raises, takes `&Table` and may run
 //! on many CPUs at once. That is why a table that was read from an entry stays while a walk goes on.
 

@@ -1,4 +1,4 @@
-//! What a page is, in every interleaving of those who change its entry at once (H18, H25, H26).
+//! What a page is, in every interleaving of CPUs that change its entry at once (H18, H25, H26).
 //!
 //! Run by `cargo xtask test --only loom`. With a plain store in place of the exchange in `Slot::update` the first two fail,
 //! and so does the fourth; the third with a lender that takes the lock shared.

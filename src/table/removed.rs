@@ -130,7 +130,7 @@ impl RemovedMemory {
     pub(crate) fn free<P: Platform>(&mut self, context: &Context<P>, budget: &mut usize) {
         while *budget > 0 {
             if let Some(frames) = &mut self.frames {
-                // SAFETY: who added the frames promised that this value alone frees them.
+                // SAFETY: the caller of `add` promised that this value alone frees them.
                 unsafe { frames.free_some(context, budget) };
                 if frames.pages == 0 {
                     self.frames = None;

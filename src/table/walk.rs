@@ -224,10 +224,10 @@ impl Alike<'_> {
     #[inline(never)]
     fn flip(&self, bits: u64) -> usize {
         let mut done = 0;
-        // By the group: the loop's own instructions would be half of it.
+        // By groups: for single entries, half of the instructions would be the loop's own.
         let (groups, _) = self.entries.as_chunks::<GROUP>();
         for group in groups {
-            // Nothing is left of an entry of the kind but its address.
+            // Of an entry of the kind only the address is left.
             let addresses = group.each_ref().map(|entry| entry.load(Ordering::Acquire) ^ self.kind);
             if addresses.iter().fold(0, |all, address| all | address) & !self.address != 0 {
                 break;
