@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::{
     counted::Counted,
     cpu_id::CpuId,
-    stripes::{Stripes, anybody},
+    stripes::{Stripes, any_cpu},
 };
 
 /// How many frames a stripe draws at once: a CPU that faults writes the account's own cache line once for so many.
@@ -148,7 +148,7 @@ impl<'a> Account<'a> {
     /// The limit does not allow it; or it just does, and other CPUs charged and gave back at the same time.
     #[inline]
     pub(crate) fn charge(self, frames: usize) -> Result<Charge<'a>, Exhausted> {
-        self.charge_on(anybody(), frames)
+        self.charge_on(any_cpu(), frames)
     }
 
     /// The same, by a CPU that is known.
@@ -195,7 +195,7 @@ impl<'a> Account<'a> {
             drawn.fetch_sub(frames, Ordering::Relaxed);
             return;
         }
-        let here = self.credit_of(anybody());
+        let here = self.credit_of(any_cpu());
         let credit = here.give(frames);
         if credit > 2 * BATCH {
             drawn.fetch_sub(here.take_some(credit - BATCH), Ordering::Relaxed);

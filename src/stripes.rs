@@ -40,7 +40,7 @@ impl<T> Stripes<T> {
 
 /// A number that spreads callers that were not told on which CPU they run: each CPU has a stack of its own.
 #[inline]
-pub(crate) fn anybody() -> CpuId {
+pub(crate) fn any_cpu() -> CpuId {
     let here = 0_u8;
     // The golden ratio's digits spread stacks at any distance; the high bits of the product depend on all of its low ones.
     CpuId((&raw const here).addr().wrapping_shr(12).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32)

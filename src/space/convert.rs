@@ -87,7 +87,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::Invalidation`]: nothing changed. See there.
     pub fn make_private(&self, range: GuestPhysRange, handover: Handover) -> Result<(), Error> {
         self.check(range)?;
-        self.check_sole(&self.state.shared(super::anybody()), range)?;
+        self.check_sole(&self.state.shared(super::any_cpu()), range)?;
         let mut guard = loop {
             // What its source has not brought yet would be lost with the region.
             self.bring_range(range)?;

@@ -45,10 +45,10 @@ pub(super) enum Later {
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Answers a fault that the guest took on `cpu`, any number of times, at any address.
     ///
-    /// Where the allocator's frames are [zeroed](crate::frames::Contents::Zeroed), one is taken under the space's lock, held
-    /// shared; elsewhere it is allocated and zeroed before the lock is taken again. What another CPU did first is not done twice. A
-    /// leaf that is too large to allow what its area does ([`Format::allowed`]) is split, which excludes all others. After
-    /// a permission fault on a CPU that may remember the denial, that memory is wiped on this CPU
+    /// Where the allocator's frames are [zeroed](crate::frames::Contents::Zeroed), one is taken under the space's lock,
+    /// held shared; elsewhere it is allocated and zeroed before the lock is taken again. What another CPU did first is not
+    /// done twice. A leaf that is too large to allow what its area does ([`Format::allowed`]) is split, which excludes all
+    /// other CPUs. After a permission fault on a CPU that may remember the denial, that memory is wiped on this CPU
     /// ([H3](crate::hardware#h3)): call it on the CPU that took the fault, with this space's root active. `cpu` only
     /// spreads the load.
     ///

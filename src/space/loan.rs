@@ -130,7 +130,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// # Errors
     /// [`Error::NoMemory`].
     pub fn loans(&self) -> Result<Vec<Loan>, Error> {
-        let state = self.state.shared(super::anybody());
+        let state = self.state.shared(super::any_cpu());
         let mut loans = Vec::new();
         let room = loans.try_reserve_exact(state.loans.iter().len());
         room.map_err(|_| Error::NoMemory(self.context.everything()))?;

@@ -49,7 +49,7 @@ use crate::{
     platform::{Platform, Root},
     set::MemorySet,
     shootdown::Shootdown,
-    stripes::anybody,
+    stripes::any_cpu,
     table::{Context, Table},
 };
 

@@ -81,7 +81,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         if gpa.as_usize() >= self.context.limit() {
             return None;
         }
-        match self.state.shared(super::anybody()).table.find(&self.context, gpa) {
+        match self.state.shared(super::any_cpu()).table.find(&self.context, gpa) {
             Found::Leaf { leaf, span, .. } => Some(Translation {
                 hpa: leaf.at + (gpa - span.start),
                 flags: leaf.flags,
@@ -98,7 +98,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             return PageState::Nothing;
         }
         loop {
-            let state = self.state.shared(super::anybody());
+            let state = self.state.shared(super::any_cpu());
             let Some(_area) = state.areas.find(gpa) else { return PageState::Nothing };
             match state.table.page_state(&self.context, gpa) {
                 Some(page) => return page,
@@ -110,13 +110,13 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// The area that `gpa` lies in.
     pub fn area(&self, gpa: GuestPhysAddr) -> Option<Area> {
-        self.state.shared(super::anybody()).areas.find(gpa).map(Area::from)
+        self.state.shared(super::any_cpu()).areas.find(gpa).map(Area::from)
     }
 
     /// The first area that ends behind `gpa`.
     pub(super) fn area_behind(&self, gpa: GuestPhysAddr) -> Option<Area> {
         let rest = GuestPhysRange { start: gpa, end: self.everything().end };
-        self.state.shared(super::anybody()).areas.overlap(rest).map(Area::from)
+        self.state.shared(super::any_cpu()).areas.overlap(rest).map(Area::from)
     }
 
     /// All areas, in address order.
@@ -124,7 +124,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// # Errors
     /// [`Error::NoMemory`].
     pub fn areas(&self) -> Result<Vec<Area>, Error> {
-        let state = self.state.shared(super::anybody());
+        let state = self.state.shared(super::any_cpu());
         let mut areas = Vec::new();
         areas.try_reserve_exact(state.areas.len()).map_err(|_| Error::NoMemory(self.everything()))?;
         areas.extend(state.areas.iter().map(Area::from));
@@ -162,7 +162,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let mut rest = range;
         while !rest.is_empty() {
             let mut some = ArrayVec::<Run, BATCH>::new();
-            self.state.shared(super::anybody()).table.first_leaves(&self.context, rest, &mut some);
+            self.state.shared(super::any_cpu()).table.first_leaves(&self.context, rest, &mut some);
             rest.start = if some.is_full() { some[BATCH - 1].range.end.min(rest.end) } else { rest.end };
             some.into_iter().try_for_each(&mut each)?;
         }
@@ -171,7 +171,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Counts everything, by a walk of all tables.
     pub fn stats(&self) -> Stats {
-        let state = self.state.shared(super::anybody());
+        let state = self.state.shared(super::any_cpu());
         let census = state.table.census(&self.context);
         Stats {
             areas: state.areas.len(),

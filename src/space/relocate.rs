@@ -61,7 +61,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Refuses a range that is not private or copy-on-write memory from end to end.
     fn check_private_range(&self, range: GuestPhysRange) -> Result<(), Error> {
-        let state = self.state.shared(super::anybody());
+        let state = self.state.shared(super::any_cpu());
         state.check_rest()?;
         let mut gpa = range.start;
         while gpa < range.end {
@@ -80,7 +80,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// What stands at `gpa`.
     fn next_to_move(&self, gpa: GuestPhysAddr) -> Next {
-        match self.state.shared(super::anybody()).table.find(&self.context, gpa) {
+        match self.state.shared(super::any_cpu()).table.find(&self.context, gpa) {
             Found::Leaf { leaf: Leaf { owner: Owner::Space, .. }, level, span } => Next::Leaf { level, end: span.end },
             Found::Leaf { span, .. } | Found::Lent(span) => Next::Skip(span.end),
             Found::Absent(level) => Next::Skip(Context::<P>::entry_range(level, gpa).end),

@@ -78,7 +78,7 @@ impl<P: Platform, L: LockFamily> Snapshotting<'_, P, L> {
         }
         match self.phase {
             Phase::Reserving(rest) => {
-                let state = self.space.state.shared(super::anybody());
+                let state = self.space.state.shared(super::any_cpu());
                 let end = state.table.end_of_entries(&self.space.context, rest, entries);
                 draft.reserve(&self.space.context, &state.table, GuestPhysRange { end, ..rest })?;
                 let rest = GuestPhysRange { start: end, ..rest };

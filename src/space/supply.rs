@@ -153,13 +153,13 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     fn populate_region(&self, view: &View, gpa: GuestPhysAddr) -> Result<(), Exhausted> {
         // Before the guard: what is not needed is freed after the lock's release.
         let mut fresh = view.region().fresh()?;
-        let state = self.state.shared(super::anybody());
+        let state = self.state.shared(super::any_cpu());
         fresh.put(view.page(gpa), || self.is_missing(&state, view, gpa)).map(|_| ())
     }
 
     /// Has all of a range brought that its regions' sources have not brought yet.
     pub(super) fn bring_range(&self, range: GuestPhysRange) -> Result<(), Error> {
-        let missing = || missing_page(&self.state.shared(super::anybody()), range);
+        let missing = || missing_page(&self.state.shared(super::any_cpu()), range);
         while let Some((gpa, view)) = missing() {
             let range = Context::<P>::page_of(gpa);
             match self.bring(&view, gpa)? {
@@ -184,7 +184,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// First the region is looked at: a page that was brought before it was, and that another CPU took from there, is in the
     /// tables by then, or its entry busy.
     fn is_still_missing(&self, view: &View, gpa: GuestPhysAddr) -> bool {
-        let state = self.state.shared(super::anybody());
+        let state = self.state.shared(super::any_cpu());
         let missing = matches!(behind(view.region(), view.page(gpa)), Behind::Source(..));
         missing && self.is_missing(&state, view, gpa)
     }

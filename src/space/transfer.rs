@@ -89,7 +89,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         taker: &'s Self,
     ) -> Result<Option<Prepared<'s, L>>, Error> {
         let (range, place) = (transfer.range, transfer.place);
-        Self::check_own_areas(&self.state.shared(super::anybody()), range)?;
+        Self::check_own_areas(&self.state.shared(super::any_cpu()), range)?;
         self.populate_range(range)?;
         let (giver, receiver) = self.lock_both(range, taker)?;
         Self::check_own_areas(&giver, range)?;

@@ -45,7 +45,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         access: Access,
         each: impl FnOnce(Window<'_>) -> R,
     ) -> Result<R, Error> {
-        let cpu = super::anybody();
+        let cpu = super::any_cpu();
         let fault = Fault { gpa: range.start, access, cause: Cause::Translation, origin: Origin::Instruction };
         loop {
             {
