@@ -287,7 +287,7 @@ impl Stage2 {
     /// Which exception levels may execute: bit 0 for EL1, bit 1 for EL0.
     #[inline]
     fn executable(&self, entry: u64) -> u64 {
-        /// By XN\[1:0\], without FEAT_XNX, where XN\[0\] is ignored, and with it.
+        /// By XN\[1:0\], without `FEAT_XNX`, where XN\[0\] is ignored, and with it.
         const BY_XN: [[u64; 4]; 2] = [[0b11, 0b11, 0b00, 0b00], [0b11, 0b10, 0b00, 0b01]];
         let by_level = self.capabilities.features.contains(Features::EXECUTE_NEVER_BY_LEVEL);
         BY_XN[usize::from(by_level)][(entry >> EXECUTE_NEVER.trailing_zeros()) as usize % 4]
@@ -301,7 +301,7 @@ impl Stage2 {
     }
 }
 
-/// MemAttr, for each kind of memory; of write-back memory it depends on the CPU.
+/// `MemAttr`, for each kind of memory; of write-back memory it depends on the CPU.
 const TYPES: [u64; memory::KINDS] = [0, DEVICE, NON_CACHEABLE, STRICT_DEVICE];
 
 /// What `MemAttr` makes of the memory, with `FEAT_S2FWB` and without: write-back is all the rest.

@@ -48,7 +48,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         match self.judge(&state, fault)? {
             Verdict::Answer(outcome) => return Ok(outcome),
             Verdict::Later(Later::Bring(view)) if !self.has_room_for(&view) => return Err(error),
-            _ => {}
+            Verdict::Later(_) => {}
         }
         let page = Context::<P>::span(Level::PAGE) / memory_addr::PAGE_SIZE_4K;
         if self.account(what).room() >= page { Ok(Outcome::Retry) } else { Err(error) }

@@ -56,10 +56,10 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["T6"],
         edits: &[Edit {
             file: UNMAP,
-            text: "        *removed = RemovedAreas { leases, areas: plan.carve() };
+            text: "                *removed = core::mem::take(&mut into.areas);
 ",
-            instead: "        *removed = RemovedAreas { leases, areas: plan.carve() };
-        removed.give_back();
+            instead: "                into.areas.give_back();
+                *removed = core::mem::take(&mut into.areas);
 ",
         }],
         host: &[toy("loans::deaf_cpus::what_a_borrowers_cpu_still_reaches")],

@@ -91,9 +91,9 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["T10"],
         edits: &[Edit {
             file: UNMAP,
-            text: "        _ended = EndedWaits(lost);",
-            instead: "        drop(EndedWaits(lost));
-        _ended = EndedWaits(alloc::vec::Vec::new());",
+            text: "        _ended = lost.map(EndedWaits);",
+            instead: "        drop(lost.map(EndedWaits));
+        _ended = Option::<EndedWaits>::None;",
         }],
         host: &[toy("sources::callbacks::are_called_without_any_lock")],
         emulator: Emulator::Cannot("the source there calls nobody"),
@@ -103,9 +103,9 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["L4"],
         edits: &[Edit {
             file: UNMAP,
-            text: "        _ended = EndedWaits(lost);",
+            text: "        _ended = lost.map(EndedWaits);",
             instead: "        drop(lost);
-        _ended = EndedWaits(alloc::vec::Vec::new());",
+        _ended = Option::<EndedWaits>::None;",
         }],
         host: &[toy("sources::private::unmapping_cancels"), host("cortex_a57::sources::unmapping_cancels")],
         emulator: Emulator::Shows(A57, &["sources::unmapping_cancels"]),
