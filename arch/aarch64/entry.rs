@@ -264,7 +264,10 @@ impl Stage2 {
         let mut flags = MEMORY[((entry & MEM_ATTR) >> 2) as usize]
             | MappingFlags::from_bits_retain(((entry & (READ | WRITE)) >> READ.trailing_zeros()) as usize);
         flags.set(MappingFlags::WRITE, self.writable(entry));
-        flags.set(MappingFlags::EXECUTE, self.executable(entry) == 0b11);
+        // `EXECUTE` is what both exception levels may.
+        let by_level = self.capabilities.features.contains(Features::EXECUTE_NEVER_BY_LEVEL);
+        let never = if by_level { EXECUTE_NEVER } else { EXECUTE_NEVER_ALL };
+        flags.set(MappingFlags::EXECUTE, entry & never == 0);
         flags
     }
 

@@ -128,7 +128,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     fn bytes(&self, gpa: GuestPhysAddr, len: usize) -> Result<GuestPhysRange, Error> {
         let range = GuestPhysRange::try_from_start_size(gpa, len).ok_or(Error::Overflow { start: gpa, size: len })?;
         if range.end.as_usize() > self.context.limit() {
-            return Err(Error::BeyondInput { range, bits: self.context.limit().ilog2() });
+            return Err(Error::BeyondInput { range, bits: self.context.input_bits });
         }
         Ok(range)
     }

@@ -180,6 +180,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         frames_of_root.into_raw();
         Ok(Self {
             context: Context {
+                input_bits: config.format.geometry().input_bits(),
                 format: config.format,
                 frames,
                 tables,
@@ -244,7 +245,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         } else if misaligned {
             Err(Error::Misaligned(range))
         } else if range.end.as_usize() > self.context.limit() {
-            Err(Error::BeyondInput { range, bits: self.context.limit().ilog2() })
+            Err(Error::BeyondInput { range, bits: self.context.input_bits })
         } else {
             Ok(())
         }

@@ -16,6 +16,8 @@ use crate::{
 /// The format of a space's tables, where their frames come from, and the CPUs that walk them.
 pub(crate) struct Context<P: Platform> {
     pub(crate) format: P::Format,
+    /// The width of an address that the tables translate.
+    pub(crate) input_bits: u32,
     /// What leaves of the space's own memory have.
     pub(crate) frames: Metered<P::Frames>,
     /// What tables have.
@@ -51,8 +53,7 @@ impl<P: Platform> Context<P> {
     /// The first address that the tables do not translate.
     #[inline]
     pub(crate) fn limit(&self) -> usize {
-        let (root_level, root_bits) = self.format.root_shape();
-        1 << (Self::shift(root_level) + root_bits)
+        1 << self.input_bits
     }
 
     /// All addresses that the tables translate.
