@@ -11,6 +11,12 @@ fn share<F: Format>(space: &Space<F>) -> Result<(), Error> {
     space.map(range(RAM, 4 * PAGE), Mapping::Shared { region: region(space)?, offset: 0 }, RW)
 }
 
+/// The same as two areas: of one, an edit needs no memory to name its leave to write.
+fn share_as_two<F: Format>(space: &Space<F>) -> Result<(), Error> {
+    share(space)?;
+    space.protect(range(RAM, PAGE), RW | MappingFlags::EXECUTE)
+}
+
 /// One of them.
 fn share_at<F: Format>(space: &Space<F>, at: usize) -> Result<(), Error> {
     space.map(range(at, PAGE), Mapping::Shared { region: region(space)?, offset: PAGE }, RW)
@@ -58,12 +64,17 @@ pub(super) fn region_cases<F: Format>() -> Vec<Case<F>> {
         case("fault on a region", |s| share(s).expect("memory"), |s| fault(s, RAM, Access::Read), Keeps::Contents),
         case("write a region", |s| share(s).expect("memory"), |s| s.write_obj(RAM.into(), 1_u64), Keeps::Contents),
         case(
-            "protect a region",
-            |s| share(s).expect("memory"),
-            |s| s.protect(range(RAM + PAGE, PAGE), READ),
+            "protect two areas of a region",
+            |s| share_as_two(s).expect("memory"),
+            |s| s.protect(range(RAM, 2 * PAGE), READ),
             Keeps::Contents,
         ),
-        case("unmap a region", |s| share(s).expect("memory"), |s| s.unmap(range(RAM + PAGE, PAGE)), Keeps::Everything),
+        case(
+            "unmap two areas of a region",
+            |s| share_as_two(s).expect("memory"),
+            |s| s.unmap(range(RAM, 2 * PAGE)),
+            Keeps::Everything,
+        ),
         case("map copy-on-write", nothing, |s| inherit(s), Keeps::Everything),
         case(
             "fault on a page to copy",
@@ -93,9 +104,9 @@ pub(super) fn region_cases<F: Format>() -> Vec<Case<F>> {
             Keeps::Everything,
         ),
         case(
-            "protect a region for writing",
-            |s| share(s).and_then(|()| s.protect(range(RAM, 4 * PAGE), READ)).expect("memory"),
-            |s| s.protect(range(RAM + PAGE, 2 * PAGE), RW),
+            "protect two areas of a region for writing",
+            |s| share_as_two(s).and_then(|()| s.protect(range(RAM, 4 * PAGE), READ)).expect("memory"),
+            |s| s.protect(range(RAM, 2 * PAGE), RW),
             Keeps::Everything,
         ),
         case("read a page to copy", |s| inherit(s).expect("memory"), |s| read(s, RAM + PAGE), Keeps::Contents),
