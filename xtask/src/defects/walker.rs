@@ -365,6 +365,17 @@ pub const DEFECTS: &[Defect] = &[
         emulator: NO_CACHES,
     },
     Defect {
+        name: "what-hardware-notes-in-a-sweep-is-lost",
+        rules: &["W15", "H12"],
+        edits: &[Edit {
+            file: WALK,
+            text: "Sweep::Flip(bits) if hardware == 0 =>",
+            instead: "Sweep::Flip(bits) if hardware == 0 || bits != 0 =>",
+        }],
+        host: &[toy("protect::loses_no_access_that_the_hardware_notes")],
+        emulator: Emulator::Cannot("the CPU would have to note it between two instructions"),
+    },
+    Defect {
         name: "two-cpus-replace-a-frame",
         rules: &["F1", "H25"],
         edits: &[Edit {
