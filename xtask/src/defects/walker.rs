@@ -141,7 +141,7 @@ pub const DEFECTS: &[Defect] = &[
 ",
             },
         ],
-        host: &[host("cortex_a57::unmapping::a_range_may_span"), toy("passes_over_holes")],
+        host: &[host("cortex_a57::unmapping::a_range_may_span"), toy("of_what_begins_with_a_hole")],
         emulator: Emulator::Shows(A57, &["unmapping::a_range_may_span_areas_and_holes"]),
     },
     Defect {
