@@ -372,7 +372,7 @@ pub const DEFECTS: &[Defect] = &[
             text: "Sweep::Flip(bits) if hardware == 0 =>",
             instead: "Sweep::Flip(bits) if hardware == 0 || bits != 0 =>",
         }],
-        host: &[toy("protect::loses_no_access_that_the_hardware_notes")],
+        host: &[toy("hardware::notes_nothing_that_an_edit")],
         emulator: Emulator::Cannot("the CPU would have to note it between two instructions"),
     },
     Defect {
