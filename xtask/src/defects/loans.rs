@@ -92,7 +92,10 @@ pub const DEFECTS: &[Defect] = &[
             text: "            unsafe { self.frames.free(page, 1) }\n",
             instead: "            unsafe {
                 let mut page = page;
-                if let Some(next) = self.terms.memory.pop() {
+                if *budget > 0
+                    && let Some(next) = self.terms.memory.pop()
+                {
+                    *budget -= 1;
                     let link = self.frames.pointer(next).cast();
                     link.write(next);
                     self.frames.free(page, 1);

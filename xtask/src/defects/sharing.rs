@@ -98,7 +98,10 @@ pub const DEFECTS: &[Defect] = &[
             file: "src/region/memory.rs",
             text: "            if let Some(at) = self.book.get_mut().take_some() {\n",
             instead: "            if let Some(mut at) = self.book.get_mut().take_some() {
-                if let Some(next) = self.book.get_mut().take_some() {
+                if *budget > 0
+                    && let Some(next) = self.book.get_mut().take_some()
+                {
+                    *budget -= 1;
                     let link = self.frames.pointer(next).cast();
                     // SAFETY: none.
                     at = unsafe {
