@@ -16,6 +16,9 @@ mod faults;
 mod format;
 #[path = "toy/guest_memory.rs"]
 mod guest_memory;
+#[cfg(target_os = "linux")]
+#[path = "toy/hardware.rs"]
+mod hardware;
 #[path = "toy/late_writes.rs"]
 mod late_writes;
 #[path = "toy/limits.rs"]

@@ -3,14 +3,16 @@
 //! Run by `cargo xtask test --only loom`. The stories drive [`Shootdown`] itself. Their hardware is one entry, what each CPU
 //! remembers of it, and an interrupt for each CPU, which comes before any of the loads and stores of [`Cpus`](super::Cpus),
 //! within [`Shootdown::enter`] too, and there runs [`Shootdown::flush`]. Seen to fail: without the wait for CPUs in the guest,
-//! without any of the three fences, where a handler reports a generation that it read after its flush, where a CPU does not
-//! say that it refused, where the flusher does not look, and where a CPU may report less than it did before. The model
-//! checker calls an execution that waits for ever one of too many branches.
+//! without any of the three fences, where a CPU reports a flush or leaves without release, where a handler reports a
+//! generation that it read after its flush, where a CPU does not say that it refused, where the flusher does not look, and
+//! where a CPU may report less than it did before. The model checker calls an execution that waits for ever one of too many
+//! branches.
 
 use core::{cell::RefCell, ptr::NonNull};
 use std::sync::Arc;
 
 use loom::{
+    cell::UnsafeCell,
     model::Builder,
     sync::{
         Mutex,
@@ -97,10 +99,16 @@ fn take_interrupt() {
     }
 }
 
+// SAFETY: the cell's contents are nothing, and the model checker looks at every access to it.
+#[allow(unsafe_code, reason = "the model checker's cell")]
+unsafe impl Sync for Hardware {}
+
 /// A page, the entry that maps it, and what CPUs have of it.
 struct Hardware {
     mapped: AtomicBool,
     freed: AtomicBool,
+    /// What is in the page. The model checker sees accesses to it that nothing orders.
+    page: UnsafeCell<()>,
     interrupts: [AtomicBool; 2],
     /// Whether a CPU remembers the entry: only it looks there, so that there is nothing to interleave.
     remembers: [core::sync::atomic::AtomicBool; 2],
@@ -125,6 +133,7 @@ impl Hardware {
     fn touch(&self, cpu: CpuId) {
         if self.walk(cpu) {
             assert!(!self.freed.load(Ordering::Relaxed), "the guest reaches a page that was freed");
+            self.page.with(|_| ());
         }
     }
 }
@@ -187,6 +196,7 @@ impl World {
         let hardware = Arc::new(Hardware {
             mapped: AtomicBool::new(true),
             freed: AtomicBool::new(false),
+            page: UnsafeCell::new(()),
             interrupts: [AtomicBool::new(false), AtomicBool::new(false)],
             remembers: Default::default(),
             refuses: Default::default(),
@@ -227,6 +237,7 @@ impl World {
         let forgotten = self.shootdown.invalidate_all().is_ok();
         if forgotten {
             self.hardware.freed.store(true, Ordering::Release);
+            self.hardware.page.with_mut(|_| ());
         }
         forgotten
     }

@@ -143,6 +143,8 @@ impl Format for Toy {
                 lent @ Leaf { owner: Owner::OnLoan, .. } => Entry::Lent(lent),
                 leaf => Entry::Marked(Marked::Leaf(leaf)),
             },
+            // A second panic would end the process, and with it the other tests' verdicts.
+            _ if std::thread::panicking() => Entry::Absent,
             _ => panic!("{entry:#x} is no entry of {level}"),
         }
     }

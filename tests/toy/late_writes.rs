@@ -7,6 +7,8 @@ use stage2::{
     GuestPhysRange,
     format::{Leaf, Owner},
     loan::Handover,
+    lock::Spin,
+    space::{Progress, Unmapping},
 };
 
 use super::*;
@@ -55,7 +57,7 @@ enum When {
     Invalidating,
     /// After that, and between each two steps.
     Between,
-    /// When the first frame has just been freed.
+    /// Each time that frames have just been freed.
     Freeing,
 }
 
@@ -96,51 +98,14 @@ impl Scene {
     fn take(self, way: Way, when: When, late: &Late) -> Left {
         let Self { board, space, gone, bystander, held } = self;
         board.events();
-        let hook = late.clone();
-        match when {
-            When::Invalidating => board.on_invalidation(move || hook()),
-            When::Freeing => board.on_free(move || hook()),
-            When::Never | When::Between => {}
-        }
+        arm(&board, when, late);
         let between = || {
             if when == When::Between {
                 late();
             }
         };
-        let left = match way {
-            Way::Unmap => {
-                space.unmap(gone).unwrap();
-                Some(space)
-            }
-            Way::UnmapInSteps | Way::UnmapAndDrop => {
-                let mut unmapping = space.unmap_in_steps(gone).unwrap();
-                between();
-                let mut steps = 0;
-                while unmapping.step(BUDGET) == stage2::space::Progress::More && (way == Way::UnmapInSteps || steps < 2)
-                {
-                    between();
-                    steps += 1;
-                }
-                drop(unmapping);
-                Some(space)
-            }
-            Way::Relocate => {
-                space.relocate(gone).unwrap();
-                Some(space)
-            }
-            Way::Dismantle => {
-                let Ok(mut dismantling) = space.dismantle() else { panic!("no CPU is inside") };
-                between();
-                while dismantling.step(BUDGET) == stage2::space::Progress::More {
-                    between();
-                }
-                None
-            }
-            Way::Drop => {
-                drop(space);
-                None
-            }
-        };
+        let left = take_away(space, gone, way, &between);
+        disarm(&board);
         let freed = freed(&board);
         for space in [&bystander].into_iter().chain(&left) {
             assert_signed(space, range(KEPT, 2 * PAGE));
@@ -163,6 +128,57 @@ impl Scene {
         assert_eq!(board.allocated(), 0, "everything is freed once in the end");
         outcome
     }
+}
+
+/// Takes memory of a space away, with something between each two steps: the space, if it still is.
+fn take_away(space: Space, gone: GuestPhysRange, way: Way, between: &dyn Fn()) -> Option<Space> {
+    match way {
+        Way::Unmap => space.unmap(gone).unwrap(),
+        Way::UnmapInSteps => take_steps(space.unmap_in_steps(gone).unwrap(), usize::MAX, between),
+        Way::UnmapAndDrop => take_steps(space.unmap_in_steps(gone).unwrap(), 2, between),
+        Way::Relocate => drop(space.relocate(gone).unwrap()),
+        Way::Dismantle => {
+            let Ok(mut dismantling) = space.dismantle() else { panic!("no CPU is inside") };
+            between();
+            while dismantling.step(BUDGET) == Progress::More {
+                between();
+            }
+            return None;
+        }
+        Way::Drop => return None,
+    }
+    Some(space)
+}
+
+/// Unmaps in so many steps, and frees at once what they left.
+fn take_steps(mut unmapping: Unmapping<'_, Machine, Spin>, steps: usize, between: &dyn Fn()) {
+    between();
+    for _ in 0..steps {
+        if unmapping.step(BUDGET) == Progress::Done {
+            break;
+        }
+        between();
+    }
+}
+
+/// Has a late write land at its time, each time that it comes.
+fn arm(board: &Board, when: When, late: &Late) {
+    let (again, late) = (board.clone(), late.clone());
+    let event = move || {
+        late();
+        arm(&again, when, &late);
+    };
+    match when {
+        When::Invalidating => board.on_invalidation(event),
+        When::Freeing => board.on_free(event),
+        When::Never | When::Between => {}
+    }
+}
+
+/// No late write lands any more.
+fn disarm(board: &Board) {
+    board.on_invalidation(|| ());
+    board.on_free(|| ());
 }
 
 /// No late write.
@@ -399,12 +415,13 @@ fn in_a_snapshot_that_goes_free_nothing_else() {
         let victims = [bystander.translate(gpa(KEPT)).unwrap().hpa, root];
         if let Some(word) = word {
             let word = *words(&victims).get(word)?;
-            let late = board.clone();
-            let snapped = frames.clone();
-            board.on_free(move || overwrite(&late, &snapped, word));
+            let (late, snapped) = (board.clone(), frames.clone());
+            let late: Late = Arc::new(move || overwrite(&late, &snapped, word));
+            arm(&board, When::Freeing, &late);
         }
         board.events();
         drop(snapshot);
+        disarm(&board);
         let freed = freed(&board);
         assert_eq!(freed, frames.iter().map(|at| at.as_usize() / PAGE).collect());
         assert_signed(&bystander, range(KEPT, PAGE));

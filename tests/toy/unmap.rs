@@ -139,6 +139,19 @@ fn passes_over_holes_and_takes_what_is_behind_them() {
     assert_eq!(board.allocated(), empty);
 }
 
+/// The hole is an entry of a table that stays, and of one table the range is only a part.
+#[test]
+fn of_what_begins_with_a_hole_takes_what_is_behind_it() {
+    for (behind, end) in [(2 * PAGE, BLOCK), (3 * BLOCK, LARGE), (3 * LARGE, 4 * LARGE)] {
+        let space = Board::new().space();
+        space.map(range(0, PAGE), PAGES, RW).unwrap();
+        space.map(range(behind, PAGE), PAGES, RW).unwrap();
+        space.unmap(range(PAGE, end - PAGE)).unwrap();
+        assert_eq!((space.stats().areas, space.stats().owned_frames), (1, 1), "{behind:#x}");
+        assert!(space.translate(gpa(behind)).is_none());
+    }
+}
+
 #[test]
 fn of_nothing_says_so() {
     let space = Board::new().space();

@@ -2,6 +2,16 @@
 
 use super::*;
 
+/// Does something that takes a space's lock. Another thread does it: were the lock held, this one would never come to an end.
+fn elsewhere(act: impl FnOnce() + Send + 'static) {
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        act();
+        done.send(())
+    });
+    is_done.recv_timeout(PATIENCE).expect("no lock is held");
+}
+
 /// They may call the space that missed the page, and change the map there: no lock is held.
 #[test]
 fn are_called_without_any_lock() {
@@ -13,9 +23,11 @@ fn are_called_without_any_lock() {
     let counted = calls.clone();
     let meanwhile = move |moment: Moment| {
         let Some(space) = inside.upgrade() else { return };
-        space.map(range(BLOCK, PAGE), LAZY, RW).unwrap();
-        space.store(gpa(BLOCK), 1_u8).unwrap();
-        space.unmap(range(BLOCK, PAGE)).unwrap();
+        elsewhere(move || {
+            space.map(range(BLOCK, PAGE), LAZY, RW).unwrap();
+            space.store(gpa(BLOCK), 1_u8).unwrap();
+            space.unmap(range(BLOCK, PAGE)).unwrap();
+        });
         if let Moment::Asked(ticket) = moment {
             assert_eq!(pager_inside.state(ticket), Waiting::NotYet);
         }
@@ -72,7 +84,10 @@ fn are_called_without_a_lock_by_a_cpu_that_finishes_for_another() {
     drop(region);
     assert_eq!((pager.state(ticket), script.settled()), (Waiting::NotYet, vec![(1, Settled::Ready)]));
     let inside = Arc::downgrade(&space);
-    let meanwhile = move |_| inside.upgrade().unwrap().map(range(PAGE, PAGE), LAZY, RW).unwrap();
+    let meanwhile = move |_| {
+        let space = inside.upgrade().unwrap();
+        elsewhere(move || space.map(range(PAGE, PAGE), LAZY, RW).unwrap());
+    };
     assert!(script.meanwhile.set(Box::new(meanwhile)).is_ok());
     space.map(range(0, PAGE), LAZY, RW).unwrap();
     assert_eq!((script.settled(), space.stats().areas), (vec![(0, Settled::Cancelled)], 2));

@@ -1,6 +1,6 @@
 //! Defects in what one space gives another: loans, donations, conversions.
 
-use super::table::{Defect, Edit, Emulator, NO_CACHES, host, toy, x86};
+use super::table::{Defect, Edit, Emulator, NO_CACHES, NO_LATE_WRITES, host, toy, x86};
 
 const CONVERT: &str = "src/space/convert.rs";
 const DONATE: &str = "src/space/donate.rs";
@@ -83,6 +83,30 @@ pub const DEFECTS: &[Defect] = &[
         edits: &[Edit { file: LOAN, text: "|loan| loan.terms().lender_ends()", instead: "drop" }],
         host: &[toy("loans::deaths"), host("cortex_a57::lending::the_end_of_either")],
         emulator: HOST_ONLY,
+    },
+    Defect {
+        name: "a-link-in-a-frame-on-loan",
+        rules: &["R15", "H47"],
+        edits: &[Edit {
+            file: "src/loan/record.rs",
+            text: "            unsafe { self.frames.free(page, 1) }\n",
+            instead: "            unsafe {
+                let mut page = page;
+                if *budget > 0
+                    && let Some(next) = self.terms.memory.pop()
+                {
+                    *budget -= 1;
+                    let link = self.frames.pointer(next).cast();
+                    link.write(next);
+                    self.frames.free(page, 1);
+                    page = link.read();
+                }
+                self.frames.free(page, 1);
+            }
+",
+        }],
+        host: &[toy("late_writes::in_what_a_dead_lender_lent")],
+        emulator: NO_LATE_WRITES,
     },
     Defect {
         name: "a-dead-borrowers-memory-not-returned",

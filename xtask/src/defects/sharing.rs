@@ -1,6 +1,6 @@
 //! Defects in memory that is shared, inherited, frozen, or limited.
 
-use super::table::{A57, A57_PAIR, Defect, Edit, Emulator, MAX, host, toy, unit};
+use super::table::{A57, A57_PAIR, Defect, Edit, Emulator, MAX, NO_LATE_WRITES, host, toy, unit};
 
 const BOOK: &str = "src/region/book.rs";
 const COPY: &str = "src/space/copy.rs";
@@ -90,6 +90,33 @@ pub const DEFECTS: &[Defect] = &[
         }],
         host: &[host("cortex_a57::snapshots::a_fork_is_forked"), host("worlds_are_what_their_twins_are")],
         emulator: Emulator::Shows(A57, &["snapshots::a_fork_is_forked"]),
+    },
+    Defect {
+        name: "a-link-in-a-regions-frame",
+        rules: &["R15", "H47"],
+        edits: &[Edit {
+            file: "src/region/memory.rs",
+            text: "            if let Some(at) = self.book.get_mut().take_some() {\n",
+            instead: "            if let Some(mut at) = self.book.get_mut().take_some() {
+                if *budget > 0
+                    && let Some(next) = self.book.get_mut().take_some()
+                {
+                    *budget -= 1;
+                    let link = self.frames.pointer(next).cast();
+                    // SAFETY: none.
+                    at = unsafe {
+                        link.write(next);
+                        Region::free(self, at);
+                        link.read()
+                    };
+                }
+",
+        }],
+        host: &[
+            toy("late_writes::in_a_region_that_was_mapped_for_the_last_time"),
+            toy("late_writes::in_what_a_snapshot_left"),
+        ],
+        emulator: NO_LATE_WRITES,
     },
     Defect {
         name: "a-limit-that-unmapping-does-not-give-back",

@@ -115,6 +115,7 @@ pub const NO_CACHES: Emulator = Emulator::Cannot("QEMU has no caches, and caches
 pub const NO_TABLES: Emulator = Emulator::Cannot("there is no page table in it");
 pub const BROADCAST: Emulator = Emulator::Cannot("the suite at EL2 has broadcasts, which never fail");
 pub const ONLY_COST: Emulator = Emulator::Cannot("it costs time and nothing else");
+pub const NO_LATE_WRITES: Emulator = Emulator::Cannot("in QEMU no write lands after the invalidation");
 pub const NO_EPT: Emulator = Emulator::Cannot("QEMU has no EPT");
 pub const NO_NPT: Emulator = Emulator::Cannot("the virt board's CPUs have no NPT");
 

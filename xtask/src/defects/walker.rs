@@ -1,7 +1,8 @@
 //! Defects in the walker: what is mapped, cut, taken away and given back.
 
 use super::table::{
-    A57, A57_PAIR, BROADCAST, Defect, Edit, Emulator, MAX_PAIR, NO_CACHES, NO_CONFLICTS, ONLY_COST, host, toy,
+    A57, A57_PAIR, BROADCAST, Defect, Edit, Emulator, MAX_PAIR, NO_CACHES, NO_CONFLICTS, NO_LATE_WRITES, ONLY_COST,
+    host, toy,
 };
 
 const BUILD: &str = "src/table/build.rs";
@@ -141,7 +142,7 @@ pub const DEFECTS: &[Defect] = &[
 ",
             },
         ],
-        host: &[host("cortex_a57::unmapping::a_range_may_span"), toy("passes_over_holes")],
+        host: &[host("cortex_a57::unmapping::a_range_may_span"), toy("of_what_begins_with_a_hole")],
         emulator: Emulator::Shows(A57, &["unmapping::a_range_may_span_areas_and_holes"]),
     },
     Defect {
@@ -230,6 +231,75 @@ pub const DEFECTS: &[Defect] = &[
         emulator: Emulator::Shows(A57, &["unmapping::unmapped_memory_is_gone_at_once"]),
     },
     Defect {
+        name: "a-block-beyond-the-budget-forgotten",
+        rules: &["W14", "L3"],
+        edits: &[Edit {
+            file: REMOVED,
+            text: "return Next::Frames(Frameset { at: leaf.at, pages });",
+            instead: "continue;",
+        }],
+        host: &[toy("steps::dismantle::frees_no_more"), host("cortex_a57::steps::what_is_freed")],
+        emulator: Emulator::Shows(A57, &["steps::what_is_freed_in_steps_is_gone_at_once"]),
+    },
+    Defect {
+        name: "a-link-in-a-frame",
+        rules: &["R15", "H47"],
+        edits: &[
+            Edit {
+                file: REMOVED,
+                text: "            self.waiting.push(piece);\n        } else {",
+                instead: "            if let Piece::Frames(Frameset { at, .. }) = &piece {
+                // SAFETY: none.
+                unsafe { context.frames.pointer(*at).cast().write(*at) }
+            }
+            self.waiting.push(piece);\n        } else {",
+            },
+            Edit {
+                file: REMOVED,
+                text: "Some(Piece::Frames(frames)) => self.frames = Some(frames),",
+                instead: "Some(Piece::Frames(Frameset { at, pages })) => {
+                        // SAFETY: none.
+                        let at = unsafe { context.frames.pointer(at).cast().read() };
+                        self.frames = Some(Frameset { at, pages });
+                    }",
+            },
+        ],
+        host: &[
+            toy("late_writes::in_pages_that_went_free_exactly_those"),
+            toy("late_writes::in_the_middles_of_blocks_free_nothing_else"),
+        ],
+        emulator: NO_LATE_WRITES,
+    },
+    Defect {
+        name: "a-dead-entry-that-changed-is-passed-over",
+        rules: &["R15", "H47"],
+        edits: &[
+            Edit {
+                file: REMOVED,
+                text: "            let mut freed = 0;\n",
+                instead: "            let mut freed = 0;
+            let words: SmallVec<[u64; 32]> =
+                entries[self.next..].iter().map(|entry| entry.load(Ordering::Acquire)).collect();
+",
+            },
+            Edit {
+                file: REMOVED,
+                text: "                if raw & !address != kind {",
+                instead: "                let (now, raw) = (raw, words[freed]);
+                if raw & !address != kind {",
+            },
+            Edit {
+                file: REMOVED,
+                text: "                unsafe { context.free_frames(at, pages) };",
+                instead: "                if now == raw {
+                    unsafe { context.free_frames(at, pages) };
+                }",
+            },
+        ],
+        host: &[toy("late_writes::of_a_walker::")],
+        emulator: NO_CACHES,
+    },
+    Defect {
         name: "freed-under-the-lock",
         rules: &["L6"],
         edits: &[Edit {
@@ -309,6 +379,17 @@ pub const DEFECTS: &[Defect] = &[
         }],
         host: &[host("cortex_a57::relocating::")],
         emulator: NO_CACHES,
+    },
+    Defect {
+        name: "what-hardware-notes-in-a-sweep-is-lost",
+        rules: &["W15", "H12"],
+        edits: &[Edit {
+            file: WALK,
+            text: "Sweep::Flip(bits) if hardware == 0 =>",
+            instead: "Sweep::Flip(bits) if hardware == 0 || bits != 0 =>",
+        }],
+        host: &[toy("hardware::notes_nothing_that_an_edit")],
+        emulator: Emulator::Cannot("the CPU would have to note it between two instructions"),
     },
     Defect {
         name: "two-cpus-replace-a-frame",
