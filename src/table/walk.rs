@@ -245,7 +245,7 @@ impl Alike<'_> {
     }
 
     /// Changes `bits` of each by an exchange, after `before` was called with it: how many until one changed meanwhile.
-    #[inline]
+    #[inline(never)]
     fn exchange(&self, bits: u64, before: impl Fn(u64)) -> usize {
         self.while_alike(|entry, raw| {
             before(raw);
