@@ -245,7 +245,7 @@ mod convert {
     }
 
     #[test]
-    fn a_region_becomes_private_when_nobody_else_is_left() {
+    fn a_region_becomes_private_when_no_other_space_has_it() {
         let board = Board::new();
         let (giver, _) = pair(&board);
         let region = giver.make_shared(middle()).unwrap();

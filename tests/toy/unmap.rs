@@ -27,7 +27,7 @@ fn invalidates_once_however_large_the_range() {
 }
 
 #[test]
-fn of_memory_that_nobody_touched_needs_no_invalidation() {
+fn of_untouched_memory_needs_no_invalidation() {
     let board = Board::new();
     let space = board.space();
     space.map(range(0, LARGE), LAZY, RW).unwrap();

@@ -256,7 +256,7 @@ fn state_of(state: PageState) -> PageState {
 ///
 /// # Errors
 /// It does not hold.
-pub fn what_is_donated_is_the_takers_and_nobody_elses<M: Machine>(machine: &M) -> Verdict {
+pub fn what_is_donated_is_the_takers_alone<M: Machine>(machine: &M) -> Verdict {
     let cpu = machine.facts().cpus - 1;
     for (handover, left) in [(Handover::Keep, 1), (Handover::Zero, 0)] {
         let (one, two) = pair(machine, 3)?;

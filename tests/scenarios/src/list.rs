@@ -132,7 +132,7 @@ macro_rules! for_each_scenario {
                 blocks_are_split_and_joined_as_they_fit,
                 the_end_of_either_loses_nothing,
                 a_wrong_transition_names_the_page_and_its_state,
-                what_is_donated_is_the_takers_and_nobody_elses,
+                what_is_donated_is_the_takers_alone,
                 parts_of_blocks_are_donated_and_freed,
                 private_memory_becomes_shared_and_private_again,
             }

@@ -96,7 +96,7 @@ pub const DEFECTS: &[Defect] = &[
         _ended = Option::<EndedWaits>::None;",
         }],
         host: &[toy("sources::callbacks::are_called_without_any_lock")],
-        emulator: Emulator::Cannot("the source there calls nobody"),
+        emulator: Emulator::Cannot("the source there makes no call"),
     },
     Defect {
         name: "unmapping-cancels-nothing",
@@ -119,7 +119,7 @@ pub const DEFECTS: &[Defect] = &[
             instead: "self.stage == Stage::Asked",
         }],
         host: &[toy("sources::private::unmapping_cancels")],
-        emulator: Emulator::Cannot("nobody there answers a failure too late"),
+        emulator: Emulator::Cannot("no answer there comes after a failure"),
     },
     Defect {
         name: "pending-pages-without-limit",

@@ -231,7 +231,7 @@ pub const DEFECTS: &[Defect] = &[
         emulator: Emulator::Cannot("QEMU forgets all translations when the guest's own registers change"),
     },
     Defect {
-        name: "a-shootdown-waits-for-everybody",
+        name: "a-shootdown-waits-for-cpus-outside",
         rules: &["T10", "H20"],
         edits: &[Edit {
             file: "src/cpus.rs",

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn somebody_catches_every_defect() {
+    fn every_defect_has_a_catcher() {
         for defect in all() {
             assert!(!defect.host.is_empty() && !defect.rules.is_empty() && !defect.edits.is_empty(), "{}", defect.name);
         }
