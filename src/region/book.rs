@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn more_copies_than_can_be_counted_make_nobody_the_last() {
+    fn more_copies_than_can_be_counted_make_none_the_last() {
         let mut book = book(2050);
         book.handles = 0;
         (0..2049).for_each(|_| assert_eq!(book.leave(3), None));

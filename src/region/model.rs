@@ -224,7 +224,7 @@ fn wakes(end: fn(&World, Ticket), then: fn(&World, Ticket)) {
 }
 
 #[test]
-fn a_page_wakes_whoever_looked_and_slept() {
+fn a_page_wakes_the_cpu_that_looked_and_slept() {
     wakes(
         |world, ticket| assert_eq!(world.pager.complete(ticket, Ok(&PAGE)), Ok(())),
         |world, _| assert!(world.present(), "it woke too early"),
@@ -232,7 +232,7 @@ fn a_page_wakes_whoever_looked_and_slept() {
 }
 
 #[test]
-fn a_failure_wakes_whoever_looked_and_slept() {
+fn a_failure_wakes_the_cpu_that_looked_and_slept() {
     wakes(
         |world, ticket| assert_eq!(world.pager.complete(ticket, Err(SourceFailed)), Ok(())),
         |world, ticket| assert_eq!(world.supply(), Supplied::Failed(ticket)),
@@ -240,7 +240,7 @@ fn a_failure_wakes_whoever_looked_and_slept() {
 }
 
 #[test]
-fn a_cancellation_wakes_whoever_looked_and_slept() {
+fn a_cancellation_wakes_the_cpu_that_looked_and_slept() {
     wakes(|world, _| world.cancel(), |world, _| assert!(!world.present()));
 }
 

@@ -1,7 +1,7 @@
 //! `cargo xtask defects`: defects put into the crate, one at a time, each of which a test on the host and, where an
 //! emulator can see it, a test at EL2 must catch.
 //!
-//! A defect is a change of a few lines of a copy of the sources. A test that nobody ever saw fail proves nothing.
+//! A defect is a change of a few lines of a copy of the sources. A test that was never seen to fail proves nothing.
 
 mod areas;
 mod formats;
@@ -170,7 +170,7 @@ impl Runner {
     fn cargo<A: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
         let mut command = cargo(arguments);
         command.current_dir(self.tree.folder()).env("CARGO_TARGET_DIR", builds());
-        // The same files change again and again; where many fail, nobody reads where from.
+        // The same files change again and again; where many fail, the paths would bury the names.
         command.env("CARGO_INCREMENTAL", "1").env("RUST_BACKTRACE", "0");
         command
     }

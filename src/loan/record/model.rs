@@ -18,7 +18,7 @@ struct World {
 unsafe impl Sync for World {}
 
 #[test]
-fn what_is_taken_back_nobody_uses_any_more() {
+fn what_is_taken_back_is_not_used_any_more() {
     loom::model(|| {
         let mut memory = Extents::default();
         memory.push(memory_addr::PhysAddr::from_usize(0), PAGE_SIZE_4K, Seams::Forgotten).unwrap();
