@@ -46,11 +46,21 @@ pub const DEFECTS: &[Defect] = &[
             Edit {
                 file: POPULATE,
                 text: "        let Some(most) = position.absent(&self.context) else {",
-                instead: "        let most = match position.flags(&self.context) {
-            Some(_) if fault.cause == Cause::Translation => Some(Level::PAGE),
-            _ => position.absent(&self.context),
-        };
-        let Some(most) = most else {",
+                instead: "        if fault.cause == Cause::Translation && position.flags(&self.context).is_some() {
+            return None;
+        }
+        let Some(most) = position.absent(&self.context) else {",
+            },
+            Edit {
+                file: FAULT,
+                text: "            (Found::Leaf { leaf, .. }, _) => {
+",
+                instead:
+                    "            (Found::Leaf { .. }, Backend::Private(_)) if fault.cause == Cause::Translation => {
+                Later::Populate(Level::PAGE, area.flags())
+            }
+            (Found::Leaf { leaf, .. }, _) => {
+",
             },
             Edit {
                 file: "src/table/install.rs",
@@ -236,7 +246,7 @@ pub const DEFECTS: &[Defect] = &[
         edits: &[Edit {
             file: "src/cpus.rs",
             text: "        self.in_guest.load(Ordering::Acquire) && self.flushed.load(Ordering::Acquire) < generation.0",
-            instead: "            this.flushed.load(Ordering::Acquire) < generation.0",
+            instead: "        self.flushed.load(Ordering::Acquire) < generation.0",
         }],
         host: &[toy("shootdown::interrupts_only_cpus_in_the_guest")],
         emulator: BROADCAST,
