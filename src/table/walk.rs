@@ -134,7 +134,7 @@ impl<P: Platform> Context<P> {
     /// decided upon anew; elsewhere it is a plain store.
     #[inline]
     pub(super) fn sweep(&self, chunk: &Chunk<'_>, mut decide: impl FnMut(u64) -> Sweep) {
-        let Fields { address, hardware, .. } = self.format.fields(chunk.level);
+        let Fields { address, .. } = self.format.fields(chunk.level);
         let mut rest = chunk.entries;
         while let [entry, following @ ..] = rest {
             let raw = entry.load(Ordering::Acquire);
@@ -146,7 +146,7 @@ impl<P: Platform> Context<P> {
             let done = match change {
                 _ if following.is_empty() => 0,
                 Sweep::Keep => alike.count(),
-                Sweep::Flip(bits) if hardware == 0 => alike.flip(bits),
+                Sweep::Flip(bits) if self.is_unnoted(chunk.level) => alike.flip(bits),
                 Sweep::Flip(bits) => alike.exchange(bits, |_| ()),
                 Sweep::Synchronize(flags, bits) => {
                     alike.exchange(bits, |raw| self.synchronize_for(chunk.level, raw, flags))
@@ -173,7 +173,7 @@ impl<P: Platform> Context<P> {
     fn apply(&self, level: Level, entry: &AtomicU64, raw: u64, change: Sweep) -> bool {
         match change {
             Sweep::Keep => true,
-            Sweep::Flip(bits) if self.format.fields(level).hardware == 0 => {
+            Sweep::Flip(bits) if self.is_unnoted(level) => {
                 entry.store(raw ^ bits, Ordering::Release);
                 true
             }
@@ -183,6 +183,12 @@ impl<P: Platform> Context<P> {
                 exchange(entry, raw, bits)
             }
         }
+    }
+
+    /// Whether hardware notes nothing in leaves of `level`, so that under the lock a plain store loses nothing.
+    #[inline]
+    fn is_unnoted(&self, level: Level) -> bool {
+        self.format.fields(level).hardware == 0
     }
 
     /// Brings the caches in step for a leaf that gets other flags.

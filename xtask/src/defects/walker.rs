@@ -385,8 +385,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["W15", "H12"],
         edits: &[Edit {
             file: WALK,
-            text: "Sweep::Flip(bits) if hardware == 0 =>",
-            instead: "Sweep::Flip(bits) if hardware == 0 || bits != 0 =>",
+            text: "self.format.fields(level).hardware == 0",
+            instead: "self.format.fields(level).hardware != 1",
         }],
         host: &[toy("hardware::notes_nothing_that_an_edit")],
         emulator: Emulator::Cannot("the CPU would have to note it between two instructions"),
