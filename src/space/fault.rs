@@ -83,12 +83,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         cpu: CpuId,
         fault: &Fault,
     ) -> Result<Outcome, Error> {
-        let verdict = self.judge(&state, fault)?;
+        let verdict = self.judge(&state, fault);
         drop(state);
-        let answer = match verdict {
+        let answer = verdict.and_then(|verdict| match verdict {
             Verdict::Answer(outcome) => Ok(outcome),
             Verdict::Later(later) => self.answer_later(cpu, fault, later),
-        };
+        });
         match answer {
             Err(error @ Error::Limit { what, .. }) => self.answer_at_limit(fault, what, error),
             answer => answer,

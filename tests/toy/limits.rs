@@ -101,3 +101,34 @@ fn what_is_not_freed_yet_counts() {
     space.map(range(0, PAGE), LAZY, RW).unwrap();
     assert_eq!((space.usage().frames, space.usage().table_frames), (0, 1));
 }
+
+/// Two CPUs touch the same page of a region, whose tables are the last that the guest may have: none is refused.
+#[test]
+fn tables_that_another_cpu_is_about_to_link_are_not_refused() {
+    let board = Board::new();
+    let space = Arc::new(Space::new(board.config()).unwrap());
+    let region = space.region(PAGE).unwrap();
+    region.writer().unwrap().write_obj(0, 7_u64).unwrap();
+    space.map(range(0, PAGE), Mapping::Shared { region: region.clone(), offset: 0 }, RW).unwrap();
+    // Three tables lead to a page.
+    space.set_limits(Limits { frames: None, table_frames: Some(space.usage().table_frames + 3) });
+    let read = Fault { gpa: gpa(0), access: Access::Read, cause: Cause::Translation, origin: Origin::Instruction };
+    let other: Arc<Mutex<Option<JoinHandle<_>>>> = Arc::default();
+    let second = {
+        let (space, other) = (Arc::clone(&space), Arc::clone(&other));
+        move || {
+            let (waits, it_waits) = mpsc::channel::<()>();
+            *other.lock().unwrap() = Some(thread::spawn(move || {
+                eventful::before_exclusive(move || waits.send(()).unwrap());
+                space.fault(CpuId(1), read)
+            }));
+            // An error: the second was answered without the lock.
+            let _ = it_waits.recv();
+        }
+    };
+    // While the first CPU's first table is allocated: it is on the account already.
+    board.on_allocation(second);
+    assert_eq!(space.fault(CpuId(0), read), Ok(Outcome::Resolved));
+    let came = other.lock().unwrap().take().unwrap().join().unwrap();
+    assert_eq!(came, Ok(Outcome::Retry));
+}
