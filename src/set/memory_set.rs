@@ -4,7 +4,11 @@ use core::fmt;
 
 use memory_addr::AddrRange;
 
-use super::{AreaError, Backing, MemoryArea, Plan, areas::Areas, gap::Wanted};
+use super::{
+    AreaError, Backing, MemoryArea, Plan,
+    areas::{Areas, Place},
+    gap::Wanted,
+};
 
 /// Disjoint [`MemoryArea`]s in address order.
 ///
@@ -151,7 +155,16 @@ impl<B: Backing> MemorySet<B> {
     /// [`AreaError::Empty`], [`AreaError::Overlap`] with the first area in the way, [`AreaError::NoMemory`]: nothing
     /// changed.
     pub fn insert(&mut self, area: MemoryArea<B>) -> Result<(), AreaError<B::Addr>> {
-        let range = area.va_range();
+        self.vacancy(area.va_range())?.fill(area);
+        Ok(())
+    }
+
+    /// The place for an area over `range`, where nothing is.
+    ///
+    /// # Errors
+    /// As for [`insert`](Self::insert).
+    #[inline]
+    pub(crate) fn vacancy(&mut self, range: AddrRange<B::Addr>) -> Result<Vacancy<'_, B>, AreaError<B::Addr>> {
         if range.is_empty() {
             return Err(AreaError::Empty(range));
         }
@@ -160,8 +173,21 @@ impl<B: Backing> MemorySet<B> {
             return Err(AreaError::Overlap { range, with: with.va_range() });
         }
         self.areas.reserve(place, 0, 1).map_err(|_| AreaError::NoMemory(range))?;
-        self.areas.insert(place, area);
-        Ok(())
+        Ok(Vacancy { areas: &mut self.areas, place })
+    }
+}
+
+/// Where an area may be put: its range is free, and there is memory to record it.
+pub(crate) struct Vacancy<'s, B: Backing> {
+    areas: &'s mut Areas<B>,
+    place: Place,
+}
+
+impl<B: Backing> Vacancy<'_, B> {
+    /// Puts the area there, which has the range that was asked for.
+    #[inline]
+    pub(crate) fn fill(self, area: MemoryArea<B>) {
+        self.areas.insert(self.place, area);
     }
 }
 

@@ -50,7 +50,10 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Adds an area in which nothing is mapped at once.
     fn insert(&self, area: MemoryArea<Backend>) -> Result<(), Error> {
-        self.exclusive()?.areas.insert(area).map_err(refused)
+        let mut state = self.exclusive()?;
+        // An area that is refused goes after the lock's release: a source may be behind it.
+        state.areas.vacancy(area.va_range()).map_err(refused)?.fill(area);
+        Ok(())
     }
 
     /// Adds an area, and what is mapped in it at once: in place if that takes no table, else built without the lock.
@@ -62,7 +65,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             if let Fill::Run(leaf) = &fill
                 && let Some(pages) = table.pages(&self.context, range)
             {
-                areas.insert(area).map_err(refused)?;
+                areas.vacancy(range).map_err(refused)?.fill(area);
                 pages.fill(&self.context, leaf);
                 return Ok(());
             }
@@ -74,7 +77,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             let mut guard = self.exclusive()?;
             let State { areas, table, .. } = &mut *guard;
             if table.fits(&self.context, &built) {
-                areas.insert(area).map_err(refused)?;
+                areas.vacancy(range).map_err(refused)?.fill(area);
                 table.graft(&self.context, built);
                 return Ok(());
             }

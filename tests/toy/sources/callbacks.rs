@@ -1,11 +1,17 @@
 //! When a source is called, and under which locks.
 
+use std::{
+    sync::{OnceLock, mpsc},
+    thread,
+    time::Duration,
+};
+
 use super::*;
 
 /// Does something that takes a space's lock. Another thread does it: were the lock held, this one would never come to an end.
 fn elsewhere(act: impl FnOnce() + Send + 'static) {
-    let (done, is_done) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
+    let (done, is_done) = mpsc::channel();
+    thread::spawn(move || {
         act();
         done.send(())
     });
@@ -145,4 +151,43 @@ fn may_be_overtaken_by_the_end_of_the_wait() {
         let settled = vec![(4, Settled::Cancelled)];
         assert_eq!(story, Story { outcome: Outcome::NotMapped, value: None, settled }, "{then:?}");
     }
+}
+
+/// A source whose end looks whether the space's lock is free.
+struct Ending(Arc<OnceLock<Arc<GuestSpace<Machine>>>>, Arc<Mutex<Option<bool>>>);
+
+impl Source for Ending {
+    fn ask(&self, _: Ticket, _: &mut [u8]) -> Supply {
+        Supply::Ready
+    }
+
+    fn settled(&self, _: Ticket, _: Settled) {}
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let Some(space) = self.0.get().cloned() else { return };
+        let (done, is_done) = mpsc::channel();
+        thread::spawn(move || {
+            let _ = space.translate(gpa(0));
+            let _ = done.send(());
+        });
+        *self.1.lock().unwrap() = Some(is_done.recv_timeout(Duration::from_secs(3)).is_ok());
+    }
+}
+
+/// The region, and with it the source, was the refused area's alone.
+#[test]
+fn end_without_any_lock_where_a_mapping_is_refused() {
+    let board = Board::new();
+    let space = Arc::new(board.space());
+    space.map(range(0, PAGE), LAZY, RW).unwrap();
+    let (inside, was_free) = (Arc::new(OnceLock::new()), Arc::new(Mutex::new(None)));
+    let pager = Pager::new(Arc::new(Ending(inside.clone(), was_free.clone())), NonZeroUsize::MIN).unwrap();
+    let region = space.region_from(PAGE, &pager, 0).unwrap();
+    drop(pager);
+    assert!(inside.set(Arc::clone(&space)).is_ok());
+    let refused = space.map(range(0, PAGE), Mapping::Shared { region, offset: 0 }, READ);
+    assert_eq!(refused, Err(Error::Overlap { range: range(0, PAGE), with: range(0, PAGE) }));
+    assert_eq!(*was_free.lock().unwrap(), Some(true));
 }
