@@ -97,10 +97,11 @@ impl<P: Platform, L: LockFamily> Protecting<'_, P, L> {
             table.end_of_entries(&self.space.context, GuestPhysRange { end: most, ..range }, entries)
         };
         let part = GuestPhysRange { end, ..range };
-        if let Stage::Unchecked = self.stage {
-            let leases = if end < range.end { begin(areas, range, flags)? } else { Few::new() };
-            self.stage = Stage::Begun(leases);
-        }
+        // It has begun when a first part is done, and there is a rest.
+        let begun = match self.stage {
+            Stage::Unchecked if end < range.end => Some(begin(areas, range, flags)?),
+            _ => None,
+        };
         let cut = (end < range.end).then(|| areas.find(end)).flatten();
         let cut = cut.filter(|area| area.start() < end && area.flags() != flags).map(|_| end);
         let plan = areas.plan(part).map_err(|_| Error::NoMemory(range))?;
@@ -127,6 +128,9 @@ impl<P: Platform, L: LockFamily> Protecting<'_, P, L> {
             // A CPU may still write: the leave goes when an exclusive operation has told all CPUs.
             removed.leases = lost.unwrap_or_default();
             return Err(Error::Invalidation { range, cause });
+        }
+        if let Some(leases) = begun {
+            self.stage = Stage::Begun(leases);
         }
         self.rest.start = end;
         Ok(self.progress())

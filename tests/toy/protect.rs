@@ -62,3 +62,33 @@ fn reaches_memory_that_is_populated_later() {
     assert_eq!(space.translate(gpa(0)).unwrap().flags, READ);
     assert_eq!(fault(&space, PAGE, Access::Write), Outcome::Resolved);
 }
+
+#[test]
+fn in_steps_is_refused_again_whatever_the_step() {
+    let board = Board::new();
+    let space = board.space();
+    space.map(range(0, 4 * PAGE), PAGES, RW).unwrap();
+    // A hole behind it.
+    let mut protecting = space.protect_in_steps(range(0, 6 * PAGE), READ).unwrap();
+    for entries in [usize::MAX, 1, usize::MAX] {
+        let refused = Err(Error::NotMapped(range(4 * PAGE, 2 * PAGE)));
+        assert_eq!(protecting.step(entries), refused, "{entries}");
+    }
+    drop(protecting);
+    assert_eq!(space.area(gpa(0)).unwrap().flags, RW);
+}
+
+#[test]
+fn in_steps_keeps_its_regions_from_being_frozen_though_the_first_step_had_no_memory() {
+    let board = Board::new();
+    let space = board.space();
+    space.map(range(0, 2 * BLOCK), BLOCKS, READ).unwrap();
+    let region = space.region(2 * PAGE).unwrap();
+    space.map(range(2 * BLOCK, 2 * PAGE), Mapping::Shared { region: region.clone(), offset: 0 }, READ).unwrap();
+    let mut protecting = space.protect_in_steps(range(PAGE, 2 * BLOCK + PAGE), RW).unwrap();
+    board.allow(Some(0));
+    assert!(matches!(protecting.step(usize::MAX), Err(Error::NoMemory(_))));
+    board.allow(None);
+    assert_eq!(protecting.step(1), Ok(stage2::space::Progress::More));
+    assert!(region.freeze().is_err());
+}
