@@ -10,7 +10,7 @@ use std::{
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 use stage2::{
     Config, CpuId, Frames, GuestPhysAddr, GuestPhysRange, GuestSpace, Limits, Platform,
-    frames::Pieces,
+    frames::{Contents, Pieces},
     invalidate::{Content, Invalidate, Reach, Scope, Unreachable},
 };
 
@@ -40,6 +40,7 @@ struct Shared {
     state: Mutex<State>,
     reach: Reach,
     pieces: Pieces,
+    contents: Contents,
 }
 
 #[derive(Default)]
@@ -76,9 +77,18 @@ impl Board {
     }
 
     pub fn with(reach: Reach, pieces: Pieces) -> Self {
+        Self::with_contents(reach, pieces, Contents::Unknown)
+    }
+
+    /// A board whose frames come zeroed.
+    pub fn zeroed() -> Self {
+        Self::with_contents(Reach::Everywhere, Pieces::Any, Contents::Zeroed)
+    }
+
+    fn with_contents(reach: Reach, pieces: Pieces, contents: Contents) -> Self {
         // SAFETY: the layout is not empty.
         let memory = NonNull::new(unsafe { std::alloc::alloc(LAYOUT) }).expect("host memory");
-        Self(Arc::new(Shared { memory, state: Mutex::default(), reach, pieces }))
+        Self(Arc::new(Shared { memory, state: Mutex::default(), reach, pieces, contents }))
     }
 
     pub fn space(&self) -> GuestSpace<Machine> {
@@ -188,8 +198,10 @@ unsafe impl Frames for Board {
         if let Some(event) = elsewhere {
             event();
         }
-        // SAFETY: the pages are ours until they are given out. Junk, since a guest must not see it.
-        unsafe { self.pointer(at).write_bytes(0xa5, count * PAGE_SIZE_4K) }
+        // Junk, since a guest must not see it, where the crate is to zero it.
+        let content = if self.0.contents == Contents::Zeroed { 0 } else { 0xa5 };
+        // SAFETY: the pages are ours until they are given out.
+        unsafe { self.pointer(at).write_bytes(content, count * PAGE_SIZE_4K) }
         Some(at)
     }
 
@@ -216,6 +228,10 @@ unsafe impl Frames for Board {
         assert!(is_ours || std::thread::panicking(), "{at:?} is not on the board");
         // SAFETY: within the allocation.
         unsafe { self.0.memory.add(if is_ours { at.as_usize() } else { 0 }) }
+    }
+
+    fn contents(&self) -> Contents {
+        self.0.contents
     }
 
     fn pieces(&self) -> Pieces {

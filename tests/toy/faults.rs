@@ -141,3 +141,77 @@ fn of_a_guests_walk_on_a_device_are_injected() {
     let walk = Fault { gpa: gpa(0), access: Access::Read, cause: Cause::Permission, origin: Origin::GuestWalk };
     assert_eq!(space.fault(CpuId(0), walk), Ok(Outcome::Inject));
 }
+
+/// Where frames come zeroed, a page is had by one look, with the lock that is held.
+mod of_zeroed_frames {
+    use stage2::{Error, Limits, space::Resource};
+
+    use super::*;
+
+    #[test]
+    fn bring_zeros_and_are_on_the_account() {
+        let board = Board::zeroed();
+        let space = board.space();
+        space.map(range(0, 3 * PAGE), LAZY, RW).unwrap();
+        assert_eq!(fault(&space, 0, Access::Write), Outcome::Resolved);
+        assert_eq!(fault(&space, PAGE, Access::Read), Outcome::Resolved);
+        assert_eq!(fault(&space, PAGE, Access::Write), Outcome::Retry);
+        assert_eq!(space.read_obj::<[u8; PAGE]>(gpa(0)), Ok([0; PAGE]));
+        assert_eq!((space.usage().frames, space.stats().owned_frames), (2, 2));
+        space.unmap(range(0, 3 * PAGE)).unwrap();
+        assert_eq!((space.usage().frames, space.stats().owned_frames), (0, 0));
+    }
+
+    #[test]
+    fn of_two_cpus_bring_one_page() {
+        let board = Board::zeroed();
+        let space = Arc::new(board.space());
+        space.map(range(0, PAGE), LAZY, RW).unwrap();
+        let other = Arc::clone(&space);
+        board.on_allocation(move || assert_eq!(fault(&other, 0, Access::Write), Outcome::Resolved));
+        assert_eq!(fault(&space, 0, Access::Write), Outcome::Retry);
+        assert_eq!((space.usage().frames, space.stats().owned_frames), (1, 1));
+        let tables = space.stats().table_frames;
+        assert_eq!((space.usage().table_frames, board.allocated()), (tables, tables + 1));
+    }
+
+    #[test]
+    fn say_what_is_short_and_leave_nothing_behind() {
+        let board = Board::zeroed();
+        let space = board.space();
+        space.map(range(0, 2 * PAGE), LAZY, RW).unwrap();
+        let write = |at| {
+            let (access, origin) = (Access::Write, Origin::Instruction);
+            space.fault(CpuId(0), Fault { gpa: gpa(at), access, cause: Cause::Translation, origin })
+        };
+        let tables = space.usage().table_frames;
+        space.set_limits(Limits { frames: Some(1), table_frames: Some(tables + 2) });
+        let refused = |what, limit| Err(Error::Limit { range: range(0, PAGE), what, limit });
+        assert_eq!(write(0), refused(Resource::TableFrames, tables + 2));
+        space.set_limits(Limits { frames: Some(0), table_frames: None });
+        assert_eq!(write(0), refused(Resource::Frames, 0));
+        space.set_limits(Limits::default());
+        for left in 0..4 {
+            board.allow(Some(left));
+            let result = write(0);
+            board.allow(None);
+            assert_eq!(space.usage().frames, space.stats().owned_frames, "{left}");
+            if result.is_ok() {
+                break;
+            }
+            assert_eq!(result, Err(Error::NoMemory(range(0, PAGE))), "{left}");
+        }
+        assert_eq!(write(0), Ok(Outcome::Retry));
+        assert_eq!(write(PAGE), Ok(Outcome::Resolved));
+    }
+
+    #[test]
+    fn that_the_area_refuses_bring_nothing() {
+        let board = Board::zeroed();
+        let space = board.space();
+        space.map(range(0, PAGE), LAZY, READ).unwrap();
+        assert_eq!(fault(&space, 0, Access::Write), Outcome::Denied { flags: READ });
+        assert_eq!(fault(&space, PAGE, Access::Read), Outcome::NotMapped);
+        assert_eq!((space.usage().frames, space.stats().owned_frames), (0, 0));
+    }
+}
