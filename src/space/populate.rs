@@ -35,7 +35,7 @@ struct Fresh<'f, F: Frames> {
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Answers what most faults are, by one look at entry and area: a page that is there, or one of private memory that is
     /// missing while the allocator has a zeroed frame. `None` for all others, and where a frame, a table or the limit is
-    /// short: nothing has changed.
+    /// short: no leaf has changed. Tables that could be had on the way to the page stay, as part of the path.
     #[inline]
     pub(super) fn answer_at_once(&self, state: &State, cpu: CpuId, fault: &Fault) -> Option<Outcome> {
         state.check_rest().ok()?;
