@@ -67,7 +67,19 @@ pub(crate) enum Given {
     /// A page to copy. It stays until [`Book::leave`].
     Copy(PhysAddr),
     /// It was never touched.
-    Nothing,
+    Zeros,
+    /// Nothing yet: a source is behind it, or has just brought it.
+    Missing,
+}
+
+/// What is known of a page at one moment.
+pub(crate) struct Look {
+    /// Its frame.
+    pub at: Option<PhysAddr>,
+    /// Whether the region's pages come from a source.
+    pub is_sourced: bool,
+    /// Whether one mapping is all that is left of the region.
+    pub is_alone: bool,
 }
 
 impl Record {
@@ -131,7 +143,7 @@ impl Book {
     }
 
     /// Whether one mapping is all that is left.
-    pub(crate) fn is_alone(&self) -> bool {
+    pub(super) fn is_alone(&self) -> bool {
         self.handles == 0 && self.live == 1
     }
 
@@ -219,7 +231,7 @@ impl Book {
     }
 
     /// Whether it can be written no more.
-    pub(crate) fn is_frozen(&self) -> bool {
+    pub(super) fn is_frozen(&self) -> bool {
         self.state == State::Frozen
     }
 
@@ -274,8 +286,8 @@ impl Book {
         let (handles, ever) = (self.handles, self.ever);
         let inherited = self.inherited(page);
         let record = self.record(page).filter(|record| record.frame().is_some());
-        let Some(record) = record else { return inherited.map_or(Given::Nothing, Given::Copy) };
-        let Some(at) = record.frame() else { return Given::Nothing };
+        let Some(record) = record else { return inherited.map_or(Given::Zeros, Given::Copy) };
+        let Some(at) = record.frame() else { return Given::Zeros };
         let last = handles == 0 && record.copies().is_some_and(|copies| copies + 1 == ever);
         if alone || last {
             record.set_frame(None);
@@ -323,7 +335,7 @@ mod tests {
         assert_eq!(book.give(3), Given::Copy(FRAME));
         book.handles = 0;
         assert_eq!(book.give(3), Given::Take(FRAME));
-        assert_eq!(book.give(3), Given::Nothing);
+        assert_eq!(book.give(3), Given::Zeros);
     }
 
     #[test]

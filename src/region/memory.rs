@@ -6,16 +6,24 @@ use core::{any::TypeId, ptr::NonNull};
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 use spin::rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Book, Given, RegionError, RemovedRegions, supply::Supply};
+use super::{
+    Asker, Behind, Book, Given, Look, RegionError, RemovedRegions, View,
+    supply::{self, Supply},
+};
 use crate::{
     account::Exhausted,
+    addr::GuestPhysRange,
+    counted::Counted,
     frame::{Frames, Owned},
     invalidate::{Content, Invalidate},
     platform::Platform,
-    source::PageOwner,
+    source::{PageOwner, Supplied},
 };
 
 /// A region, whatever allocator and caches it was made for.
+///
+/// What a space does with a region when it maps, answers a fault and unmaps are methods of the trait, provided ones too:
+/// they are linked where a region is made. A hypervisor that makes none has none of their code.
 pub(crate) trait Region: PageOwner {
     /// Its size in bytes.
     fn size(&self) -> usize;
@@ -49,6 +57,104 @@ pub(crate) trait Region: PageOwner {
 
     /// Which allocator its frames are from, as far as that is known.
     fn pool(&self) -> Option<Pool>;
+
+    /// The book, to read: what it says stays while the guard is held, and so do the frames that it names.
+    fn reading(&self) -> RwLockReadGuard<'_, Book> {
+        self.book().read()
+    }
+
+    /// The book, to write.
+    fn writing(&self) -> RwLockWriteGuard<'_, Book> {
+        // `write()` starves while readers come and go.
+        self.book().upgradeable_read().upgrade()
+    }
+
+    /// A handle comes.
+    fn add_handle(&self) {
+        self.writing().handles += 1;
+    }
+
+    /// A handle goes; `this` is the region.
+    fn drop_handle(&self, this: &Counted<dyn Region>) {
+        self.writing().handles -= 1;
+        supply::end_all_waits(this);
+    }
+
+    /// A mapping comes.
+    fn open_window(&self) {
+        self.writing().open_window();
+    }
+
+    /// A mapping goes; `this` is the region.
+    fn close_window(&self, this: &Counted<dyn Region>) {
+        self.writing().close_window();
+        supply::end_all_waits(this);
+    }
+
+    /// So many more pages may be written by guests, unless it is frozen.
+    fn grant(&self, pages: usize) -> Result<(), RegionError> {
+        let mut book = self.writing();
+        if book.is_frozen() {
+            return Err(RegionError::Frozen);
+        }
+        book.writable += pages;
+        Ok(())
+    }
+
+    /// So many pages are written no more.
+    fn revoke(&self, pages: usize) {
+        self.writing().writable -= pages;
+    }
+
+    /// Whether it can be written no more.
+    fn is_frozen(&self) -> bool {
+        self.reading().is_frozen()
+    }
+
+    /// What is known of a page.
+    fn look(&self, page: usize) -> Look {
+        let book = self.reading();
+        Look { at: book.frame(page), is_sourced: self.supply().is_some(), is_alone: book.is_alone() }
+    }
+
+    /// A mapping whose frames are freed by `pool` wants a page of its own; `this` is the region.
+    fn give(&self, this: &Counted<dyn Region>, page: usize, pool: Option<Pool>) -> Given {
+        let given = if pool.is_some() && pool == self.pool() {
+            self.writing().give(page)
+        } else {
+            // A frame goes back where it came from: nothing else may take it.
+            self.reading().frame(page).map_or(Given::Zeros, Given::Copy)
+        };
+        match given {
+            Given::Zeros if !matches!(supply::behind(this, page), Behind::Nothing) => Given::Missing,
+            given => given,
+        }
+    }
+
+    /// A mapping has its copy, and no CPU reaches the page through it any more.
+    fn leave(&self, page: usize) {
+        let unreachable = self.writing().leave(page);
+        if let Some(at) = unreachable {
+            // SAFETY: every mapping there ever was has a copy, and no other can be made: the book says so.
+            unsafe { self.free(at) }
+        }
+    }
+
+    /// How many pages it has that are on no account, where it is left to one mapping that takes them one by one.
+    fn untaken(&self) -> Option<usize> {
+        let book = self.reading();
+        (self.supply().is_some() && book.is_frozen() && book.is_alone()).then(|| book.frames())
+    }
+
+    /// Brings a page that a guest misses; `this` is the region. Called without any lock.
+    fn bring(&self, this: &Counted<dyn Region>, page: usize, guest: &dyn Asker) -> Result<Supplied, Exhausted> {
+        supply::bring(this, page, guest)
+    }
+
+    /// A mapping has lost a part: the waits for its pages end if there is no other mapping, and no handle.
+    fn end_waits(&self, view: &View, part: GuestPhysRange) {
+        supply::end_waits(view, part);
+    }
 }
 
 /// An allocator: frames may be freed by any that is equal.
@@ -109,35 +215,6 @@ impl dyn Region {
             return Ok(at);
         }
         self.fresh()?.put(page, || true)?.ok_or(Exhausted::Memory)
-    }
-
-    /// The book, to read: what it says stays while the guard is held, and so do the frames that it names.
-    pub(crate) fn reading(&self) -> RwLockReadGuard<'_, Book> {
-        self.book().read()
-    }
-
-    /// The book, to write.
-    pub(super) fn writing(&self) -> RwLockWriteGuard<'_, Book> {
-        // `write()` starves while readers come and go.
-        self.book().upgradeable_read().upgrade()
-    }
-
-    /// A mapping whose frames are freed by `pool` wants a page of its own.
-    pub(crate) fn give(&self, page: usize, pool: Option<Pool>) -> Given {
-        if pool.is_some() && pool == self.pool() {
-            return self.writing().give(page);
-        }
-        // A frame goes back where it came from: nothing else may take it.
-        self.reading().frame(page).map_or(Given::Nothing, Given::Copy)
-    }
-
-    /// A mapping has its copy, and no CPU reaches the page through it any more.
-    pub(crate) fn leave(&self, page: usize) {
-        let unreachable = self.writing().leave(page);
-        if let Some(at) = unreachable {
-            // SAFETY: every mapping there ever was has a copy, and no other can be made: the book says so.
-            unsafe { self.free(at) }
-        }
     }
 }
 

@@ -15,11 +15,11 @@ use memory_addr::PAGE_SIZE_4K;
 
 pub use self::snapshot::Snapshot;
 pub(crate) use self::{
-    book::{Book, Given},
+    book::{Book, Given, Look},
     memory::{Pool, Region},
     removed::RemovedRegions,
     snapshot::{Part, offset_of},
-    supply::{Behind, behind, end_waits, supply},
+    supply::{Asker, Behind, behind},
     view::{Lease, View, Window},
 };
 use self::{memory::Memory, supply::Supply};
@@ -158,15 +158,14 @@ impl SharedRegion {
 
 impl Clone for SharedRegion {
     fn clone(&self) -> Self {
-        self.0.writing().handles += 1;
+        self.0.add_handle();
         Self(self.0.clone())
     }
 }
 
 impl Drop for SharedRegion {
     fn drop(&mut self) {
-        self.0.writing().handles -= 1;
-        supply::end_all_waits(&self.0);
+        self.0.drop_handle(&self.0);
     }
 }
 

@@ -55,9 +55,58 @@ pub(crate) fn behind(region: &Counted<dyn Region>, page: usize) -> Behind {
     }
 }
 
+/// The guest that misses a page, whatever platform its space is of.
+pub(crate) trait Asker {
+    /// Runs `then` with its space's lock held shared, which gets to know whether the guest still misses the page: the
+    /// region is still behind the address, and no entry has a page of it there. A CPU that takes the page out of the region
+    /// makes its entry busy first.
+    fn hold(&self, then: &mut dyn FnMut(&dyn Fn() -> bool));
+
+    /// Refuses one more page on no account, where there are so many.
+    ///
+    /// # Errors
+    /// Only [`Exhausted::Limit`].
+    fn check_room(&self, untaken: usize) -> Result<(), Exhausted>;
+}
+
+/// Brings the page of a region that a guest misses. Called without any lock.
+pub(super) fn bring(region: &Counted<dyn Region>, page: usize, guest: &dyn Asker) -> Result<Supplied, Exhausted> {
+    match behind(region, page) {
+        Behind::Frame => Ok(Supplied::Ready),
+        Behind::Nothing => populate(&**region, page, guest).map(|()| Supplied::Ready),
+        Behind::Source(source, index) => {
+            region.untaken().map_or(Ok(()), |untaken| guest.check_room(untaken))?;
+            supply(&source, index, || is_still_missing(region, page, guest))
+        }
+    }
+}
+
+/// Gives a page a frame, if the guest still misses it when the frame has been allocated.
+///
+/// That is decided under the space's lock. While another CPU holds it exclusively and looks through the region's
+/// pages, as [`make_private`](crate::GuestSpace::make_private) does, no page comes; and none comes that the guest's mapping
+/// does not show any more, for the region would keep its frame and no guest reach it.
+fn populate(region: &(dyn Region + 'static), page: usize, guest: &dyn Asker) -> Result<(), Exhausted> {
+    // Before the lock: what is not needed is freed after its release.
+    let mut fresh = region.fresh()?;
+    let mut put = Ok(None);
+    guest.hold(&mut |is_missing| put = fresh.put(page, is_missing));
+    put.map(|_| ())
+}
+
+/// Whether a page is still missing, after a ticket for it was written down.
+///
+/// First the region is looked at: a page that was brought before it was, and that another CPU took from there, is in the
+/// tables by then, or its entry busy.
+fn is_still_missing(region: &Counted<dyn Region>, page: usize, guest: &dyn Asker) -> bool {
+    let mut is_missing = false;
+    guest.hold(&mut |in_tables| is_missing = matches!(behind(region, page), Behind::Source(..)) && in_tables());
+    is_missing
+}
+
 /// Asks the source behind a page for it, once for all CPUs. The CPU that is to ask first looks once more whether the
 /// page is missing: another CPU may have brought it before. Called without any lock.
-pub(crate) fn supply(
+pub(super) fn supply(
     region: &Counted<dyn Region>,
     page: usize,
     is_still_missing: impl FnOnce() -> bool,
@@ -77,7 +126,7 @@ pub(super) fn owner(region: &Counted<dyn Region>) -> Counted<dyn PageOwner> {
 }
 
 /// A mapping has lost a part: the waits for its pages end if there is no other mapping, and no handle.
-pub(crate) fn end_waits(view: &View, part: GuestPhysRange) {
+pub(super) fn end_waits(view: &View, part: GuestPhysRange) {
     let region = view.region();
     if let Some(supply) = region.supply().filter(|_| region.reading().is_alone()) {
         supply.pager.cancel_pages(&owner(region), &(view.page(part.start)..view.page(part.end)));

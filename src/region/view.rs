@@ -4,8 +4,13 @@ use core::fmt;
 
 use memory_addr::PAGE_SIZE_4K;
 
-use super::{Region, RegionError, supply::end_all_waits};
-use crate::{addr::GuestPhysAddr, counted::Counted};
+use super::{Asker, Given, Look, Pool, Region, RegionError};
+use crate::{
+    account::Exhausted,
+    addr::{GuestPhysAddr, GuestPhysRange},
+    counted::Counted,
+    source::Supplied,
+};
 
 /// One mapping of a region: all areas that it was cut into share it.
 #[derive(Clone)]
@@ -16,15 +21,14 @@ struct Opening(Counted<dyn Region>);
 impl Window {
     /// A new mapping, made by way of a handle that stays meanwhile.
     pub(crate) fn open(region: &Counted<dyn Region>) -> Option<Self> {
-        region.writing().open_window();
+        region.open_window();
         Counted::try_new(Opening(region.clone())).map(Self)
     }
 }
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        self.0.writing().close_window();
-        end_all_waits(&self.0);
+        self.0.close_window(&self.0);
     }
 }
 
@@ -53,6 +57,31 @@ impl View {
         let region = opening.0.clone();
         drop(opening);
         region.release()
+    }
+
+    /// What is known of the page at an address.
+    pub(crate) fn look(&self, gpa: GuestPhysAddr) -> Look {
+        self.region().look(self.page(gpa))
+    }
+
+    /// Brings the page at an address, which the guest misses. Called without any lock.
+    pub(crate) fn bring(&self, gpa: GuestPhysAddr, guest: &dyn Asker) -> Result<Supplied, Exhausted> {
+        self.region().bring(self.region(), self.page(gpa), guest)
+    }
+
+    /// What the guest gets that wants a page of its own, whose frames `pool` frees.
+    pub(crate) fn give(&self, gpa: GuestPhysAddr, pool: Option<Pool>) -> Given {
+        self.region().give(self.region(), self.page(gpa), pool)
+    }
+
+    /// The guest has its copy of the page at an address, and no CPU reaches the page through this mapping any more.
+    pub(crate) fn leave(&self, gpa: GuestPhysAddr) {
+        self.region().leave(self.page(gpa));
+    }
+
+    /// The mapping has lost a part.
+    pub(crate) fn end_waits(&self, part: GuestPhysRange) {
+        self.region().end_waits(self, part);
     }
 
     /// The offset in bytes of an address.
@@ -88,12 +117,7 @@ pub(crate) struct Lease {
 impl Lease {
     /// Permission for as long as the value lives, or until it is [kept](Self::keep).
     pub(crate) fn grant(region: &Counted<dyn Region>, bytes: usize) -> Result<Self, RegionError> {
-        let mut book = region.writing();
-        if book.is_frozen() {
-            return Err(RegionError::Frozen);
-        }
-        book.writable += bytes / PAGE_SIZE_4K;
-        drop(book);
+        region.grant(bytes / PAGE_SIZE_4K)?;
         Ok(Self::kept(region, bytes))
     }
 
@@ -111,7 +135,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if self.pages > 0 {
-            self.region.writing().writable -= self.pages;
+            self.region.revoke(self.pages);
         }
     }
 }

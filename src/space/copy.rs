@@ -11,7 +11,7 @@ use crate::{
     invalidate::Invalidate,
     lock::{LockFamily, SpaceLock},
     platform::Platform,
-    region::{Behind, Given, Pool, View, behind},
+    region::{Given, Pool, View},
     set::MemoryArea,
     table::{Context, Edit, Found},
 };
@@ -65,39 +65,33 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let claimed =
             state.table.seek(&self.context, gpa).claim(&self.context).map_err(|exhausted| exhausted.at(range))?;
         let Some(claim) = claimed else { return Ok(Copied::Lost) };
-        let (region, page) = (view.region(), view.page(gpa));
         let used = if access == Access::Write { Used::Dirty } else { Used::Accessed };
         let own = |at| Leaf { at, flags: area.flags(), owner: Owner::Space, used };
         // Asked after the claim, so that no other CPU of this space asks for the page. Until `leave` this space counts
         // among those that share it: no other space takes a page that is still copied from here.
-        match region.give(page, Pool::of(self.context.frames.plain())) {
+        let from = match view.give(gpa, Pool::of(self.context.frames.plain())) {
             Given::Take(at) => {
                 let leaf = own(at);
                 self.context.synchronize_page(&leaf);
                 // The same frame, and more allowed: nothing that a CPU has cached is wrong.
                 claim.make(&leaf);
+                // A page that was taken was on no space's account.
+                charge.keep();
+                operations.publish();
+                return Ok(Copied::Done);
             }
             Given::Copy(from) => {
                 claim.invalidate().map_err(|cause| Error::Invalidation { range, cause })?;
-                let leaf = own(frame.at());
-                self.context.fill_page(Some(from), &frame, &leaf);
-                frame.into_raw();
-                claim.make(&leaf);
-                region.leave(page);
+                Some(from)
             }
-            // Missing for now only: a source brings it, or just did.
-            Given::Nothing if !matches!(behind(region, page), Behind::Nothing) => {
-                return Ok(Copied::Missing(view.clone()));
-            }
-            Given::Nothing => {
-                let leaf = own(frame.at());
-                self.context.fill_page(None, &frame, &leaf);
-                frame.into_raw();
-                claim.make(&leaf);
-                region.leave(page);
-            }
-        }
-        // A page that was taken was on no space's account.
+            Given::Zeros => None,
+            Given::Missing => return Ok(Copied::Missing(view.clone())),
+        };
+        let leaf = own(frame.at());
+        self.context.fill_page(from, &frame, &leaf);
+        frame.into_raw();
+        claim.make(&leaf);
+        view.leave(gpa);
         charge.keep();
         operations.publish();
         Ok(Copied::Done)

@@ -128,7 +128,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     ) -> Result<(), Error> {
         check_private(range, flags)?;
         self.check_flags(range, Owner::Frozen.limit(flags))?;
-        if region.region().reading().is_frozen() {
+        if region.region().is_frozen() {
             return Ok(());
         }
         Err(Error::Region { range, cause: RegionError::NotFrozen })

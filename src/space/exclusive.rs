@@ -39,7 +39,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         removed.give_back();
         let let_go = core::mem::take(removed);
         drop(state);
-        drop(let_go);
+        let_go.end_waits();
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use page_table_multiarch::MappingFlags;
 
-use super::{GuestSpace, State, copy::Copied, supply::is_left_to, supply::is_unsupplied};
+use super::{GuestSpace, State, copy::Copied, shared::writes};
 use crate::{
     addr::Level,
     backend::Backend,
@@ -149,8 +149,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             (Found::Absent(most), Backend::Private(policy)) => {
                 Later::Populate(self.largest_for(area, fault, *policy, most), area.flags())
             }
-            (Found::Absent(_), Backend::CopyOnWrite(view)) if is_unsupplied(view, fault) => Later::Bring(view.clone()),
-            (Found::Absent(_), Backend::CopyOnWrite(view)) if is_write(fault) || is_left_to(area, view) => Later::Copy,
+            (Found::Absent(_), Backend::CopyOnWrite(view)) if is_copied(area, view, fault) => Later::Copy,
             (Found::Absent(_), Backend::Shared(view) | Backend::CopyOnWrite(view)) => {
                 match self.map_page(state, area, fault.gpa)? {
                     Some(installed) => return Ok(Verdict::Answer(outcome_of(installed))),
@@ -211,6 +210,14 @@ pub(super) fn outcome_of(installed: Installed) -> Outcome {
         Installed::Done => Outcome::Resolved,
         Installed::Lost => Outcome::Retry,
     }
+}
+
+/// Whether the guest gets a page of its own: it writes it, or its source brought it for this guest alone, which may write
+/// it. Not while a source has yet to bring it, as far as that is seen at once.
+fn is_copied(area: &MemoryArea<Backend>, view: &View, fault: &Fault) -> bool {
+    let look = view.look(fault.gpa);
+    let is_left_to_it = look.is_sourced && look.is_alone && writes(area.flags());
+    (look.at.is_some() || !look.is_sourced) && (is_write(fault) || is_left_to_it)
 }
 
 /// Whether the guest wrote.

@@ -23,7 +23,7 @@ pub(super) struct Removed {
 impl Removed {
     /// Frees until `budget` is used up: each frame of 4 KiB takes one, and so does each area.
     ///
-    /// `areas` are those of a space that is at its end, whose permissions to write regions end with them.
+    /// `areas` are those of a space that is at its end.
     pub(super) fn step<P: Platform>(
         &mut self,
         context: &Context<P>,
@@ -42,7 +42,7 @@ impl Removed {
             }
             // Permissions to write come first: each keeps its region, too.
             if budget > 0 && self.areas.leases.pop().is_none() {
-                let area = self.areas.areas.pop().or_else(|| last_of(areas.as_deref_mut()?));
+                let area = self.areas.areas.pop().or_else(|| areas.as_deref_mut()?.pop());
                 self.loan = None;
                 let Some(area) = area else { return Progress::Done };
                 match area.into_backend() {
@@ -70,24 +70,23 @@ impl Removed {
 /// and permissions to write them.
 #[derive(Default)]
 pub(super) struct RemovedAreas {
+    /// Permissions that areas have lost which are still there.
     pub leases: Few<Lease>,
     pub areas: Few<MemoryArea<Backend>>,
 }
 
 impl RemovedAreas {
-    /// No CPU reaches what was removed any more: what was borrowed is returned.
+    /// No CPU reaches what was removed any more: what was borrowed is returned, and no region is written through it.
     pub(super) fn give_back(&self) {
         self.areas.iter().for_each(shared::give_back);
     }
-}
 
-/// Takes the last area out, and ends its permission to write its region.
-fn last_of(areas: &mut MemorySet<Backend>) -> Option<MemoryArea<Backend>> {
-    let area = areas.pop()?;
-    if let Backend::Shared(view) = area.backend()
-        && shared::writes(area.flags())
-    {
-        drop(Lease::kept(view.region(), area.size()));
+    /// Ends the waits for pages that were removed. Called without any lock: sources are told.
+    pub(super) fn end_waits(&self) {
+        for area in &self.areas {
+            if let Backend::Shared(view) | Backend::CopyOnWrite(view) = area.backend() {
+                view.end_waits(area.va_range());
+            }
+        }
     }
-    Some(area)
 }

@@ -16,10 +16,12 @@ use crate::{
     table::{Context, Installed},
 };
 
-/// Returns what an area borrowed.
+/// No CPU reaches an area that is gone any more: what it borrowed is returned, and its permission to write a region ends.
 pub(super) fn give_back(area: &MemoryArea<Backend>) {
-    if let Backend::Borrowed(loan) = area.backend() {
-        loan.terms().give_back(area.size());
+    match area.backend() {
+        Backend::Borrowed(loan) => loan.terms().give_back(area.size()),
+        Backend::Shared(view) if writes(area.flags()) => drop(Lease::kept(view.region(), area.size())),
+        _ => {}
     }
 }
 
@@ -62,7 +64,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             Backend::CopyOnWrite(view) => (view, Owner::Frozen),
             _ => return Ok(None),
         };
-        let Some(at) = view.region().reading().frame(view.page(gpa)) else { return Ok(None) };
+        let Some(at) = view.look(gpa).at else { return Ok(None) };
         let leaf = Leaf { at, flags: owner.limit(area.flags()), owner, used: Used::Accessed };
         self.check_frame(gpa, at)?;
         if Content::of(leaf.flags) != Content::Data {

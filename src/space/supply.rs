@@ -1,7 +1,5 @@
 //! Memory that comes from a source: a CPU that misses a page has it brought, without any lock.
 
-use alloc::vec::Vec;
-
 use memory_addr::PAGE_SIZE_4K;
 use page_table_multiarch::MappingFlags;
 
@@ -9,7 +7,6 @@ use super::{
     GuestSpace, State,
     copy::Copied,
     fault::{Later, Verdict},
-    shared::writes,
 };
 use crate::{
     account::Exhausted,
@@ -20,34 +17,11 @@ use crate::{
     fault::{Fault, Outcome},
     lock::{LockFamily, SpaceLock},
     platform::Platform,
-    region::{Behind, SharedRegion, View, behind, end_waits, supply},
-    set::{MemoryArea, Plan},
+    region::{Asker, Behind, SharedRegion, View, behind},
+    set::MemoryArea,
     source::{Pager, Supplied},
     table::{Context, Found},
 };
-
-/// Pages that a space has lost. When this is dropped, without any lock, the waits for them end.
-pub(super) struct EndedWaits(pub Vec<(View, GuestPhysRange)>);
-
-impl Drop for EndedWaits {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|(view, part)| end_waits(view, *part));
-    }
-}
-
-/// The pieces of `plan` whose pages come from a source.
-pub(super) fn lost_pages(plan: &Plan<'_, Backend>) -> Result<Vec<(View, GuestPhysRange)>, Error> {
-    let sourced = || {
-        plan.pieces().filter_map(|(area, part)| match area.backend() {
-            Backend::Shared(view) | Backend::CopyOnWrite(view) => view.region().supply().map(|_| (view, part)),
-            _ => None,
-        })
-    };
-    let mut lost = Vec::new();
-    lost.try_reserve_exact(sourced().count()).map_err(|_| Error::NoMemory(plan.range()))?;
-    lost.extend(sourced().map(|(view, part)| (view.clone(), part)));
-    Ok(lost)
-}
 
 /// The first page of a range that a source is behind and has not brought yet.
 pub(super) fn missing_page(state: &State, range: GuestPhysRange) -> Option<(GuestPhysAddr, View)> {
@@ -59,16 +33,6 @@ pub(super) fn missing_page(state: &State, range: GuestPhysRange) -> Option<(Gues
         let missing = pages.find(|&gpa| matches!(behind(view.region(), view.page(gpa)), Behind::Source(..)));
         missing.map(|gpa| (gpa, view.clone()))
     })
-}
-
-/// Whether a source has not brought the page yet, as far as that is seen at once.
-pub(super) fn is_unsupplied(view: &View, fault: &Fault) -> bool {
-    view.region().supply().is_some() && view.region().reading().frame(view.page(fault.gpa)).is_none()
-}
-
-/// Whether a page of an area that may be written comes from a source for this guest alone, which then takes it at once.
-pub(super) fn is_left_to(area: &MemoryArea<Backend>, view: &View) -> bool {
-    view.region().supply().is_some() && writes(area.flags()) && view.region().reading().is_alone()
 }
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
@@ -136,25 +100,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Brings the page of a region that is missing at `gpa`. No lock is held.
     pub(super) fn bring(&self, view: &View, gpa: GuestPhysAddr) -> Result<Supplied, Error> {
-        let brought = match behind(view.region(), view.page(gpa)) {
-            Behind::Frame => Ok(Supplied::Ready),
-            Behind::Nothing => self.populate_region(view, gpa).map(|()| Supplied::Ready),
-            Behind::Source(..) if !self.has_room_for(view) => Err(self.context.frames.account().refusal()),
-            Behind::Source(region, page) => supply(&region, page, || self.is_still_missing(view, gpa)),
-        };
+        let brought = view.bring(gpa, &Missing { space: self, view, gpa });
         brought.map_err(|exhausted| exhausted.at(Context::<P>::page_of(gpa)))
-    }
-
-    /// Gives the page of a region at `gpa` a frame, if it is still missing there when the frame has been allocated.
-    ///
-    /// That is decided under the space's lock. While another CPU holds it exclusively and looks through the region's
-    /// pages, as [`make_private`](Self::make_private) does, no page comes; and none comes that this mapping does not show
-    /// any more, for the region would keep its frame and no guest reach it.
-    fn populate_region(&self, view: &View, gpa: GuestPhysAddr) -> Result<(), Exhausted> {
-        // Before the guard: what is not needed is freed after the lock's release.
-        let mut fresh = view.region().fresh()?;
-        let state = self.state.shared(super::any_cpu());
-        fresh.put(view.page(gpa), || self.is_missing(&state, view, gpa)).map(|_| ())
     }
 
     /// Has all of a range brought that its regions' sources have not brought yet.
@@ -174,27 +121,30 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Whether the space may have one more page of a frozen region that is left to it alone: those that were brought and not
     /// yet taken are on no account, so that they would be without limit. What is shared is never on it.
     pub(super) fn has_room_for(&self, view: &View) -> bool {
-        let book = view.region().reading();
-        let taken = view.region().supply().is_some() && book.is_frozen() && book.is_alone();
-        !taken || book.frames() < self.context.frames.account().room()
+        view.region().untaken().is_none_or(|untaken| untaken < self.context.frames.account().room())
+    }
+}
+
+/// A page that a guest misses.
+struct Missing<'s, P: Platform, L: LockFamily> {
+    space: &'s GuestSpace<P, L>,
+    /// What stood behind its address.
+    view: &'s View,
+    gpa: GuestPhysAddr,
+}
+
+impl<P: Platform, L: LockFamily> Asker for Missing<'_, P, L> {
+    fn hold(&self, then: &mut dyn FnMut(&dyn Fn() -> bool)) {
+        let state = self.space.state.shared(super::any_cpu());
+        then(&|| {
+            let area = state.areas.find(self.gpa).map(MemoryArea::backend);
+            matches!(area, Some(Backend::Shared(now) | Backend::CopyOnWrite(now)) if now == self.view)
+                && matches!(state.table.find(&self.space.context, self.gpa), Found::Absent(_))
+        });
     }
 
-    /// Whether a page is still missing at `gpa`, after a ticket for it was written down.
-    ///
-    /// First the region is looked at: a page that was brought before it was, and that another CPU took from there, is in the
-    /// tables by then, or its entry busy.
-    fn is_still_missing(&self, view: &View, gpa: GuestPhysAddr) -> bool {
-        let state = self.state.shared(super::any_cpu());
-        let missing = matches!(behind(view.region(), view.page(gpa)), Behind::Source(..));
-        missing && self.is_missing(&state, view, gpa)
-    }
-
-    /// Whether the view is still what stands behind `gpa`, and no entry has a page of it there.
-    ///
-    /// A CPU that takes the page out of the region makes its entry busy first.
-    fn is_missing(&self, state: &State, view: &View, gpa: GuestPhysAddr) -> bool {
-        let area = state.areas.find(gpa).map(MemoryArea::backend);
-        matches!(area, Some(Backend::Shared(now) | Backend::CopyOnWrite(now)) if now == view)
-            && matches!(state.table.find(&self.context, gpa), Found::Absent(_))
+    fn check_room(&self, untaken: usize) -> Result<(), Exhausted> {
+        let account = self.space.context.frames.account();
+        if untaken < account.room() { Ok(()) } else { Err(account.refusal()) }
     }
 }

@@ -1,14 +1,14 @@
 //! Taking a range away: at once for every CPU, and in steps for the allocator.
 
-use page_table_multiarch::MappingFlags;
-
-use super::{
-    GuestSpace, Progress, State,
-    removed::Removed,
-    shared,
-    supply::{self, EndedWaits},
+use super::{GuestSpace, Progress, State, removed::Removed, shared};
+use crate::{
+    addr::GuestPhysRange,
+    backend::Backend,
+    error::Error,
+    lock::{LockFamily, SpaceLock},
+    platform::Platform,
+    table::Edit,
 };
-use crate::{addr::GuestPhysRange, error::Error, lock::LockFamily, platform::Platform, table::Edit};
 
 /// A range that no CPU reaches any more, and whose memory is still to be freed:
 /// [`GuestSpace::unmap_in_steps`] makes it.
@@ -64,8 +64,6 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// nothing.
     fn take(&self, range: GuestPhysRange, into: &mut Removed) -> Result<bool, Error> {
         self.check(range)?;
-        // All CPUs that wait for pages which go are told when the lock is free again.
-        let _ended;
         let mut guard = self.exclusive()?;
         Self::check_not_on_loan(&guard, range)?;
         let State { areas, table, removed, .. } = &mut *guard;
@@ -73,32 +71,42 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         if plan.is_empty() {
             return Err(Error::NotMapped(range));
         }
-        let mut lost = None;
         let is_plain = plan.pieces().all(|(area, _)| shared::is_plain(area));
-        if !is_plain {
-            lost = Some(supply::lost_pages(&plan)?);
-            into.areas.leases = shared::lost_leases(&plan, MappingFlags::empty())?;
-        }
-        let flush = match table.edit(&self.context, range, Edit::Unmap) {
-            Ok(flush) => flush,
-            Err(exhausted) => {
-                return Err(shared::keep(core::mem::take(&mut into.areas.leases), exhausted.at(range)));
-            }
-        };
-        _ended = lost.map(EndedWaits);
+        let flush = table.edit(&self.context, range, Edit::Unmap).map_err(|exhausted| exhausted.at(range))?;
         let flushed = flush.detach(&mut into.memory);
         into.areas.areas = plan.carve();
         match flushed {
             Ok(()) => {
                 if !is_plain {
                     into.areas.give_back();
+                    drop(guard);
+                    into.areas.end_waits();
                 }
                 Ok(is_plain)
             }
             Err(cause) => {
                 // A CPU may still reach it: it goes when an exclusive operation has told all CPUs.
                 *removed = core::mem::take(&mut into.areas);
+                drop(guard);
+                self.end_removed_waits();
                 Err(Error::Invalidation { range, cause })
+            }
+        }
+    }
+
+    /// Ends the waits for pages that were removed by an operation which could not tell all CPUs.
+    ///
+    /// One area after the other, as sources are told without any lock. What the next exclusive operation finishes
+    /// meanwhile ends its waits itself.
+    #[cold]
+    fn end_removed_waits(&self) {
+        let backend = |index| {
+            let state = self.state.shared(super::any_cpu());
+            state.removed.areas.iter().nth(index).map(|area| (area.backend().clone(), area.va_range()))
+        };
+        for (backend, part) in (0..).map_while(backend) {
+            if let Backend::Shared(view) | Backend::CopyOnWrite(view) = backend {
+                view.end_waits(part);
             }
         }
     }
