@@ -43,6 +43,8 @@ mod relocate;
 mod rest;
 #[path = "toy/shootdown.rs"]
 mod shootdown;
+#[path = "toy/single_page.rs"]
+mod single_page;
 #[path = "toy/sources.rs"]
 mod sources;
 #[path = "toy/steps.rs"]

@@ -100,6 +100,19 @@ impl<B: Backing> Areas<B> {
         }
     }
 
+    /// Gives the parts of areas that lie in a range these flags, and cuts no area that has them already.
+    #[inline]
+    pub(super) fn set_flags(&mut self, touched: &Touched<B::Addr>, flags: B::Flags)
+    where
+        B::Flags: PartialEq,
+    {
+        if touched.is_whole() {
+            return self.area_mut(touched.place).set_flags(flags);
+        }
+        let ask = |area: &MemoryArea<B>| (area.flags() != flags).then_some(flags);
+        self.change(touched, ask, MemoryArea::set_flags);
+    }
+
     /// Cuts the area at a place in two, and gives the place of the right part.
     fn cut(&mut self, mut place: Place, at: B::Addr) -> Place {
         let right = self.area(place).part_from(at);

@@ -37,12 +37,6 @@ impl<T> Few<T> {
         room_for(count).map(Self::in_room)
     }
 
-    /// A list of an item at most, with what [`room_for`] gave.
-    #[inline]
-    pub(super) const fn of(first: Option<T>, rest: Option<Vec<T>>) -> Self {
-        Self { first, rest }
-    }
-
     /// Appends an item, for which there is room.
     pub(crate) fn push(&mut self, item: T) {
         if self.first.is_none() {

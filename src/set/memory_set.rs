@@ -8,6 +8,7 @@ use super::{
     AreaError, Backing, MemoryArea, Plan,
     areas::{Areas, Place},
     gap::Wanted,
+    within::Within,
 };
 
 /// Disjoint [`MemoryArea`]s in address order.
@@ -120,6 +121,12 @@ impl<B: Backing> MemorySet<B> {
     #[expect(clippy::inline_always, reason = "a plan is 80 bytes, and moving it costs as much as the search")]
     pub fn plan(&mut self, range: AddrRange<B::Addr>) -> Result<Plan<'_, B>, AreaError<B::Addr>> {
         Plan::new(&mut self.areas, range)
+    }
+
+    /// The same for a range within one area; `None` for any other range, and without memory.
+    #[inline]
+    pub(crate) fn within(&mut self, range: AddrRange<B::Addr>) -> Option<Within<'_, B>> {
+        Within::new(&mut self.areas, range)
     }
 
     /// Removes the areas in `range`, none of which its ends cut.

@@ -15,6 +15,7 @@ mod plan;
 #[cfg(test)]
 #[path = "tests/twin.rs"]
 mod twin;
+mod within;
 
 pub use area::MemoryArea;
 pub use backend::{Backing, MappingBackend, MappingChange};
@@ -22,3 +23,4 @@ pub use error::{AreaError, MappingError, MappingResult};
 pub use few::Few;
 pub use memory_set::MemorySet;
 pub use plan::Plan;
+pub(crate) use within::Within;

@@ -80,9 +80,6 @@ impl<'a, B: Backing> Plan<'a, B> {
     ///
     /// Drop that when nothing can reach the memory any more: it may hold the last reference to what stood behind it.
     pub fn carve(self) -> Few<MemoryArea<B>> {
-        if self.touched.is_whole() {
-            return Few::of(self.areas.take(self.touched.place), self.room);
-        }
         let mut gone = Few::in_room(self.room);
         self.areas.carve(&self.touched, None, Some(&mut gone));
         gone
@@ -100,11 +97,7 @@ impl<'a, B: Backing> Plan<'a, B> {
     where
         B::Flags: PartialEq,
     {
-        if self.touched.is_whole() {
-            return self.areas.area_mut(self.touched.place).set_flags(flags);
-        }
-        let ask = |area: &MemoryArea<B>| (area.flags() != flags).then_some(flags);
-        self.areas.change(&self.touched, ask, MemoryArea::set_flags);
+        self.areas.set_flags(&self.touched, flags);
     }
 
     /// Puts another backend behind every piece, cutting the areas at the range's ends, and gives the old ones, as

@@ -2,6 +2,7 @@
 
 use super::{GuestSpace, State};
 use crate::{
+    addr::GuestPhysRange,
     error::Error,
     lock::{LockFamily, SpaceLock},
     platform::Platform,
@@ -25,6 +26,17 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             }
             self.settle(state)?;
         }
+    }
+
+    /// The same for a change of `range`, of which nothing is on loan.
+    ///
+    /// # Errors
+    /// As for [`exclusive`](Self::exclusive); [`Error::State`] for memory that is on loan to another space.
+    #[inline]
+    pub(super) fn exclusive_over(&self, range: GuestPhysRange) -> Result<Held<'_, L>, Error> {
+        let state = self.exclusive()?;
+        Self::check_not_on_loan(&state, range)?;
+        Ok(state)
     }
 
     /// Finishes what an earlier operation could not, since a CPU could not be told.

@@ -2,7 +2,7 @@
 
 use page_table_multiarch::MappingFlags;
 
-use super::{GuestSpace, Progress, State, edit, shared};
+use super::{GuestSpace, Progress, State, edit, exclusive::Held, shared};
 use crate::{
     addr::{GuestPhysAddr, GuestPhysRange},
     backend::Backend,
@@ -51,7 +51,23 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::NoMemory`], [`Error::Limit`] for the tables that split blocks;
     /// - [`Error::Invalidation`]: see there.
     pub fn protect(&self, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
-        self.protect_in_steps(range, flags)?.step(usize::MAX).map(|_| ())
+        let mut all = self.protect_in_steps(range, flags)?;
+        let mut guard = self.exclusive_over(range)?;
+        match self.protect_page(&mut guard, range, flags) {
+            Some(done) => done,
+            None => all.step_under(guard, usize::MAX).map(|_| ()),
+        }
+    }
+
+    /// Gives a page of plain memory other flags, if its leaf gets them in place. `None` for all else: nothing has changed.
+    #[inline]
+    fn protect_page(&self, state: &mut State, range: GuestPhysRange, flags: MappingFlags) -> Option<Result<(), Error>> {
+        let State { areas, table, .. } = state;
+        let page = shared::plain_page::<P>(areas, range)?;
+        edit::check_kind(page.area(), range, flags).ok()?;
+        let done = table.protect_page(&self.context, range, flags)?;
+        page.set_flags(flags);
+        Some(done.map_err(|cause| Error::Invalidation { range, cause }))
     }
 
     /// Gives `range` other flags as [`protect`](Self::protect) does, but a part at a time: see [`Protecting::step`].
@@ -86,9 +102,13 @@ impl<P: Platform, L: LockFamily> Protecting<'_, P, L> {
         if entries == 0 || self.rest.is_empty() {
             return Ok(self.progress());
         }
+        self.step_under(self.space.exclusive_over(self.rest)?, entries)
+    }
+
+    /// The same under the lock.
+    #[inline(never)]
+    fn step_under(&mut self, mut guard: Held<'_, L>, entries: usize) -> Result<Progress, Error> {
         let (range, flags) = (self.rest, self.flags);
-        let mut guard = self.space.exclusive()?;
-        GuestSpace::<P, L>::check_not_on_loan(&guard, range)?;
         let State { areas, table, removed, .. } = &mut *guard;
         let end = if entries == usize::MAX {
             range.end

@@ -12,7 +12,7 @@ use crate::{
     lock::LockFamily,
     platform::Platform,
     region::{Lease, SharedRegion, View, Window},
-    set::{Few, MemoryArea, Plan},
+    set::{Few, MemoryArea, MemorySet, Plan, Within},
     table::{Context, Installed},
 };
 
@@ -88,6 +88,18 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 #[inline]
 pub(super) fn is_plain(area: &MemoryArea<Backend>) -> bool {
     matches!(area.backend(), Backend::Linear(_) | Backend::Private(_))
+}
+
+/// The edit of a page that lies in plain memory; `None` for any other range, and without memory.
+#[inline]
+pub(super) fn plain_page<P: Platform>(
+    areas: &mut MemorySet<Backend>,
+    range: GuestPhysRange,
+) -> Option<Within<'_, Backend>> {
+    if range.size() != Context::<P>::span(Level::PAGE) {
+        return None;
+    }
+    areas.within(range).filter(|page| is_plain(page.area()))
 }
 
 /// The permissions to write that the pieces of `plan` have, and would not have with `flags`; without flags, all.

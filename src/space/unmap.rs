@@ -1,13 +1,13 @@
 //! Taking a range away: at once for every CPU, and in steps for the allocator.
 
-use super::{GuestSpace, Progress, State, removed::Removed, shared};
+use super::{GuestSpace, Progress, State, exclusive::Held, removed::Removed, shared};
 use crate::{
     addr::GuestPhysRange,
     backend::Backend,
     error::Error,
     lock::{LockFamily, SpaceLock},
     platform::Platform,
-    table::Edit,
+    table::{Edit, RemovedPage},
 };
 
 /// A range that no CPU reaches any more, and whose memory is still to be freed:
@@ -34,12 +34,34 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::NoMemory`], [`Error::Limit`] for the tables that split blocks;
     /// - [`Error::Invalidation`]: see there.
     pub fn unmap(&self, range: GuestPhysRange) -> Result<(), Error> {
-        let mut removed = Removed::default();
-        let is_plain = self.take(range, &mut removed)?;
-        if !is_plain || !removed.memory.is_empty() {
-            while self.free_some(&mut removed, usize::MAX) == Progress::More {}
+        self.check(range)?;
+        let mut guard = self.exclusive_over(range)?;
+        let Some(taken) = self.take_page(&mut guard, range) else { return self.unmap_any(guard, range) };
+        drop(guard);
+        if let Some(page) = taken? {
+            page.free(&self.context);
         }
         Ok(())
+    }
+
+    /// Unmaps any range, under a lock that is given up before anything is freed.
+    #[inline(never)]
+    fn unmap_any(&self, guard: Held<'_, L>, range: GuestPhysRange) -> Result<(), Error> {
+        let mut removed = Removed::default();
+        self.take(guard, range, &mut removed)?;
+        while self.free_some(&mut removed, usize::MAX) == Progress::More {}
+        Ok(())
+    }
+
+    /// Takes a page of plain memory away, if it has a leaf of its own in a table that stays, and gives what is to be freed.
+    /// `None` for all else: nothing has changed.
+    #[inline]
+    fn take_page(&self, state: &mut State, range: GuestPhysRange) -> Option<Result<Option<RemovedPage>, Error>> {
+        let State { areas, table, .. } = state;
+        let page = shared::plain_page::<P>(areas, range)?;
+        let taken = table.unmap_page(&self.context, range)?;
+        page.remove();
+        Some(taken.map_err(|cause| Error::Invalidation { range, cause }))
     }
 
     /// Unmaps `range` as [`unmap`](Self::unmap) does, and leaves the freeing to the caller.
@@ -50,8 +72,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// # Errors
     /// As for [`unmap`](Self::unmap).
     pub fn unmap_in_steps(&self, range: GuestPhysRange) -> Result<Unmapping<'_, P, L>, Error> {
+        self.check(range)?;
         let mut removed = Removed::default();
-        self.take(range, &mut removed)?;
+        self.take(self.exclusive_over(range)?, range, &mut removed)?;
         Ok(Unmapping { space: self, removed })
     }
 
@@ -60,12 +83,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         removed.step(&self.context, None, budget)
     }
 
-    /// Takes all of `range` away, under the lock. Whether no region and no loan was behind it, so that its areas hold
-    /// nothing.
-    fn take(&self, range: GuestPhysRange, into: &mut Removed) -> Result<bool, Error> {
-        self.check(range)?;
-        let mut guard = self.exclusive()?;
-        Self::check_not_on_loan(&guard, range)?;
+    /// Takes all of `range` away, under the lock.
+    fn take(&self, held: Held<'_, L>, range: GuestPhysRange, into: &mut Removed) -> Result<(), Error> {
+        let mut guard = held;
         let State { areas, table, removed, .. } = &mut *guard;
         let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
         if plan.is_empty() {
@@ -82,7 +102,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                     drop(guard);
                     into.areas.end_waits();
                 }
-                Ok(is_plain)
+                Ok(())
             }
             Err(cause) => {
                 // A CPU may still reach it: it goes when an exclusive operation has told all CPUs.

@@ -1,6 +1,6 @@
 //! Taking away and restricting: mark, invalidate, reap (H22–H24).
 
-use core::{slice, sync::atomic::Ordering};
+use core::sync::atomic::Ordering;
 
 use super::{
     Table, Tree,
@@ -44,10 +44,7 @@ impl Table {
         debug_assert!(self.is_finished(), "the caller finishes what is pending first: marks never nest");
         let Self { tree, pending, cuts } = self;
         let mut progress = Progress::new(range);
-        let mut pages = tree.edit_page(context, range, edit, &mut progress);
-        if pages.is_none() {
-            pages = tree.edit_range(context, range, edit, cuts, &mut progress)?;
-        }
+        let pages = tree.edit_range(context, range, edit, cuts, &mut progress)?;
         if progress.changed.is_none() {
             context.operations().publish();
         }
@@ -57,31 +54,10 @@ impl Table {
 }
 
 impl Tree {
-    /// Edits the only page of `range`, if it has an entry of its own, whose table stays: that entry.
-    fn edit_page<P: Platform>(
-        &self,
-        context: &Context<P>,
-        range: GuestPhysRange,
-        edit: Edit,
-        progress: &mut Progress,
-    ) -> Option<&[AtomicU64]> {
-        if range.size() != Context::<P>::span(Level::PAGE) {
-            return None;
-        }
-        let node = self.page_table(context, range)?;
-        if edit == Edit::Unmap && context.is_sole(node, range) {
-            return None;
-        }
-        let entry = node.slot::<P>(range.start).entry;
-        context.sweep_one(Level::PAGE, entry, |raw| context.edit_entry(Level::PAGE, range, raw, edit, false, progress));
-        Some(slice::from_ref(entry))
-    }
-
-    /// Edits any range: the entries, if they are in one table of pages that stays.
+    /// Edits a range: the entries, if they are in one table of pages that stays.
     ///
     /// # Errors
     /// As for [`Table::edit`].
-    #[inline(never)]
     fn edit_range<P: Platform>(
         &self,
         context: &Context<P>,
@@ -147,7 +123,7 @@ impl<P: Platform> Context<P> {
     /// How an entry is edited: what must not change under a CPU is marked, the rest changes in place.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a call and its result in memory cost as much as the decision")]
-    fn edit_entry(
+    pub(super) fn edit_entry(
         &self,
         level: Level,
         span: GuestPhysRange,
@@ -192,16 +168,21 @@ impl<P: Platform> Context<P> {
     fn is_sole(&self, node: Node<'_>, part: GuestPhysRange) -> bool {
         let end = GuestPhysAddr::from_usize(part.end.as_usize() - 1);
         let (first, last) = (node.index::<P>(part.start), node.index::<P>(end));
-        let (before, rest) = node.entries.split_at(first);
+        self.is_absent_around(node.entries, first, last)
+            && self.is_sole_at(node, part, part.start)
+            && (first == last || self.is_sole_at(node, part, end))
+    }
+
+    /// Whether all of `entries` are absent but those from the index `first` to `last`.
+    #[inline]
+    pub(super) fn is_absent_around(&self, entries: &[AtomicU64], first: usize, last: usize) -> bool {
+        let (before, rest) = entries.split_at(first);
         let after = &rest[last - first + 1..];
         let absent = self.format.absent();
         let is_absent = |entry: &AtomicU64| entry.load(Ordering::Acquire) == absent;
-        // The quickest test comes first: in a table that is in use a neighbour is nearly always not absent. Then the
-        // tables below.
+        // The quickest test comes first: in a table that is in use a neighbour is nearly always not absent.
         before.last().is_none_or(is_absent)
             && after.first().is_none_or(is_absent)
-            && self.is_sole_at(node, part, part.start)
-            && (first == last || self.is_sole_at(node, part, end))
             && before.iter().all(is_absent)
             && after.iter().all(is_absent)
     }

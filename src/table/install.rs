@@ -129,7 +129,7 @@ impl<'t> Position<'t> {
         let Some(slot) = slot else { return Ok(Installed::Lost) };
         // Release (in `replace`): the zeros are in the frame before a walker can reach it.
         let replaced = slot.replace(context.format.absent(), context.format.leaf(level, leaf));
-        Ok(if replaced.is_ok() { Installed::Done } else { Installed::Lost })
+        Ok(if replaced.is_ok() { Installed::Done } else { lost() })
     }
 
     /// Claims the page's entry through `Busy`, and makes the tables that lead to it, if it is absent or a frozen region's.
@@ -153,6 +153,13 @@ impl<'t> Position<'t> {
         let (format, level) = (&context.format, self.slot.level);
         self.slot.raise(format, |old| format.touched(level, old, access))
     }
+}
+
+/// Another CPU was first. Out of line, so that a caller knows the other answer without a look at it.
+#[cold]
+#[inline(never)]
+fn lost() -> Installed {
+    Installed::Lost
 }
 
 /// The entry of `level` over `gpa`, with the tables that lead to it from `slot` on; `None` if something else is in the way.

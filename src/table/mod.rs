@@ -17,6 +17,7 @@ mod install;
 mod model;
 mod node;
 mod own;
+mod page;
 mod query;
 mod relocate;
 mod removed;
@@ -35,7 +36,7 @@ pub(crate) use self::{
     install::{Found, Position},
     query::Run,
     relocate::Moved,
-    removed::RemovedMemory,
+    removed::{RemovedMemory, RemovedPage},
     withdraw::Unowned,
 };
 use self::{cut::Cuts, entry::Slot, flush::Pending, node::Node};

@@ -39,6 +39,10 @@ pub(crate) struct RemovedMemory {
     frames: Option<Frameset>,
 }
 
+/// A page of the space's own that no entry names and no CPU reaches.
+#[must_use = "dropped, it is lost"]
+pub(crate) struct RemovedPage(PhysAddr);
+
 /// Something that waits to be freed.
 enum Piece {
     /// A table whose entries are of the level, and all below it.
@@ -154,6 +158,28 @@ impl RemovedMemory {
                 }
             }
         }
+    }
+}
+
+impl RemovedPage {
+    /// The page that a marked leaf named, if it was the space's own.
+    ///
+    /// # Safety
+    /// As for [`RemovedMemory::add`].
+    #[cold]
+    pub(super) unsafe fn named_by<P: Platform>(context: &Context<P>, marked: u64) -> Option<Self> {
+        match context.format.decode(Level::PAGE, marked) {
+            Entry::Marked(Marked::Leaf(leaf)) if leaf.owner == Owner::Space => Some(Self(leaf.at)),
+            _ => None,
+        }
+    }
+
+    /// Frees it.
+    #[inline(never)]
+    pub(crate) fn free<P: Platform>(self, context: &Context<P>) {
+        let mut frames = Frameset { at: self.0, pages: Context::<P>::leaf_pages(Level::PAGE) };
+        // SAFETY: the caller of `named_by` promised that this value alone frees it.
+        unsafe { frames.free_some(context, &mut { usize::MAX }) };
     }
 }
 

@@ -156,21 +156,9 @@ impl<P: Platform> Context<P> {
         }
     }
 
-    /// Changes the only entry that an operation is about, as [`sweep`](Self::sweep) does.
-    #[inline]
-    pub(super) fn sweep_one(&self, level: Level, entry: &AtomicU64, mut decide: impl FnMut(u64) -> Sweep) {
-        loop {
-            let raw = entry.load(Ordering::Acquire);
-            let change = decide(raw);
-            if self.apply(level, entry, raw, change) {
-                return;
-            }
-        }
-    }
-
     /// Changes an entry that was `raw`, unless hardware set a bit of it meanwhile: whether it is done.
     #[inline]
-    fn apply(&self, level: Level, entry: &AtomicU64, raw: u64, change: Sweep) -> bool {
+    pub(super) fn apply(&self, level: Level, entry: &AtomicU64, raw: u64, change: Sweep) -> bool {
         match change {
             Sweep::Keep => true,
             Sweep::Flip(bits) if self.is_unnoted(level) => {

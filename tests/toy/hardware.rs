@@ -88,13 +88,13 @@ fn notes_nothing_that_an_edit_of_leaves_forgets() {
     space.map(range(0, BLOCK), PAGES, RW).unwrap();
     let table = first_pages(&board, &space);
     let marks = Toy.fields(Level::PAGE).hardware;
-    for flags in [READ, RW, RWX, READ] {
+    for (part, flags) in [(BLOCK, READ), (BLOCK, RW), (BLOCK, RWX), (BLOCK, READ), (PAGE, RW), (PAGE, READ)] {
         for entry in entries(table) {
             entry.fetch_and(!marks, Ordering::AcqRel);
             assert_eq!(used(entry), Used::Not);
         }
         trap(table);
-        space.protect(range(0, BLOCK), flags).unwrap();
+        space.protect(range(BLOCK - part, part), flags).unwrap();
         assert!(TRAPPED.load(Ordering::Acquire).is_null(), "no store trapped");
         assert!(entries(table).iter().all(|entry| used(entry) == Used::Accessed), "{flags:?}");
         assert_eq!(space.translate(gpa(BLOCK - PAGE)).unwrap().flags, flags);

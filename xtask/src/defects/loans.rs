@@ -69,8 +69,8 @@ pub const DEFECTS: &[Defect] = &[
         name: "unmapped-while-on-loan",
         rules: &["T6"],
         edits: &[Edit {
-            file: UNMAP,
-            text: "        Self::check_not_on_loan(&guard, range)?;
+            file: "src/space/exclusive.rs",
+            text: "        Self::check_not_on_loan(&state, range)?;
 ",
             instead: "",
         }],

@@ -10,6 +10,7 @@ const CUT: &str = "src/table/cut.rs";
 const EDIT: &str = "src/table/edit.rs";
 const FLUSH: &str = "src/table/flush.rs";
 const NODE: &str = "src/table/node.rs";
+const PAGE: &str = "src/table/page.rs";
 const RELOCATE: &str = "src/table/relocate.rs";
 const REMOVED: &str = "src/table/removed.rs";
 const WALK: &str = "src/table/walk.rs";
@@ -155,6 +156,45 @@ pub const DEFECTS: &[Defect] = &[
         }],
         host: &[host("cortex_a57::unmapping::empty_tables_go"), toy("leaves_room_for_a_block")],
         emulator: Emulator::Shows(A57, &["unmapping::empty_tables_go_and_a_block_takes_their_place"]),
+    },
+    Defect {
+        name: "a-page-leaves-an-empty-table",
+        rules: &["W5"],
+        edits: &[Edit {
+            file: PAGE,
+            text: "edit == Edit::Unmap && context.is_absent_around(node.entries, index, index)",
+            instead: "edit == Edit::Unmap && node.entries.len() == 1",
+        }],
+        host: &[toy("leaves_room_for_a_block"), toy("single_page::takes_the_table")],
+        emulator: ONLY_COST,
+    },
+    Defect {
+        name: "a-page-goes-before-the-flush",
+        rules: &["T6", "H22"],
+        edits: &[
+            Edit {
+                file: PAGE,
+                text: "        if let Err(unreachable) = progress.settle(context, pending, Edit::Unmap) {",
+                instead: "        slot.store(context.format.absent());
+        if let Err(unreachable) = progress.settle(context, pending, Edit::Unmap) {",
+            },
+        ],
+        host: &[toy("single_page::is_invalidated"), toy("single_page::that_a_cpu")],
+        emulator: NO_CACHES,
+    },
+    Defect {
+        name: "a-page-is-broken-in-place",
+        rules: &["W9", "H7"],
+        edits: &[Edit {
+            file: PAGE,
+            text: "            if progress.has_marks && edit != Edit::Unmap {
+                return None;
+            }
+",
+            instead: "",
+        }],
+        host: &[toy("single_page::changes_as_the_format_says")],
+        emulator: NO_CONFLICTS,
     },
     Defect {
         name: "nine-bits-of-root-index",
@@ -343,8 +383,13 @@ pub const DEFECTS: &[Defect] = &[
                 instead: "            let _ = self.invalidate();
             *self.pending",
             },
+            Edit {
+                file: PAGE,
+                text: "        context.shootdown.invalidate(scope)?;\n",
+                instead: "        let _ = context.shootdown.invalidate(scope);\n",
+            },
         ],
-        host: &[toy("shootdown::that_fails")],
+        host: &[toy("shootdown::that_fails"), toy("single_page::that_")],
         emulator: BROADCAST,
     },
     Defect {
