@@ -69,29 +69,28 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let own = |at| Leaf { at, flags: area.flags(), owner: Owner::Space, used };
         // Asked after the claim, so that no other CPU of this space asks for the page. Until `leave` this space counts
         // among those that share it: no other space takes a page that is still copied from here.
-        let from = match view.give(gpa, Pool::of(self.context.frames.plain())) {
+        match view.give(gpa, Pool::of(self.context.frames.plain())) {
+            Given::Missing => return Ok(Copied::Missing(view.clone())),
             Given::Take(at) => {
                 let leaf = own(at);
                 self.context.synchronize_page(&leaf);
                 // The same frame, and more allowed: nothing that a CPU has cached is wrong.
                 claim.make(&leaf);
-                // A page that was taken was on no space's account.
-                charge.keep();
-                operations.publish();
-                return Ok(Copied::Done);
             }
-            Given::Copy(from) => {
-                claim.invalidate().map_err(|cause| Error::Invalidation { range, cause })?;
-                Some(from)
+            given => {
+                let mut from = None;
+                if let Given::Copy(at) = given {
+                    claim.invalidate().map_err(|cause| Error::Invalidation { range, cause })?;
+                    from = Some(at);
+                }
+                let leaf = own(frame.at());
+                self.context.fill_page(from, &frame, &leaf);
+                frame.into_raw();
+                claim.make(&leaf);
+                view.leave(gpa);
             }
-            Given::Zeros => None,
-            Given::Missing => return Ok(Copied::Missing(view.clone())),
-        };
-        let leaf = own(frame.at());
-        self.context.fill_page(from, &frame, &leaf);
-        frame.into_raw();
-        claim.make(&leaf);
-        view.leave(gpa);
+        }
+        // A page that was taken was on no space's account.
         charge.keep();
         operations.publish();
         Ok(Copied::Done)

@@ -121,7 +121,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Whether the space may have one more page of a frozen region that is left to it alone: those that were brought and not
     /// yet taken are on no account, so that they would be without limit. What is shared is never on it.
     pub(super) fn has_room_for(&self, view: &View) -> bool {
-        view.region().untaken().is_none_or(|untaken| untaken < self.context.frames.account().room())
+        view.region().untaken().is_none_or(|untaken| self.has_room_beside(untaken))
+    }
+
+    /// Whether the space may have one more page, beside so many that are on no account.
+    fn has_room_beside(&self, untaken: usize) -> bool {
+        untaken < self.context.frames.account().room()
     }
 }
 
@@ -144,7 +149,6 @@ impl<P: Platform, L: LockFamily> Asker for Missing<'_, P, L> {
     }
 
     fn check_room(&self, untaken: usize) -> Result<(), Exhausted> {
-        let account = self.space.context.frames.account();
-        if untaken < account.room() { Ok(()) } else { Err(account.refusal()) }
+        if self.space.has_room_beside(untaken) { Ok(()) } else { Err(self.space.context.frames.account().refusal()) }
     }
 }

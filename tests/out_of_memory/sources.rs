@@ -52,9 +52,12 @@ pub(super) fn source_cases<F: Format>() -> Vec<Case<F>> {
             Keeps::Contents,
         ),
         case(
-            "unmap a source's page",
-            |s| from_source(s).and_then(|()| fault(s, RAM, Access::Read)).expect("memory"),
-            |s| s.unmap(range(RAM + PAGE, PAGE)),
+            "unmap a source's pages, in several areas",
+            |s| {
+                from_source(s).and_then(|()| fault(s, RAM, Access::Read)).expect("memory");
+                s.protect(range(RAM + PAGE, PAGE), MappingFlags::READ).expect("memory");
+            },
+            |s| s.unmap(range(RAM, 3 * PAGE)),
             Keeps::Everything,
         ),
         case(

@@ -160,6 +160,36 @@ fn unmapping_cancels_though_a_cpu_cannot_be_told() {
     space.leave(CpuId(3)).unwrap();
 }
 
+/// Between two waits that end, another CPU finishes what could not be told, and lets go what was removed.
+#[test]
+fn what_is_finished_meanwhile_ends_the_waits_that_are_left() {
+    let board = Board::with(Reach::ThisCpu, Pieces::Any);
+    let (space, script, pager) = sourced(&board, 3);
+    let space = Arc::new(space);
+    // Three areas of one mapping, of which the last stays.
+    space.protect(range(PAGE, PAGE), MappingFlags::READ).unwrap();
+    pager.complete(waits(&space, 0, Access::Write), Ok(&page(4 * PAGE))).unwrap();
+    assert_eq!(fault(&space, 0, Access::Write), Outcome::Resolved);
+    space.protect(range(0, PAGE), MappingFlags::READ).unwrap();
+    space.protect(range(0, PAGE), RW).unwrap();
+    let tickets = [waits(&space, PAGE, Access::Read), waits(&space, 2 * PAGE, Access::Write)];
+    script.settled();
+    let (inside, deaf) = (Arc::downgrade(&space), board.clone());
+    let meanwhile = move |moment: Moment| {
+        if let (Moment::Settled(_), Some(space)) = (moment, inside.upgrade()) {
+            deaf.deafen(None);
+            let _ = space.leave(CpuId(3));
+            let _ = space.map(range(16 * PAGE, PAGE), LAZY, RW);
+        }
+    };
+    assert!(script.meanwhile.set(Box::new(meanwhile)).is_ok());
+    space.enter(CpuId(3), VcpuId(3)).unwrap();
+    board.deafen(Some(CpuId(3)));
+    assert!(matches!(space.unmap(range(0, 3 * PAGE)), Err(Error::Invalidation { .. })));
+    assert_eq!(script.settled(), [(5, Settled::Cancelled), (6, Settled::Cancelled)]);
+    assert_eq!(tickets.map(|ticket| pager.state(ticket)), [Waiting::Over; 2]);
+}
+
 #[test]
 fn room_for_so_many_and_no_more() {
     let board = Board::new();
@@ -271,6 +301,25 @@ fn what_is_shared_is_on_no_limit() {
         assert_eq!(fault(&space, number * PAGE, Access::Read), Outcome::Resolved, "page {number}");
     }
     assert_eq!((space.usage().frames, space.stats().shared_frames), (0, 4));
+}
+
+/// A frozen region that two guests map is left to neither of them.
+#[test]
+fn what_two_guests_inherit_is_on_no_limit() {
+    let board = Board::new();
+    let (one, two, (script, pager)) = (board.space(), board.space(), pager(1));
+    script.answers(Supply::Ready);
+    let region = one.region_from(4 * PAGE, &pager, 0).unwrap();
+    region.freeze().unwrap();
+    for space in [&one, &two] {
+        space.map(range(0, 4 * PAGE), Mapping::CopyOnWrite { region: region.clone(), offset: 0 }, RW).unwrap();
+    }
+    drop(region);
+    one.set_limits(stage2::Limits { frames: Some(1), table_frames: None });
+    for number in 0..4 {
+        assert_eq!(fault(&one, number * PAGE, Access::Read), Outcome::Resolved, "page {number}");
+    }
+    assert_eq!((one.usage().frames, one.stats().shared_frames), (0, 4));
 }
 
 /// Giving it to another space populates it, as the guest's own read would.

@@ -2,7 +2,6 @@
 
 use super::table::{A57, Defect, Edit, Emulator, host, toy};
 
-const COPY: &str = "src/space/copy.rs";
 const DESK: &str = "src/source/desk.rs";
 const MEMORY: &str = "src/region/memory.rs";
 const PAGER: &str = "src/source/pager.rs";
@@ -29,7 +28,7 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["F1", "H26"],
         edits: &[Edit {
             file: SPACE,
-            text: "matches!(state.table.find(&self.context, gpa), Found::Absent(_))",
+            text: "matches!(state.table.find(&self.space.context, self.gpa), Found::Absent(_))",
             instead: "true",
         }],
         host: &[toy("sources::races::a_page_that_another_brought_and_took")],
@@ -50,9 +49,9 @@ pub const DEFECTS: &[Defect] = &[
         name: "a-write-that-does-not-wait",
         rules: &["G4"],
         edits: &[Edit {
-            file: COPY,
-            text: "Given::Nothing if !matches!(behind(region, page), Behind::Nothing) =>",
-            instead: "Given::Nothing if false && !matches!(behind(region, page), Behind::Nothing) =>",
+            file: MEMORY,
+            text: "Given::Zeros if !matches!(supply::behind(this, page), Behind::Nothing) =>",
+            instead: "Given::Zeros if false && !matches!(supply::behind(this, page), Behind::Nothing) =>",
         }],
         host: &[toy("sources::snapshots::have_the_source"), host("threads::sources::everything_goes_on")],
         emulator: Emulator::Shows(A57, &["sources::a_snapshot_keeps_its_source"]),
@@ -91,9 +90,12 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["T10"],
         edits: &[Edit {
             file: UNMAP,
-            text: "        _ended = lost.map(EndedWaits);",
-            instead: "        drop(lost.map(EndedWaits));
-        _ended = Option::<EndedWaits>::None;",
+            text: "                    drop(guard);
+                    into.areas.end_waits();
+",
+            instead: "                    into.areas.end_waits();
+                    drop(guard);
+",
         }],
         host: &[toy("sources::callbacks::are_called_without_any_lock")],
         emulator: Emulator::Cannot("the source there makes no call"),
@@ -103,12 +105,23 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["L4"],
         edits: &[Edit {
             file: UNMAP,
-            text: "        _ended = lost.map(EndedWaits);",
-            instead: "        drop(lost);
-        _ended = Option::<EndedWaits>::None;",
+            text: "                    into.areas.end_waits();
+",
+            instead: "",
         }],
         host: &[toy("sources::private::unmapping_cancels"), host("cortex_a57::sources::unmapping_cancels")],
         emulator: Emulator::Shows(A57, &["sources::unmapping_cancels"]),
+    },
+    Defect {
+        name: "waits-outlive-what-was-finished-late",
+        rules: &["L4"],
+        edits: &[Edit {
+            file: "src/space/exclusive.rs",
+            text: "        let_go.end_waits();\n",
+            instead: "        drop(let_go);\n",
+        }],
+        host: &[toy("sources::private::what_is_finished_meanwhile")],
+        emulator: BETWEEN,
     },
     Defect {
         name: "any-ticket-will-do",
@@ -126,8 +139,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["L3"],
         edits: &[Edit {
             file: SPACE,
-            text: "!taken || book.frames() < self.context.frames.account().room()",
-            instead: "!taken || book.frames() < usize::MAX",
+            text: "untaken < self.context.frames.account().room()",
+            instead: "untaken < usize::MAX",
         }],
         host: &[toy("sources::private::what_was_brought_and_not_taken")],
         emulator: Emulator::Cannot("no scenario there has a limit and a source"),
