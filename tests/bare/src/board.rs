@@ -52,10 +52,20 @@ fn may_allocate() -> bool {
     LEFT.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok()
 }
 
+/// Writes into each line of some pages, as a former owner would have: memory that was never used is zero under an
+/// emulator, and would hide that it is not zeroed.
+fn spoil(pages: NonNull<u8>, count: usize) {
+    let lines = (0..count * PAGE_SIZE_4K).step_by(64);
+    // SAFETY: the pages were just allocated, and have no other owner yet.
+    lines.for_each(|line| unsafe { pages.add(line).cast::<u64>().write_volatile(0x5901_1ed0_5901_1ed1) });
+}
+
 // SAFETY: all of it is the pool's, which keeps the promise.
 unsafe impl Frames for Board {
     fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr> {
-        if may_allocate() { self.0.allocate(count, align) } else { None }
+        let at = if may_allocate() { self.0.allocate(count, align) } else { None }?;
+        spoil(self.pointer(at), count);
+        Some(at)
     }
 
     unsafe fn free(&self, at: PhysAddr, count: usize) {
