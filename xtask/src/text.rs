@@ -1,5 +1,6 @@
 //! How much code the crate takes where a hypervisor wants little of it: the program `stage2-size`, as it is linked.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::time::Duration;
@@ -42,11 +43,35 @@ fn describe(program: &[u8]) -> Result<String> {
     let mut printed =
         String::from("<!-- begin: text -->\n| AArch64, `opt-level = \"s\"`, fat LTO | bytes | must |\n|---|---|---|\n");
     let _ = writeln!(printed, "| new, map, unmap, fault, decode, TLBI | {mark}{}{mark} | ≤ {LIMIT} |", text.size());
+    let mut parts = BTreeMap::<_, u64>::new();
+    functions.iter().for_each(|(size, name)| *parts.entry(part(name)).or_default() += size);
+    let mut parts: Vec<_> = parts.into_iter().map(|(part, size)| (size, part)).collect();
+    parts.sort_by(|one, other| other.cmp(one));
+    for (size, part) in parts {
+        let _ = writeln!(printed, "| … of it {part} | {size} | |");
+    }
     for (size, name) in functions.iter().take(NAMED) {
         let _ = writeln!(printed, "| `{name}` | {size} | |");
     }
     printed.push_str("<!-- end: text -->");
     Ok(printed)
+}
+
+/// Which module of the crate a function is of. What is inlined counts where it is called.
+fn part(name: &str) -> &'static str {
+    const PARTS: [(&[&str], &str); 6] = [
+        (&["stage2_size::run"], "the program, with what it inlines of all layers"),
+        (&["set::"], "areas"),
+        (&["table::"], "tables"),
+        (&["space::"], "spaces: faults, map, unmap"),
+        (&["arch::"], "the format, TLBI, the decoder of faults"),
+        (&["region::", "loan::", "source::", "backend::"], "regions, loans, sources"),
+    ];
+    let found = PARTS.iter().filter_map(|(modules, part)| {
+        let at = modules.iter().filter_map(|module| name.find(module)).min()?;
+        Some((at, *part))
+    });
+    found.min().map_or("the rest: accounts, the lock, the shootdown, `alloc`, `memcpy`", |(_, part)| part)
 }
 
 /// The name without the crates' hashes, and short enough for a table.
