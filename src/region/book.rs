@@ -76,8 +76,6 @@ pub(crate) enum Given {
 pub(crate) struct Look {
     /// Its frame.
     pub at: Option<PhysAddr>,
-    /// Whether the region's pages come from a source.
-    pub is_sourced: bool,
     /// Whether one mapping is all that is left of the region.
     pub is_alone: bool,
 }

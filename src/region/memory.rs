@@ -114,7 +114,7 @@ pub(crate) trait Region: PageOwner {
     /// What is known of a page.
     fn look(&self, page: usize) -> Look {
         let book = self.reading();
-        Look { at: book.frame(page), is_sourced: self.supply().is_some(), is_alone: book.is_alone() }
+        Look { at: book.frame(page), is_alone: book.is_alone() }
     }
 
     /// A mapping whose frames are freed by `pool` wants a page of its own; `this` is the region.

@@ -59,6 +59,11 @@ impl View {
         region.release()
     }
 
+    /// Whether the region's pages come from a source.
+    pub(crate) fn is_sourced(&self) -> bool {
+        self.region().supply().is_some()
+    }
+
     /// What is known of the page at an address.
     pub(crate) fn look(&self, gpa: GuestPhysAddr) -> Look {
         self.region().look(self.page(gpa))

@@ -215,9 +215,11 @@ pub(super) fn outcome_of(installed: Installed) -> Outcome {
 /// Whether the guest gets a page of its own: it writes it, or its source brought it for this guest alone, which may write
 /// it. Not while a source has yet to bring it, as far as that is seen at once.
 fn is_copied(area: &MemoryArea<Backend>, view: &View, fault: &Fault) -> bool {
+    if !view.is_sourced() {
+        return is_write(fault);
+    }
     let look = view.look(fault.gpa);
-    let is_left_to_it = look.is_sourced && look.is_alone && writes(area.flags());
-    (look.at.is_some() || !look.is_sourced) && (is_write(fault) || is_left_to_it)
+    look.at.is_some() && (is_write(fault) || look.is_alone && writes(area.flags()))
 }
 
 /// Whether the guest wrote.
