@@ -44,7 +44,9 @@ fn describe(program: &[u8]) -> Result<String> {
         String::from("<!-- begin: text -->\n| AArch64, `opt-level = \"s\"`, fat LTO | bytes | must |\n|---|---|---|\n");
     let _ = writeln!(printed, "| new, map, unmap, fault, decode, TLBI | {mark}{}{mark} | ≤ {LIMIT} |", text.size());
     let mut parts = BTreeMap::<_, u64>::new();
-    functions.iter().for_each(|(size, name)| *parts.entry(part(name)).or_default() += size);
+    for (size, name) in &functions {
+        *parts.entry(part(name)).or_default() += size;
+    }
     let mut parts: Vec<_> = parts.into_iter().map(|(part, size)| (size, part)).collect();
     parts.sort_by(|one, other| other.cmp(one));
     for (size, part) in parts {

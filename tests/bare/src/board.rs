@@ -8,6 +8,7 @@ use core::{
 };
 
 use hypervisor::memory::{Pool, Watch};
+use memory_addr::PAGE_SIZE_4K;
 use stage2::{Frames, PhysAddr, frames::Pieces};
 
 /// No limit.
