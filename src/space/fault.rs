@@ -149,13 +149,13 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             (Found::Absent(most), Backend::Private(policy)) => {
                 Later::Populate(self.largest_for(area, fault, *policy, most), area.flags())
             }
-            (Found::Absent(_), Backend::CopyOnWrite(view)) if is_copied(area, view, fault) => Later::Copy,
-            (Found::Absent(_), Backend::Shared(view) | Backend::CopyOnWrite(view)) => {
-                match self.map_page(state, area, fault.gpa)? {
+            (Found::Absent(_), Backend::Shared(view) | Backend::CopyOnWrite(view)) => match inherited(area, fault) {
+                Some(later) => later,
+                None => match self.map_page(state, area, fault.gpa)? {
                     Some(installed) => return Ok(Verdict::Answer(outcome_of(installed))),
                     None => Later::Bring(view.clone()),
-                }
-            }
+                },
+            },
             (Found::Absent(_), Backend::Linear(_) | Backend::Borrowed(_)) => {
                 return Err(Error::NotMapped(Context::<P>::page_of(fault.gpa)));
             }
@@ -212,14 +212,21 @@ pub(super) fn outcome_of(installed: Installed) -> Outcome {
     }
 }
 
-/// Whether the guest gets a page of its own: it writes it, or its source brought it for this guest alone, which may write
-/// it. Not while a source has yet to bring it, as far as that is seen at once.
-fn is_copied(area: &MemoryArea<Backend>, view: &View, fault: &Fault) -> bool {
-    if !view.is_sourced() {
-        return is_write(fault);
+/// What a page that the guest inherits takes; `None` if it is only to be mapped. The guest gets a page of its own if it
+/// writes it, or if its source brought it for this guest alone, which may write it.
+///
+/// One look decides: a page that its source brings meanwhile is not mapped where it would be taken.
+fn inherited(area: &MemoryArea<Backend>, fault: &Fault) -> Option<Later> {
+    let Backend::CopyOnWrite(view) = area.backend() else { return None };
+    let mut is_left_to_it = false;
+    if view.is_sourced() {
+        let look = view.look(fault.gpa);
+        if look.at.is_none() {
+            return Some(Later::Bring(view.clone()));
+        }
+        is_left_to_it = look.is_alone && writes(area.flags());
     }
-    let look = view.look(fault.gpa);
-    look.at.is_some() && (is_write(fault) || look.is_alone && writes(area.flags()))
+    (is_write(fault) || is_left_to_it).then_some(Later::Copy)
 }
 
 /// Whether the guest wrote.
