@@ -233,20 +233,3 @@ fn is_refused_what_its_area_cannot_be() {
     assert!(matches!(space.protect(range(0, PAGE), flags), Err(Error::Flags { .. })));
     assert_eq!(space.to_string(), before);
 }
-
-#[test]
-fn is_freed_without_the_lock() {
-    let board = Board::new();
-    let space = Arc::new(board.space());
-    space.map(range(0, 2 * PAGE), PAGES, RW).unwrap();
-    let (sender, answer) = std::sync::mpsc::channel();
-    let (other, heard) = (space.clone(), Arc::new(AtomicU64::new(0)));
-    let seen = heard.clone();
-    board.on_free(move || {
-        std::thread::spawn(move || sender.send(other.map(range(0, PAGE), LAZY, RW)));
-        let answer = answer.recv_timeout(PATIENCE);
-        seen.store(u64::from(answer == Ok(Ok(()))), Ordering::Relaxed);
-    });
-    space.unmap(range(0, PAGE)).unwrap();
-    assert_eq!(heard.load(Ordering::Relaxed), 1, "the range could not be mapped meanwhile");
-}

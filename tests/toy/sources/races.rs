@@ -1,4 +1,6 @@
-//! Something happens elsewhere between two moments at which a fault has the lock.
+//! Something happens elsewhere between two moments at which a fault has the lock, or looks at the region.
+
+use std::{hint, sync::mpsc, thread, time::Instant};
 
 use super::{
     super::eventful::{self, Eventful},
@@ -22,6 +24,14 @@ fn overtaken(by: impl FnOnce(&Space, &Arc<Script>, &Pager) + 'static) -> (Outcom
 
 fn read() -> Fault {
     Fault { gpa: gpa(0), access: Access::Read, cause: Cause::Translation, origin: Origin::Instruction }
+}
+
+/// Reads until the page is there.
+fn until_resolved(space: &GuestSpace<Machine>, at: usize) {
+    let start = Instant::now();
+    while fault(space, at, Access::Read) != Outcome::Resolved {
+        assert!(start.elapsed() < PATIENCE, "no page comes");
+    }
 }
 
 /// Another CPU asks, is answered, and puts it into the tables: then it is in no region any more.
@@ -48,4 +58,62 @@ fn a_page_that_now_comes_from_elsewhere_is_not_asked_for_there() {
         space.map_from(range(0, PAGE), pager, 9 * PAGE, RW).unwrap();
     });
     assert_eq!((outcome, asked, settled), (Outcome::Retry, vec![], vec![(4, Settled::Cancelled)]));
+}
+
+/// A guest that found no page, and then that no CPU has asked for it, looks at the region again: another guest may have
+/// brought the page in between, and it is in no table of this guest's.
+#[test]
+fn a_page_that_another_guest_brought_is_not_asked_for_again() {
+    const PAGES: usize = 4000;
+    let board = Board::new();
+    let (script, pager) = pager(2);
+    script.answers(Supply::Ready);
+    let spaces = [board.space(), board.space()];
+    let region = spaces[0].region_from(PAGES * PAGE, &pager, 0).unwrap();
+    for space in &spaces {
+        space.map(range(0, PAGES * PAGE), Mapping::Shared { region: region.clone(), offset: 0 }, RW).unwrap();
+    }
+    let (arrived, start) = (AtomicU64::new(0), Instant::now());
+    thread::scope(|scope| {
+        for space in &spaces {
+            scope.spawn(|| {
+                for index in 0..PAGES {
+                    arrived.fetch_add(1, Ordering::AcqRel);
+                    while arrived.load(Ordering::Acquire) < 2 * (index as u64 + 1) {
+                        assert!(start.elapsed() < PATIENCE, "the other guest is at its end");
+                        hint::spin_loop();
+                    }
+                    until_resolved(space, index * PAGE);
+                }
+            });
+        }
+    });
+    assert_eq!((script.asked(), region.frames()), ((0..PAGES).collect(), PAGES));
+    let tables: usize = spaces.iter().map(|space| space.stats().table_frames).sum();
+    assert_eq!(board.allocated(), tables + PAGES, "a page came twice");
+}
+
+/// A page may come at any moment of a fault that looks for it. Where one look found nothing and the next one the page, it
+/// was mapped as the region's, on no account, and not taken.
+#[test]
+fn a_page_that_comes_while_a_fault_looks_for_it_is_taken() {
+    const PAGES: usize = 8000;
+    let board = Board::new();
+    let (space, (_, pager)) = (board.space(), pager(1));
+    space.map_from(range(0, PAGES * PAGE), &pager, 0, RW).unwrap();
+    let (tickets, asked) = mpsc::channel::<Ticket>();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for ticket in asked {
+                pager.complete(ticket, Ok(&page(ticket.offset()))).unwrap();
+            }
+        });
+        let tickets = tickets;
+        for index in 0..PAGES {
+            tickets.send(waits(&space, index * PAGE, Access::Read)).unwrap();
+            until_resolved(&space, index * PAGE);
+            let leaf = space.translate(gpa(index * PAGE)).unwrap();
+            assert_eq!((leaf.flags, space.usage().frames), (RW, index + 1), "page {index}");
+        }
+    });
 }

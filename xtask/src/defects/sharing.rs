@@ -78,7 +78,7 @@ pub const DEFECTS: &[Defect] = &[
             host("cortex_a57::copying::the_last_sharer"),
             host("worlds_are_what_their_twins_are"),
         ],
-        emulator: Emulator::Shows(A57, &["copying::the_last_sharer_takes_the_page"]),
+        emulator: Emulator::Shows(A57, &["snapshots::a_fork_is_forked"]),
     },
     Defect {
         name: "what-a-snapshot-stands-on-forgotten",

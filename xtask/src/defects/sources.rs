@@ -3,6 +3,7 @@
 use super::table::{A57, Defect, Edit, Emulator, host, toy};
 
 const DESK: &str = "src/source/desk.rs";
+const FAULT: &str = "src/space/fault.rs";
 const MEMORY: &str = "src/region/memory.rs";
 const PAGER: &str = "src/source/pager.rs";
 const REGION: &str = "src/region/supply.rs";
@@ -32,6 +33,28 @@ pub const DEFECTS: &[Defect] = &[
             instead: "true",
         }],
         host: &[toy("sources::races::a_page_that_another_brought_and_took")],
+        emulator: BETWEEN,
+    },
+    Defect {
+        name: "the-region-not-looked-at-again",
+        rules: &["F1"],
+        edits: &[Edit {
+            file: REGION,
+            text: "is_missing = matches!(behind(region, page), Behind::Source(..)) && in_tables()",
+            instead: "is_missing = in_tables()",
+        }],
+        host: &[toy("sources::races::a_page_that_another_guest_brought")],
+        emulator: BETWEEN,
+    },
+    Defect {
+        name: "two-looks-at-an-inherited-page",
+        rules: &["F1"],
+        edits: &[Edit {
+            file: FAULT,
+            text: "        if look.at.is_none() {\n            return Some(Later::Bring(view.clone()));\n        }\n        is_left_to_it = look.is_alone",
+            instead: "        is_left_to_it = look.at.is_some() && look.is_alone",
+        }],
+        host: &[toy("sources::races::a_page_that_comes_while_a_fault_looks")],
         emulator: BETWEEN,
     },
     Defect {

@@ -401,7 +401,7 @@ pub const DEFECTS: &[Defect] = &[
             instead: "",
         }],
         host: &[host("cortex_a57::faults::"), toy("is_zero_until_it_is_written")],
-        emulator: Emulator::Shows(A57, &["faults::frames_of_a_former_guest_are_zero"]),
+        emulator: Emulator::Shows(A57, &["faults::lazy_memory_is_zero_and_keeps_what_is_written"]),
     },
     Defect {
         name: "a-frame-mapped-before-it-is-cleaned",
