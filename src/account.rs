@@ -1,15 +1,14 @@
 //! What a space uses of one resource, and how much it may use.
 
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicIsize, AtomicU64, AtomicUsize, Ordering, fence};
 
-use crate::{
-    counted::Counted,
-    cpu_id::CpuId,
-    stripes::{Stripes, any_cpu},
-};
+use crate::{counted::Counted, cpu_id::CpuId, stripes::Stripes};
 
 /// How many frames a stripe draws at once: a CPU that faults writes the account's own cache line once for so many.
 const BATCH: usize = 64;
+
+/// The limit of a space that has none.
+const UNLIMITED: usize = isize::MAX.cast_unsigned();
 
 /// What a space has of the hypervisor's memory, in frames of 4 KiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,9 +78,10 @@ pub(crate) enum Exhausted {
 
 /// The accounts of a space, one for each resource, and what else its CPUs count.
 ///
-/// A total would be a cache line that every fault on every CPU writes. So it is drawn in batches: what is drawn and not
-/// used is credit, which lies in stripes, and what is used is the difference. Near the limit what is needed is drawn, and
-/// then other stripes' credit taken, so that a limit is reached by the last frame and not before.
+/// A total would be a cache line that every fault on every CPU writes. So faults draw in batches: what is drawn and not
+/// used is credit, which lies in stripes. Near the limit what is needed is drawn, and then other stripes' credit taken, so
+/// that a limit is reached by the last frame and not before. Credit comes only with the space's lock held, which a change of
+/// the limit excludes: everything else goes straight to the total, and may happen at the same time.
 pub(crate) struct Accounts {
     totals: [Total; 2],
     stripes: Stripes<Stripe>,
@@ -97,7 +97,11 @@ pub(crate) struct Account<'a> {
 /// Changes once a batch.
 struct Total {
     limit: AtomicUsize,
-    drawn: AtomicUsize,
+    /// How many may still be drawn: limit and use in one word, so that a lower limit holds from one moment on. Below zero
+    /// where more than the limit was drawn before it was set.
+    room: AtomicIsize,
+    /// How often the limit was set, twice: odd while it is being set.
+    changes: AtomicUsize,
 }
 
 /// What a CPU counts, on a cache line of its own.
@@ -115,9 +119,10 @@ struct Credit(AtomicUsize);
 impl Accounts {
     /// Accounts of a space of `cpus` CPUs that uses no frame yet; `None` where there is no memory.
     pub(crate) fn open(limits: Limits, cpus: usize) -> Option<Counted<Self>> {
-        let total = |limit: Option<usize>| Total {
-            limit: AtomicUsize::new(limit.unwrap_or(usize::MAX)),
-            drawn: AtomicUsize::new(0),
+        let total = |limit| Total {
+            limit: AtomicUsize::new(bounded(limit)),
+            room: AtomicIsize::new(bounded(limit).cast_signed()),
+            changes: AtomicUsize::new(0),
         };
         let totals = [total(limits.frames), total(limits.table_frames)];
         Counted::try_new(Self { totals, stripes: Stripes::new(cpus)? })
@@ -148,10 +153,13 @@ impl<'a> Account<'a> {
     /// The limit does not allow it; or it just does, and other CPUs charged and gave back at the same time.
     #[inline]
     pub(crate) fn charge(self, frames: usize) -> Result<Charge<'a>, Exhausted> {
-        self.charge_on(any_cpu(), frames)
+        if !self.draw(frames) {
+            self.collect(frames)?;
+        }
+        Ok(Charge { account: self, frames })
     }
 
-    /// The same, by a CPU that is known.
+    /// The same in batches, by a CPU that is known and holds the space's lock.
     ///
     /// # Errors
     /// As for [`charge`](Self::charge).
@@ -172,9 +180,12 @@ impl<'a> Account<'a> {
             here.give(BATCH);
             return Ok(());
         }
-        if self.draw(frames) {
-            return Ok(());
-        }
+        if self.draw(frames) { Ok(()) } else { self.collect(frames) }
+    }
+
+    /// Uses `frames` of all stripes' credit, and of the total what is missing then.
+    #[cold]
+    fn collect(self, frames: usize) -> Result<(), Exhausted> {
         let mut missing = frames;
         for credit in self.credits() {
             missing -= credit.take_some(missing);
@@ -182,30 +193,29 @@ impl<'a> Account<'a> {
         if missing == 0 || self.draw(missing) {
             return Ok(());
         }
-        here.give(frames - missing);
+        self.give_back(frames - missing);
         Err(self.refusal())
     }
 
     /// `frames` are used no more.
-    #[inline(never)]
+    #[inline]
     pub(crate) fn give_back(self, frames: usize) {
-        let drawn = &self.total().drawn;
-        if drawn.load(Ordering::Relaxed) > self.limit() {
-            // Above the limit no credit is kept: another charge could use it.
-            drawn.fetch_sub(frames, Ordering::Relaxed);
-            return;
-        }
-        let here = self.credit_of(any_cpu());
-        let credit = here.give(frames);
-        if credit > 2 * BATCH {
-            drawn.fetch_sub(here.take_some(credit - BATCH), Ordering::Relaxed);
-        }
+        self.total().room.fetch_add(frames.cast_signed(), Ordering::Relaxed);
     }
 
     /// How many are used: exact while no CPU charges or releases.
     pub(crate) fn used(self) -> usize {
-        let credit: usize = self.credits().map(|credit| credit.0.load(Ordering::Relaxed)).sum();
-        self.total().drawn.load(Ordering::Relaxed).saturating_sub(credit)
+        let changes = &self.total().changes;
+        loop {
+            let before = changes.load(Ordering::Acquire);
+            let used = self.limit().cast_signed().saturating_sub(self.left());
+            fence(Ordering::Acquire);
+            // Both numbers are of one limit.
+            if before.is_multiple_of(2) && changes.load(Ordering::Relaxed) == before {
+                return used.max(0).cast_unsigned();
+            }
+            core::hint::spin_loop();
+        }
     }
 
     /// What is said where the limit is reached.
@@ -215,31 +225,43 @@ impl<'a> Account<'a> {
 
     /// How many more the limit allows: exact while no CPU charges or releases.
     pub(crate) fn room(self) -> usize {
-        self.limit().saturating_sub(self.used())
+        self.left().max(0).cast_unsigned()
     }
 
-    /// Sets the limit. What is used beyond it stays. No CPU charges meanwhile.
+    /// Sets the limit: what is used beyond it stays, and no more is granted from now on. The space's lock is held
+    /// exclusively: there is one change at a time, and no new credit.
     pub(crate) fn set_limit(self, limit: Option<usize>) {
-        self.total().limit.store(limit.unwrap_or(usize::MAX), Ordering::Relaxed);
+        let (new, old, total) = (bounded(limit), self.limit(), self.total());
+        total.changes.fetch_add(1, Ordering::Relaxed);
+        fence(Ordering::Release);
+        total.limit.store(new, Ordering::Relaxed);
+        total.room.fetch_add(new.cast_signed() - old.cast_signed(), Ordering::Relaxed);
+        total.changes.fetch_add(1, Ordering::Release);
         for credit in self.credits() {
-            self.total().drawn.fetch_sub(credit.take_some(usize::MAX), Ordering::Relaxed);
+            self.give_back(credit.take_some(usize::MAX));
         }
     }
 
     /// The limit, if there is one.
     pub(crate) fn limited(self) -> Option<usize> {
-        Some(self.limit()).filter(|&limit| limit != usize::MAX)
+        Some(self.limit()).filter(|&limit| limit != UNLIMITED)
     }
 
     fn limit(self) -> usize {
         self.total().limit.load(Ordering::Relaxed)
     }
 
+    /// What is neither drawn nor lies in a stripe unused.
+    fn left(self) -> isize {
+        let credit: usize = self.credits().map(|credit| credit.0.load(Ordering::Relaxed)).sum();
+        self.total().room.load(Ordering::Relaxed).saturating_add_unsigned(credit)
+    }
+
     /// Draws so many from the total, if the limit allows it.
+    #[inline]
     fn draw(self, frames: usize) -> bool {
-        let limit = self.limit();
-        let more = |drawn: usize| drawn.checked_add(frames).filter(|&drawn| drawn <= limit);
-        self.total().drawn.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+        let less = |room: isize| room.checked_sub_unsigned(frames).filter(|&room| room >= 0);
+        self.total().room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 
     fn total(self) -> &'a Total {
@@ -254,6 +276,11 @@ impl<'a> Account<'a> {
     fn credit_of(self, cpu: CpuId) -> &'a Credit {
         &self.accounts.stripes.of(cpu).credit[self.what as usize]
     }
+}
+
+/// What a limit is kept as; a space without one may have more frames than there are.
+fn bounded(limit: Option<usize>) -> usize {
+    limit.map_or(UNLIMITED, |limit| limit.min(UNLIMITED))
 }
 
 /// Frames that are on an account until it is dropped, or, [kept](Self::keep), until they are released.
@@ -277,11 +304,11 @@ impl Drop for Charge<'_> {
     }
 }
 
-// Relaxed throughout: no other memory is read or written by what these numbers say.
+// Relaxed throughout, but for the look at two numbers at once: no other memory is read or written by what they say.
 impl Credit {
-    /// Adds to it: how much it is then.
-    fn give(&self, frames: usize) -> usize {
-        self.0.fetch_add(frames, Ordering::Relaxed) + frames
+    /// Adds to it.
+    fn give(&self, frames: usize) {
+        self.0.fetch_add(frames, Ordering::Relaxed);
     }
 
     /// Takes all of `frames`, or none.
@@ -298,117 +325,4 @@ impl Credit {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::thread;
-
-    use super::*;
-
-    const FRAMES: Resource = Resource::Frames;
-
-    impl Account<'_> {
-        /// Charges for good.
-        fn use_up(self, frames: usize) -> Result<(), Exhausted> {
-            self.charge(frames).map(Charge::keep)
-        }
-    }
-
-    fn open(limit: usize) -> Counted<Accounts> {
-        Accounts::open(Limits { frames: Some(limit), table_frames: Some(3) }, 16).unwrap()
-    }
-
-    #[test]
-    fn the_last_frame_is_had_and_no_more() {
-        for limit in [0, 1, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH + 7] {
-            let accounts = open(limit);
-            let account = accounts.of(FRAMES);
-            (0..limit).for_each(|_| account.use_up(1).unwrap());
-            assert_eq!(account.use_up(1), Err(Exhausted::Limit(Resource::Frames, limit)));
-            assert_eq!((account.used(), account.room()), (limit, 0));
-            account.give_back(limit);
-            assert_eq!(account.used(), 0);
-            assert_eq!(account.use_up(limit), Ok(()));
-        }
-    }
-
-    #[test]
-    fn a_charge_that_is_not_kept_is_none() {
-        let accounts = open(7);
-        let account = accounts.of(FRAMES);
-        drop(account.charge(7).map_err(drop));
-        assert_eq!(account.used(), 0);
-        account.charge(5).unwrap().keep();
-        assert_eq!((account.used(), account.charge(3).is_ok()), (5, false));
-    }
-
-    #[test]
-    fn each_resource_has_an_account_of_its_own() {
-        let accounts = open(100);
-        let tables = accounts.of(Resource::TableFrames);
-        accounts.of(FRAMES).use_up(100).unwrap();
-        tables.use_up(3).unwrap();
-        assert_eq!(tables.use_up(1), Err(Exhausted::Limit(Resource::TableFrames, 3)));
-        accounts.of(FRAMES).give_back(50);
-        assert_eq!((accounts.of(FRAMES).used(), tables.used()), (50, 3));
-        assert_eq!(tables.use_up(1), Err(Exhausted::Limit(Resource::TableFrames, 3)));
-    }
-
-    #[test]
-    fn what_lies_in_other_stripes_is_had_too() {
-        let accounts = open(100);
-        let account = accounts.of(FRAMES);
-        account.use_up(100).unwrap();
-        accounts.stripes.of(CpuId(3)).credit[0].give(30);
-        accounts.stripes.of(CpuId(11)).credit[0].give(30);
-        assert_eq!(account.use_up(61), Err(Exhausted::Limit(Resource::Frames, 100)));
-        assert_eq!(account.used(), 40);
-        account.use_up(60).unwrap();
-        assert_eq!(account.used(), 100);
-    }
-
-    #[test]
-    fn a_lower_limit_refuses_until_enough_came_back() {
-        let accounts = open(1000);
-        let account = accounts.of(FRAMES);
-        account.use_up(500).unwrap();
-        account.set_limit(Some(400));
-        assert_eq!((account.used(), account.room()), (500, 0));
-        account.give_back(100);
-        assert_eq!(account.use_up(1), Err(Exhausted::Limit(Resource::Frames, 400)));
-        account.give_back(1);
-        assert_eq!((account.use_up(1), account.use_up(1)), (Ok(()), Err(Exhausted::Limit(Resource::Frames, 400))));
-        account.set_limit(None);
-        account.use_up(1_000_000).unwrap();
-        assert_eq!((account.used(), account.limited()), (1_000_400, None));
-    }
-
-    #[test]
-    fn what_came_back_does_not_pile_up_in_one_stripe() {
-        let accounts = open(usize::MAX);
-        let account = accounts.of(FRAMES);
-        account.use_up(10_000).unwrap();
-        account.give_back(10_000);
-        assert_eq!(account.used(), 0);
-        assert!(account.total().drawn.load(Ordering::Relaxed) <= 3 * BATCH);
-    }
-
-    #[test]
-    fn threads_never_have_more_than_the_limit_and_lose_nothing() {
-        let accounts = open(50);
-        let account = accounts.of(FRAMES);
-        thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for round in 0..if cfg!(miri) { 20 } else { 5000 } {
-                        let frames = 1 + round % 20;
-                        if account.use_up(frames).is_ok() {
-                            assert!(account.total().drawn.load(Ordering::Relaxed) <= 50);
-                            account.give_back(frames);
-                        }
-                    }
-                });
-            }
-        });
-        assert_eq!(account.used(), 0);
-        account.use_up(50).unwrap();
-    }
-}
+mod tests;

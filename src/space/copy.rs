@@ -61,7 +61,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let (gpa, access) = (fault.gpa, fault.access);
         let range = Context::<P>::page_of(gpa);
         let operations = self.context.operations();
-        let charge = self.context.frames.account().charge(1).map_err(|exhausted| exhausted.at(range))?;
+        let charge =
+            self.context.frames.account().charge_on(super::any_cpu(), 1).map_err(|exhausted| exhausted.at(range))?;
         let claimed =
             state.table.seek(&self.context, gpa).claim(&self.context).map_err(|exhausted| exhausted.at(range))?;
         let Some(claim) = claimed else { return Ok(Copied::Lost) };
