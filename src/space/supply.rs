@@ -106,8 +106,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Has all of a range brought that its regions' sources have not brought yet.
     pub(super) fn bring_range(&self, range: GuestPhysRange) -> Result<(), Error> {
-        let missing = || missing_page(&self.state.shared(super::any_cpu()), range);
-        while let Some((gpa, view)) = missing() {
+        // With what was left over finished: no page comes where an entry is about to go.
+        let missing = || self.exclusive().map(|state| missing_page(&state, range));
+        while let Some((gpa, view)) = missing()? {
             let range = Context::<P>::page_of(gpa);
             match self.bring(&view, gpa)? {
                 Supplied::Ready => {}

@@ -1,5 +1,7 @@
 //! Regions that come from a source.
 
+use stage2::loan::Handover;
+
 use super::*;
 
 /// A region of eight pages from the source's first on.
@@ -63,17 +65,41 @@ fn what_becomes_private_must_have_come() {
     space.map(range(0, 4 * PAGE), Mapping::Shared { region, offset: 0 }, RW).unwrap();
     let rest = waits(&space, 3 * PAGE, Access::Read);
     for at in [0, PAGE] {
-        let private = space.make_private(range(0, 2 * PAGE), stage2::loan::Handover::Keep);
+        let private = space.make_private(range(0, 2 * PAGE), Handover::Keep);
         let Err(Error::NotYet { range: missing, ticket }) = private else { panic!("{private:?}") };
         assert_eq!((missing, ticket.offset()), (range(at, PAGE), at));
         pager.complete(ticket, Ok(&page(at))).unwrap();
     }
-    assert_eq!(space.make_private(range(0, 2 * PAGE), stage2::loan::Handover::Keep), Ok(()));
+    assert_eq!(space.make_private(range(0, 2 * PAGE), Handover::Keep), Ok(()));
     assert_eq!((space.load(gpa(0)), space.load(gpa(PAGE))), (Ok(content(0)), Ok(content(PAGE))));
     assert_eq!((space.stats().owned_frames, pager.state(rest)), (2, Waiting::NotYet));
     script.settled();
     space.unmap(range(0, 4 * PAGE)).unwrap();
     assert_eq!((script.settled(), board.allocated()), (vec![(3, Settled::Cancelled)], space.usage().table_frames));
+}
+
+/// What a CPU was not told of holds the neighbours' table: a page that comes there is never seen, and was waited for without
+/// an end.
+#[test]
+fn what_is_left_over_is_finished_before_a_page_is_asked_for() {
+    let board = Board::with(Reach::ThisCpu, Pieces::Any);
+    let (space, (script, pager)) = (board.space(), pager(2));
+    let region = space.region_from(2 * PAGE, &pager, 0).unwrap();
+    space.map(range(0, 2 * PAGE), Mapping::Shared { region, offset: 0 }, RW).unwrap();
+    script.answers(Supply::Ready);
+    assert_eq!(fault(&space, 0, Access::Read), Outcome::Resolved);
+    space.enter(CpuId(3), VcpuId(3)).unwrap();
+    board.deafen(Some(CpuId(3)));
+    assert!(matches!(space.unmap(range(0, PAGE)), Err(Error::Invalidation { .. })));
+    script.asked();
+    let left_over = space.make_private(range(PAGE, PAGE), Handover::Keep);
+    assert!(matches!(left_over, Err(Error::Invalidation { .. })), "{left_over:?}");
+    assert_eq!(script.asked(), []);
+    space.leave(CpuId(3)).unwrap();
+    board.deafen(None);
+    space.make_private(range(PAGE, PAGE), Handover::Keep).unwrap();
+    assert_eq!((script.asked(), space.load(gpa(PAGE))), (vec![1], Ok(content(PAGE))));
+    assert_eq!(space.usage().frames, 1);
 }
 
 #[test]
