@@ -28,15 +28,16 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// 4 KiB pages moved.
     ///
     /// Each leaf is broken, invalidated everywhere, copied, and made again; guest and hypervisor wait for no more than
-    /// one leaf. A block that the range's ends cut moves whole. What is not populated yet stays so, and what is not
-    /// copied yet stays the region's. The old frames are
-    /// free when it returns.
+    /// one leaf. A block that the range's ends cut moves whole. Where no frames for a block are free in one piece it is
+    /// split, and those of its pages move that are in the range. What is not populated yet stays so, and what is not copied
+    /// yet stays the region's. The old frames are free when it returns.
     ///
     /// # Errors
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
     /// - [`Error::NotMapped`] with the first hole, [`Error::NotMemory`] for a linear or a shared area, [`Error::State`]
     ///   for memory that is on loan or borrowed: nothing moved;
-    /// - [`Error::NoMemory`], [`Error::Invalidation`]: what is below their range moved, the rest is as it was.
+    /// - [`Error::NoMemory`], [`Error::Limit`] for the tables that split a block, [`Error::Invalidation`]: what is below
+    ///   their range moved, the rest is where it was.
     pub fn relocate(&self, range: GuestPhysRange) -> Result<usize, Error> {
         self.check(range)?;
         self.check_private_range(range)?;
@@ -93,7 +94,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let size = Context::<P>::span(level);
         let pages = size / memory_addr::PAGE_SIZE_4K;
         // They take the old ones' place on the account.
-        let frames = Owned::allocate(self.context.frames.plain(), pages).ok_or(Error::NoMemory(rest))?;
+        let Some(frames) = Owned::allocate(self.context.frames.plain(), pages) else {
+            return self.split_to_move(rest, level).map(|()| None);
+        };
         let moved = {
             let mut state = self.exclusive()?;
             state.table.relocate(&self.context, rest.start, level, frames)
@@ -102,6 +105,25 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         match moved.map_err(|cause| Error::Invalidation { range: rest, cause })? {
             Moved::Done(_old) => Ok(Some(pages)),
             Moved::Unfit(_new) => Ok(None),
+        }
+    }
+
+    /// Splits the block of `level` at the start of `rest`, for which there are no frames in one piece.
+    fn split_to_move(&self, rest: GuestPhysRange, level: Level) -> Result<(), Error> {
+        let out_of_memory = Error::NoMemory(rest);
+        if level == Level::PAGE {
+            return Err(out_of_memory);
+        }
+        // Without frames for a page either, it is not split in vain.
+        let page = Owned::allocate(self.context.frames.plain(), Context::<P>::leaf_pages(Level::PAGE));
+        drop(page.ok_or(out_of_memory)?);
+        let mut guard = self.exclusive()?;
+        match guard.table.find(&self.context, rest.start) {
+            Found::Leaf { leaf: Leaf { owner: Owner::Space, .. }, level: now, .. } if now == level => {
+                self.split_at_ends(&mut guard.table, Context::<P>::page_of(rest.start))
+            }
+            // What became another leaf meanwhile is looked at again.
+            _ => Ok(()),
         }
     }
 }

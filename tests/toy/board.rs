@@ -52,6 +52,8 @@ struct State {
     next: usize,
     /// How many more allocations succeed.
     left: Option<usize>,
+    /// How many pages are free in one piece at most.
+    largest: Option<usize>,
     deaf: Option<CpuId>,
     refusing: Option<CpuId>,
     on_interrupt: Option<Arc<dyn Fn(CpuId) + Send + Sync>>,
@@ -128,6 +130,11 @@ impl Board {
         self.state().left = count;
     }
 
+    /// Lets no more than `pages` be free in one piece, or as many as there are.
+    pub fn fragment(&self, pages: Option<usize>) {
+        self.state().largest = pages;
+    }
+
     /// Makes a CPU not answer interrupts, or none.
     pub fn deafen(&self, cpu: Option<CpuId>) {
         self.state().deaf = cpu;
@@ -179,6 +186,9 @@ impl Drop for Shared {
 unsafe impl Frames for Board {
     fn allocate(&self, count: usize, align: usize) -> Option<PhysAddr> {
         let mut state = self.state();
+        if state.largest.is_some_and(|largest| count > largest) {
+            return None;
+        }
         if let Some(left) = &mut state.left {
             *left = left.checked_sub(1)?;
         }

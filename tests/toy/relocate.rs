@@ -51,6 +51,42 @@ fn moves_every_populated_leaf_and_keeps_its_contents() {
     assert_eq!(space.read_obj::<[u8; 6]>(gpa(2 * BLOCK - 2)).unwrap(), *b"blocks");
 }
 
+/// A compaction begins where no block is free.
+#[test]
+fn moves_pages_where_no_block_is_free() {
+    let board = Board::new();
+    let space = board.space();
+    space.map(range(0, 2 * BLOCK), BLOCKS, RW).unwrap();
+    (0..2 * BLOCK).step_by(PAGE).for_each(|at| space.store(gpa(at), at as u64).unwrap());
+    let place = |at: usize| space.translate(gpa(at)).unwrap().hpa;
+    let before: Vec<_> = (0..2 * BLOCK).step_by(PAGE).map(place).collect();
+    board.fragment(Some(1));
+    // From the middle of the first block on: what is before it stays where it is.
+    assert_eq!(space.relocate(range(4 * PAGE, 2 * BLOCK - 4 * PAGE)), Ok(60));
+    for (page, &old) in before.iter().enumerate() {
+        assert_eq!(place(page * PAGE) == old, page < 4, "page {page}");
+        assert_eq!(space.load(gpa(page * PAGE)), Ok((page * PAGE) as u64), "page {page}");
+    }
+    assert_eq!((space.stats().leaves[0], space.usage().frames), (64, 64));
+    assert_eq!(board.allocated(), 64 + space.stats().table_frames);
+}
+
+#[test]
+fn splits_no_block_where_no_page_is_free() {
+    let board = Board::new();
+    let space = board.space();
+    space.map(range(0, BLOCK), BLOCKS, RW).unwrap();
+    let before = space.to_string();
+    board.allow(Some(0));
+    assert_eq!(space.relocate(range(0, BLOCK)), Err(Error::NoMemory(range(0, BLOCK))));
+    assert_eq!(space.to_string(), before);
+    // A page, but no table to split the block with.
+    board.fragment(Some(1));
+    board.allow(Some(1));
+    assert!(matches!(space.relocate(range(0, BLOCK)), Err(Error::NoMemory(_))));
+    assert_eq!(space.to_string(), before);
+}
+
 /// Until a CPU was told, it may write the old frame: the copy is made afterwards (H9).
 #[test]
 fn keeps_what_another_cpu_writes_until_it_is_told() {
