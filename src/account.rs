@@ -10,6 +10,9 @@ const BATCH: usize = 64;
 /// The limit of a space that has none.
 const UNLIMITED: usize = isize::MAX.cast_unsigned();
 
+/// What stands in a limit's place for as long as it is being set.
+const CHANGING: usize = usize::MAX;
+
 /// What a space has of the hypervisor's memory, in frames of 4 KiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
@@ -96,12 +99,11 @@ pub(crate) struct Account<'a> {
 
 /// Changes once a batch.
 struct Total {
+    /// [`CHANGING`] while it is being set.
     limit: AtomicUsize,
     /// How many may still be drawn: limit and use in one word, so that a lower limit holds from one moment on. Below zero
     /// where more than the limit was drawn before it was set.
     room: AtomicIsize,
-    /// How often the limit was set, twice: odd while it is being set.
-    changes: AtomicUsize,
 }
 
 /// What a CPU counts, on a cache line of its own.
@@ -122,7 +124,6 @@ impl Accounts {
         let total = |limit| Total {
             limit: AtomicUsize::new(bounded(limit)),
             room: AtomicIsize::new(bounded(limit).cast_signed()),
-            changes: AtomicUsize::new(0),
         };
         let totals = [total(limits.frames), total(limits.table_frames)];
         Counted::try_new(Self { totals, stripes: Stripes::new(cpus)? })
@@ -205,16 +206,14 @@ impl<'a> Account<'a> {
 
     /// How many are used: exact while no CPU charges or releases.
     pub(crate) fn used(self) -> usize {
-        let changes = &self.total().changes;
         loop {
-            let before = changes.load(Ordering::Acquire);
-            let used = self.limit().cast_signed().saturating_sub(self.left());
+            let limit = self.limit();
+            let used = limit.cast_signed().saturating_sub(self.left());
             fence(Ordering::Acquire);
             // Both numbers are of one limit.
-            if before.is_multiple_of(2) && changes.load(Ordering::Relaxed) == before {
+            if self.total().limit.load(Ordering::Relaxed) == limit {
                 return used.max(0).cast_unsigned();
             }
-            core::hint::spin_loop();
         }
     }
 
@@ -232,11 +231,10 @@ impl<'a> Account<'a> {
     /// exclusively: there is one change at a time, and no new credit.
     pub(crate) fn set_limit(self, limit: Option<usize>) {
         let (new, old, total) = (bounded(limit), self.limit(), self.total());
-        total.changes.fetch_add(1, Ordering::Relaxed);
+        total.limit.store(CHANGING, Ordering::Relaxed);
         fence(Ordering::Release);
-        total.limit.store(new, Ordering::Relaxed);
         total.room.fetch_add(new.cast_signed() - old.cast_signed(), Ordering::Relaxed);
-        total.changes.fetch_add(1, Ordering::Release);
+        total.limit.store(new, Ordering::Release);
         for credit in self.credits() {
             self.give_back(credit.take_some(usize::MAX));
         }
@@ -248,7 +246,13 @@ impl<'a> Account<'a> {
     }
 
     fn limit(self) -> usize {
-        self.total().limit.load(Ordering::Relaxed)
+        loop {
+            let limit = self.total().limit.load(Ordering::Acquire);
+            if limit != CHANGING {
+                return limit;
+            }
+            core::hint::spin_loop();
+        }
     }
 
     /// What is neither drawn nor lies in a stripe unused.
