@@ -27,6 +27,8 @@ mod limits;
 mod loans;
 #[path = "toy/map.rs"]
 mod map;
+#[path = "toy/neighbours.rs"]
+mod neighbours;
 #[path = "toy/out_of_memory.rs"]
 mod out_of_memory;
 #[path = "toy/pages.rs"]

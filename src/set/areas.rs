@@ -240,9 +240,12 @@ impl<B: Backing> Areas<B> {
         count: usize,
         insertions: usize,
     ) -> Result<(), TryReserveError> {
-        let has_room =
-            self.chunk(chunk).is_some_and(|chunk| index + count <= chunk.len() && chunk.len() + insertions <= CAPACITY);
-        if insertions == 0 || has_room { Ok(()) } else { self.reserve_chunks(insertions) }
+        let has_room = |chunk: &Chunk<B>| index + count <= chunk.len() && chunk.len() + insertions <= CAPACITY;
+        if insertions == 0 || self.chunk(chunk).is_some_and(has_room) {
+            Ok(())
+        } else {
+            self.reserve_chunks(insertions)
+        }
     }
 
     /// Reserves chunks, and their places in the outer arrays.

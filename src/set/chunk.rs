@@ -6,6 +6,8 @@ use core::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+use memory_addr::AddrRange;
+
 use super::{
     Backing, Few, MemoryArea,
     ends::{self, FILLER},
@@ -84,6 +86,15 @@ impl<B: Backing> Chunk<B> {
     #[inline]
     pub(super) fn first_behind(&self, addr: usize) -> usize {
         ends::up_to(&self.ends, addr)
+    }
+
+    /// Whether an area may touch a range, which lies before that at `behind` and has `index` areas before it. Neighbours in
+    /// other chunks are not looked at: they may.
+    #[inline]
+    pub(super) fn may_touch(&self, index: usize, behind: usize, range: AddrRange<B::Addr>) -> bool {
+        let before = self.ends.get(index.wrapping_sub(1));
+        before.is_none_or(|&end| end == range.start.into())
+            || self.get(behind).is_none_or(|area| area.start() == range.end)
     }
 
     /// Moves the start of an area, which keeps the order.

@@ -1,5 +1,7 @@
 //! What an edit does to the areas that it touches.
 
+use memory_addr::AddrRange;
+
 use super::{
     Backing, Few, MemoryArea,
     areas::{Areas, Place, Touched},
@@ -113,6 +115,26 @@ impl<B: Backing> Areas<B> {
         self.change(touched, ask, MemoryArea::set_flags);
     }
 
+    /// Gives a part of one area these flags; it becomes one area with those that it touches and agrees with then.
+    #[inline]
+    pub(super) fn set_flags_joined(&mut self, touched: &Touched<B::Addr>, flags: B::Flags)
+    where
+        B: PartialEq,
+        B::Flags: PartialEq,
+    {
+        let Touched { range, place, .. } = *touched;
+        if touched.is_whole() {
+            let chunk = self.chunk_mut(place.chunk);
+            chunk.area_mut(place.index).set_flags(flags);
+            if !chunk.may_touch(place.index, place.index + 1, range) {
+                return;
+            }
+        } else {
+            self.set_flags(touched, flags);
+        }
+        self.join_all(range);
+    }
+
     /// Cuts the area at a place in two, and gives the place of the right part.
     fn cut(&mut self, mut place: Place, at: B::Addr) -> Place {
         let right = self.area(place).part_from(at);
@@ -144,6 +166,21 @@ impl<B: Backing> Areas<B> {
             let start = left.start();
             self.chunk_mut(place.chunk).set_start(place.index, start);
             self.take(before);
+        }
+    }
+
+    /// Makes one area of all those that touch and agree, from one that ends at a range's start to one that starts at its
+    /// end.
+    #[inline(never)]
+    pub(super) fn join_all(&mut self, range: AddrRange<B::Addr>)
+    where
+        B: PartialEq,
+        B::Flags: PartialEq,
+    {
+        let mut seam = Some(range.start);
+        while let Some(at) = seam.filter(|&at| at <= range.end) {
+            self.join(at);
+            seam = self.area_behind(at).map(MemoryArea::end);
         }
     }
 
@@ -182,7 +219,7 @@ mod tests {
         let mut set = many();
         // Any order, borders of chunks among them.
         for index in (1..200).step_by(2).chain((2..200).step_by(2)) {
-            set.join(va!(index * 10));
+            set.areas.join(va!(index * 10));
             set.areas.check();
         }
         assert_eq!(set.iter().map(MemoryArea::va_range).collect::<Vec<_>>(), [va_range!(0..2000)]);
@@ -195,10 +232,24 @@ mod tests {
         let _ = set.plan(va_range!(700..710)).unwrap().carve();
         let _ = set.plan(va_range!(900..910)).unwrap().replace_with(1, 8);
         for at in [0, 5, 500, 510, 700, 710, 900, 910, 2000] {
-            set.join(va!(at));
+            set.areas.join(va!(at));
         }
         set.areas.check();
         assert_eq!(set.len(), 199);
+    }
+
+    #[test]
+    fn all_of_a_range_is_joined_and_what_touches_it() {
+        let shown = |set: &MemorySet<Thing>| set.iter().map(MemoryArea::va_range).collect::<Vec<_>>();
+        let mut set = many();
+        set.areas.join_all(va_range!(500..1510));
+        assert_eq!(shown(&set)[48..51], [va_range!(480..490), va_range!(490..1520), va_range!(1520..1530)]);
+        set.plan(va_range!(700..710)).unwrap().replace(|_| 2);
+        set.areas.join_all(va_range!(0..2000));
+        set.areas.check();
+        assert_eq!(shown(&set), [va_range!(0..700), va_range!(700..710), va_range!(710..2000)]);
+        set.areas.join_all(va_range!(3000..4000));
+        MemorySet::<Thing>::new().areas.join_all(va_range!(0..10));
     }
 
     #[test]

@@ -134,13 +134,14 @@ impl<B: Backing> MemorySet<B> {
         self.areas.carve(&self.areas.touched(range), None, None);
     }
 
-    /// Makes one area of the one that ends at `at` and the one that starts there, if nothing else tells them apart.
-    pub(crate) fn join(&mut self, at: B::Addr)
+    /// Makes one area of all those that touch and agree, from one that ends at a range's start to one that starts at its
+    /// end.
+    pub(crate) fn join_all(&mut self, range: AddrRange<B::Addr>)
     where
         B: PartialEq,
         B::Flags: PartialEq,
     {
-        self.areas.join(at);
+        self.areas.join_all(range);
     }
 
     /// Takes the last area out.
@@ -195,6 +196,22 @@ impl<B: Backing> Vacancy<'_, B> {
     #[inline]
     pub(crate) fn fill(self, area: MemoryArea<B>) {
         self.areas.insert(self.place, area);
+    }
+
+    /// The same, and makes one area of it and those that it touches and agrees with.
+    #[inline]
+    pub(crate) fn fill_joined(self, area: MemoryArea<B>)
+    where
+        B: PartialEq,
+        B::Flags: PartialEq,
+    {
+        let Self { areas, place } = self;
+        let range = area.va_range();
+        let may_touch = areas.chunk(place.chunk).is_none_or(|chunk| chunk.may_touch(place.index, place.index, range));
+        areas.insert(place, area);
+        if may_touch {
+            areas.join_all(range);
+        }
     }
 }
 

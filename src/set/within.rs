@@ -43,13 +43,15 @@ impl<'a, B: Backing> Within<'a, B> {
         }
     }
 
-    /// Gives the range these flags, cutting the area where it goes on beyond, unless it has them already.
+    /// Gives the range these flags, cutting the area where it goes on beyond, unless it has them already. It becomes one
+    /// area with those that it touches and agrees with then.
     #[inline]
     pub(crate) fn set_flags(self, flags: B::Flags)
     where
+        B: PartialEq,
         B::Flags: PartialEq,
     {
-        self.areas.set_flags(&self.touched, flags);
+        self.areas.set_flags_joined(&self.touched, flags);
     }
 }
 
@@ -62,7 +64,7 @@ mod tests {
     use super::super::{Backing, MemoryArea, MemorySet};
 
     /// Nothing stands behind the areas.
-    #[derive(Clone)]
+    #[derive(Clone, PartialEq)]
     struct Nothing;
 
     impl Backing for Nothing {
@@ -126,6 +128,22 @@ mod tests {
         let mut set = areas(1);
         set.within(range(1, 2)).unwrap().set_flags(1);
         assert_eq!(shown(&set), [(0, 3, 1)]);
+    }
+
+    #[test]
+    fn flags_that_its_neighbours_have_make_one_area() {
+        let mut set = areas(0);
+        for (start, flags) in [(0, 1), (3, 2), (6, 1), (9, 2)] {
+            set.insert(MemoryArea::new(start.into(), 3, flags, Nothing)).unwrap();
+        }
+        set.within(range(5, 6)).unwrap().set_flags(1);
+        assert_eq!(shown(&set), [(0, 3, 1), (3, 5, 2), (5, 9, 1), (9, 12, 2)]);
+        set.within(range(3, 4)).unwrap().set_flags(1);
+        assert_eq!(shown(&set), [(0, 4, 1), (4, 5, 2), (5, 9, 1), (9, 12, 2)]);
+        set.within(range(4, 5)).unwrap().set_flags(1);
+        assert_eq!(shown(&set), [(0, 9, 1), (9, 12, 2)]);
+        set.within(range(9, 12)).unwrap().set_flags(1);
+        assert_eq!(shown(&set), [(0, 12, 1)]);
     }
 
     /// As many as take several chunks, which overflow, run empty and go.

@@ -64,6 +64,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.context.frames.account().give_back(bytes / PAGE_SIZE_4K);
         table.change_owners(&self.context, range, Owner::Space, Owner::Shared);
         let replaced = plan.rebase(|| Backend::Shared(view.clone()));
+        areas.join_all(range);
         lease.keep();
         drop(guard);
         // Regions whose last reference this is go without the lock.
@@ -121,6 +122,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         table.change_owners(&self.context, range, Owner::Shared, Owner::Space);
         charge.keep();
         let replaced = plan.rebase(|| Backend::Private(LeafPolicy::Pages));
+        areas.join_all(range);
         drop(guard);
         drop((leases, replaced));
         Ok(())

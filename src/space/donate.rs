@@ -79,6 +79,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             charge.keep();
             self.context.frames.account().give_back(pages);
             receiver.table.graft(&taker.context, detached);
+            receiver.areas.join_all(place);
             drop((giver, receiver));
             // Regions whose last reference this is go without a lock.
             drop(ceded);

@@ -19,7 +19,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Maps `range`, all of it or nothing.
     ///
     /// What is populated at once is built, zeroed and synchronized before the lock is taken. A fresh mapping needs no
-    /// invalidation. The caller keeps the caches of a linear area in step, where the guest's memory type differs.
+    /// invalidation. It becomes one area with those that it touches and that differ in nothing else. The caller keeps the
+    /// caches of a linear area in step, where the guest's memory type differs.
     ///
     /// # Errors
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
@@ -52,7 +53,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     fn insert(&self, area: MemoryArea<Backend>) -> Result<(), Error> {
         let mut state = self.exclusive()?;
         // An area that is refused goes after the lock's release: a source may be behind it.
-        state.areas.vacancy(area.va_range()).map_err(refused)?.fill(area);
+        state.areas.vacancy(area.va_range()).map_err(refused)?.fill_joined(area);
         Ok(())
     }
 
@@ -65,7 +66,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             if let Fill::Run(leaf) = &fill
                 && let Some(pages) = table.pages(&self.context, range)
             {
-                areas.vacancy(range).map_err(refused)?.fill(area);
+                areas.vacancy(range).map_err(refused)?.fill_joined(area);
                 pages.fill(&self.context, leaf);
                 return Ok(());
             }
@@ -77,7 +78,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             let mut guard = self.exclusive()?;
             let State { areas, table, .. } = &mut *guard;
             if table.fits(&self.context, &built) {
-                areas.vacancy(range).map_err(refused)?.fill(area);
+                areas.vacancy(range).map_err(refused)?.fill_joined(area);
                 table.graft(&self.context, built);
                 return Ok(());
             }

@@ -4,7 +4,7 @@ use page_table_multiarch::MappingFlags;
 
 use super::{GuestSpace, Progress, State, edit, exclusive::Held, shared};
 use crate::{
-    addr::{GuestPhysAddr, GuestPhysRange},
+    addr::GuestPhysRange,
     backend::Backend,
     error::Error,
     lock::LockFamily,
@@ -23,8 +23,6 @@ pub struct Protecting<'s, P: Platform, L: LockFamily> {
     flags: MappingFlags,
     rest: GuestPhysRange,
     stage: Stage,
-    /// Where a part's end has cut an area, which becomes one again when the next part has the flags too.
-    seam: Option<GuestPhysAddr>,
 }
 
 /// How far a range is.
@@ -51,11 +49,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::NoMemory`], [`Error::Limit`] for the tables that split blocks;
     /// - [`Error::Invalidation`]: see there.
     pub fn protect(&self, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
-        let mut all = self.protect_in_steps(range, flags)?;
+        self.check(range)?;
+        self.check_flags(range, flags)?;
         let mut guard = self.exclusive_over(range)?;
         match self.protect_page(&mut guard, range, flags) {
             Some(done) => done,
-            None => all.step_under(guard, usize::MAX).map(|_| ()),
+            None => Protecting::of(self, range, flags).step_under(guard, usize::MAX).map(|_| ()),
         }
     }
 
@@ -78,11 +77,15 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     pub fn protect_in_steps(&self, range: GuestPhysRange, flags: MappingFlags) -> Result<Protecting<'_, P, L>, Error> {
         self.check(range)?;
         self.check_flags(range, flags)?;
-        Ok(Protecting { space: self, flags, rest: range, stage: Stage::Unchecked, seam: None })
+        Ok(Protecting::of(self, range, flags))
     }
 }
 
-impl<P: Platform, L: LockFamily> Protecting<'_, P, L> {
+impl<'s, P: Platform, L: LockFamily> Protecting<'s, P, L> {
+    const fn of(space: &'s GuestSpace<P, L>, range: GuestPhysRange, flags: MappingFlags) -> Self {
+        Self { space, flags, rest: range, stage: Stage::Unchecked }
+    }
+
     /// What does not have the flags yet. Empty when all is done.
     #[must_use]
     pub const fn rest(&self) -> GuestPhysRange {
@@ -122,8 +125,6 @@ impl<P: Platform, L: LockFamily> Protecting<'_, P, L> {
             Stage::Unchecked if end < range.end => Some(begin(areas, range, flags)?),
             _ => None,
         };
-        let cut = (end < range.end).then(|| areas.find(end)).flatten();
-        let cut = cut.filter(|area| area.start() < end && area.flags() != flags).map(|_| end);
         let plan = areas.plan(part).map_err(|_| Error::NoMemory(range))?;
         let is_plain = check_all(&plan, range, flags)?;
         let leases =
@@ -136,10 +137,7 @@ impl<P: Platform, L: LockFamily> Protecting<'_, P, L> {
             }
         };
         plan.set_flags(flags);
-        if let Some(seam) = self.seam.take_if(|&mut seam| part.start <= seam && seam < part.end) {
-            areas.join(seam);
-        }
-        self.seam = self.seam.or(cut);
+        areas.join_all(part);
         let lost = leases.map(|(new, lost)| {
             new.into_iter().for_each(Lease::keep);
             lost

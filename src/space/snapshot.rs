@@ -109,6 +109,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 return Err(Error::NoMemory(part.range));
             }
         }
+        snapshot.parts().iter().for_each(|part| state.areas.join_all(part.range));
         Ok(())
     }
 
@@ -199,6 +200,8 @@ impl Draft {
                 self.region.inherit(&Part { range, flags: MappingFlags::empty(), offset }, view);
             }
         });
+        // What was told apart by what stood behind it before may agree now.
+        areas.join_all(self.range);
     }
 
     /// The snapshot.

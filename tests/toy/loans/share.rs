@@ -102,7 +102,8 @@ fn a_borrower_restricts_its_view_and_raises_it_again_up_to_what_it_got() {
     borrower.protect(range(LARGE, PAGE), RW).unwrap();
     borrower.write_obj(gpa(LARGE), 1_u8).unwrap();
     for flags in [RWX, READ | MappingFlags::EXECUTE] {
-        let refused = Error::Denied { range: range(LARGE, PAGE), flags: RW };
+        // With the flags of its neighbour the page is one area with it again.
+        let refused = Error::Denied { range: range(LARGE, 2 * PAGE), flags: RW };
         assert_eq!(borrower.protect(range(LARGE, PAGE), flags), Err(refused));
     }
 }

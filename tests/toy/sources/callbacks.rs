@@ -92,7 +92,7 @@ fn are_called_without_a_lock_by_a_cpu_that_finishes_for_another() {
     let inside = Arc::downgrade(&space);
     let meanwhile = move |_| {
         let space = inside.upgrade().unwrap();
-        elsewhere(move || space.map(range(PAGE, PAGE), LAZY, RW).unwrap());
+        elsewhere(move || space.map(range(PAGE, PAGE), LAZY, READ).unwrap());
     };
     assert!(script.meanwhile.set(Box::new(meanwhile)).is_ok());
     space.map(range(0, PAGE), LAZY, RW).unwrap();

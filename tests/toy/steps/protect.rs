@@ -78,9 +78,9 @@ fn goes_over_many_areas_without_tables_a_few_at_a_time() {
     let mut protecting = space.protect_in_steps(range(0, 20 * PAGE), READ).unwrap();
     assert_eq!(protecting.step(3), Ok(Progress::More));
     assert_eq!(protecting.rest(), range(3 * PAGE, 17 * PAGE));
-    // A step that ends between two areas cuts none.
+    // A step that ends between two areas cuts none; the three that have the same flags now are one.
     drop(protecting);
-    assert_eq!(space.stats().areas, 20);
+    assert_eq!(space.stats().areas, 18);
 }
 
 #[test]
@@ -96,15 +96,7 @@ fn to_the_same_flags_cuts_no_area() {
     space.protect(range(2 * PAGE, 2 * PAGE), READ).unwrap();
     space.protect(range(PAGE, PAGE), READ).unwrap();
     let areas: Vec<_> = space.areas().unwrap().iter().map(|area| (area.range, area.flags)).collect();
-    assert_eq!(
-        areas,
-        [
-            (range(0, PAGE), RW),
-            (range(PAGE, 2 * PAGE), READ),
-            (range(3 * PAGE, PAGE), READ),
-            (range(4 * PAGE, 28 * PAGE), RW)
-        ]
-    );
+    assert_eq!(areas, [(range(0, PAGE), RW), (range(PAGE, 3 * PAGE), READ), (range(4 * PAGE, 28 * PAGE), RW)]);
 }
 
 #[test]
