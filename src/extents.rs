@@ -65,10 +65,11 @@ impl Extents {
         })
     }
 
-    /// Takes the last page of 4 KiB out.
-    pub(crate) fn pop(&mut self) -> Option<PhysAddr> {
+    /// Takes the last `size` bytes out, which are in one piece: it was put together of pages of that size, or larger ones.
+    pub(crate) fn pop(&mut self, size: usize) -> Option<PhysAddr> {
         let last = *self.extents.last()?;
-        self.size -= PAGE_SIZE_4K;
+        debug_assert!(last.offset + size <= self.size, "a page is in one piece");
+        self.size -= size;
         if self.size == last.offset {
             self.extents.pop();
         }
@@ -120,9 +121,18 @@ mod tests {
     #[test]
     fn pages_are_taken_out_from_the_end() {
         let mut extents = of(&[(7, 2), (3, 1)], Seams::Forgotten);
-        assert_eq!((extents.pop(), extents.size()), (Some(at(3)), 2 * PAGE_SIZE_4K));
-        assert!(extents.pages().eq([7, 8].map(at)));
-        assert_eq!([extents.pop(), extents.pop(), extents.pop()], [Some(at(8)), Some(at(7)), None]);
+        let mut pop = |size| (extents.pop(size), extents.size());
+        assert_eq!(pop(PAGE_SIZE_4K), (Some(at(3)), 2 * PAGE_SIZE_4K));
+        assert_eq!(pop(PAGE_SIZE_4K), (Some(at(8)), PAGE_SIZE_4K));
+        assert_eq!(pop(PAGE_SIZE_4K), (Some(at(7)), 0));
+        assert_eq!(pop(PAGE_SIZE_4K), (None, 0));
+    }
+
+    #[test]
+    fn larger_pages_are_taken_out_whole() {
+        let mut extents = of(&[(4, 2), (6, 4), (2, 2)], Seams::Forgotten);
+        let popped: Vec<_> = core::iter::from_fn(|| extents.pop(2 * PAGE_SIZE_4K)).collect();
+        assert_eq!(popped, [2, 8, 6, 4].map(at));
     }
 
     #[test]

@@ -55,6 +55,8 @@ mod steps;
 mod transfers;
 #[path = "toy/unmap.rs"]
 mod unmap;
+#[path = "toy/wide.rs"]
+mod wide;
 
 use std::sync::{
     Arc,

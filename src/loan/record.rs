@@ -14,6 +14,7 @@ use crate::{
     addr::GuestPhysRange,
     counted::Counted,
     extents::Extents,
+    format::Format,
     frame::Frames,
     invalidate::{Content, Invalidate},
     platform::Platform,
@@ -24,7 +25,8 @@ pub(crate) trait Lending: Send + Sync {
     /// What it is about.
     fn terms(&self) -> &Terms;
 
-    /// At its end: frees what the lender left behind until `budget`, in frames of 4 KiB, is used up.
+    /// At its end: frees what the lender left behind until `budget`, in frames of 4 KiB, is used up, page by page: an
+    /// allocator that takes no pieces gets back what it gave.
     fn free_some(&mut self, budget: &mut usize);
 }
 
@@ -108,18 +110,20 @@ impl<P: Platform> Lending for Record<P> {
     }
 
     fn free_some(&mut self, budget: &mut usize) {
+        let page_size = 1 << P::Format::PAGE_SHIFT;
+        let frames = page_size / PAGE_SIZE_4K;
         // The side that lets go last sees what the others did before.
         while *budget > 0
             && self.terms.lender_is_gone.load(Ordering::Relaxed)
-            && let Some(page) = self.terms.memory.pop()
+            && let Some(page) = self.terms.memory.pop(page_size)
         {
-            *budget -= 1;
+            *budget = budget.saturating_sub(frames);
             // What guests left in the caches, or wrote past them, must not meet the next owner (H14).
-            self.operations.synchronize(self.frames.pointer(page), PAGE_SIZE_4K, Content::Data);
+            self.operations.synchronize(self.frames.pointer(page), page_size, Content::Data);
             // SAFETY: the lender is gone, and so are the borrower's areas, which go after their invalidation: nothing
             // reaches the page. It was the lender's own: a page that it allocated, or a piece of a block, which there
             // are only where any piece may be freed.
-            unsafe { self.frames.free(page, 1) }
+            unsafe { self.frames.free(page, frames) }
         }
     }
 }
