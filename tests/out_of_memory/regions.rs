@@ -105,8 +105,8 @@ pub(super) fn region_cases<F: Format>() -> Vec<Case<F>> {
         ),
         case(
             "protect two areas of a region for writing",
-            |s| share_as_two(s).and_then(|()| s.protect(range(RAM, 4 * PAGE), READ)).expect("memory"),
-            |s| s.protect(range(RAM, 2 * PAGE), RW),
+            |s| share_as_two(s).and_then(|()| s.protect(range(RAM + PAGE, 3 * PAGE), READ)).expect("memory"),
+            |s| s.protect(range(RAM, 3 * PAGE), RW),
             Keeps::Everything,
         ),
         case("read a page to copy", |s| inherit(s).expect("memory"), |s| read(s, RAM + PAGE), Keeps::Contents),

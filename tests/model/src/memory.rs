@@ -19,6 +19,12 @@ pub const PAGE: u64 = 4096;
 /// Set in an owner number of frames that belong to the test, not to the code under test.
 const RESERVED: u64 = 1 << 63;
 
+/// What stands at all addresses that are no memory's.
+#[repr(align(4096))]
+struct Nowhere([AtomicU64; PAGE as usize / 8]);
+
+static NOWHERE: Nowhere = Nowhere([const { AtomicU64::new(0) }; PAGE as usize / 8]);
+
 /// A machine that is told of frames before they are given back.
 pub trait Watch: Send + Sync {
     /// `count` pages from `at` on are about to be free.
@@ -255,11 +261,12 @@ impl Memory {
             .is_some_and(|word| word.compare_exchange(before, after, Ordering::AcqRel, Ordering::Acquire).is_ok())
     }
 
-    /// Where the host sees a physical address; beyond the memory an address that must not be used.
+    /// Where the host sees a physical address; beyond the memory, a page that all memories have in common, zero until written:
+    /// a walk of tables that a defect has damaged ends there.
     #[must_use]
     pub fn pointer(&self, at: u64) -> NonNull<u8> {
         let Some(offset) = at.checked_sub(self.base).filter(|offset| *offset < self.pages * PAGE) else {
-            return NonNull::dangling();
+            return NonNull::from(&NOWHERE.0).cast();
         };
         // SAFETY: the storage has a page more than `pages`, and the arena starts within its first page.
         unsafe { self.arena().add(offset as usize) }

@@ -155,8 +155,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["C8"],
         edits: &[Edit {
             file: "src/account.rs",
-            text: "filter(|&drawn| drawn <= limit)",
-            instead: "filter(|&drawn| drawn <= limit || self.what == Resource::TableFrames)",
+            text: "filter(|&room| room >= 0)",
+            instead: "filter(|&room| room >= 0 || self.what == Resource::TableFrames)",
         }],
         host: &[host("cortex_a57::limits::a_guest_gets_as_many_tables"), host("worlds_are_what_their_twins_are")],
         emulator: Emulator::Shows(MAX, &["limits::a_guest_gets_as_many_tables_as_it_may"]),
