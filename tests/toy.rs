@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code, missing_docs, reason = "a test's board")]
 
+#[path = "toy/balloon.rs"]
+mod balloon;
 #[path = "toy/board.rs"]
 mod board;
 #[path = "toy/caches.rs"]

@@ -263,6 +263,26 @@ impl Book {
         }
     }
 
+    /// A mapping has lost some pages: takes the frame of the first one out that has one, if no other mapping and no handle
+    /// shows it. What has been looked at goes off the range, at most a chunk of records at a time.
+    pub(super) fn take_unreachable(&mut self, pages: &mut core::ops::Range<usize>) -> Option<PhysAddr> {
+        let records = self.chunks.get_mut(pages.start / CHUNK).map(Vec::as_mut_slice).unwrap_or_default();
+        if self.handles > 0 || self.live > 1 || self.frames == 0 {
+            pages.start = pages.end;
+            return None;
+        }
+        let end = pages.end.min((pages.start / CHUNK + 1) * CHUNK);
+        let mut looked_at = pages.start..end;
+        pages.start = end;
+        let page = looked_at.find(|page| records.get(page % CHUNK).is_some_and(|record| record.frame().is_some()))?;
+        pages.start = page + 1;
+        let record = &mut records[page % CHUNK];
+        let at = record.frame();
+        record.set_frame(None);
+        self.frames -= 1;
+        at
+    }
+
     /// A mapping comes.
     pub(super) fn open_window(&mut self) {
         self.live += 1;
@@ -366,6 +386,28 @@ mod tests {
         assert_eq!((book.give(3), book.give(3)), (Given::Copy(FRAME), Given::Copy(FRAME)));
         assert_eq!((book.leave(3), book.leave(3)), (None, Some(FRAME)));
         assert_eq!(book.frames(), 0);
+    }
+
+    #[test]
+    fn pages_that_the_last_mapping_lost_are_unreachable() {
+        let taken = |book: &mut Book, pages: core::ops::Range<usize>| {
+            let mut pages = pages;
+            let mut taken = Vec::new();
+            while !pages.is_empty() {
+                taken.extend(book.take_unreachable(&mut pages));
+            }
+            taken
+        };
+        let mut book = book(2);
+        assert_eq!(taken(&mut book, 0..1000), [], "a handle shows it");
+        book.handles = 0;
+        assert_eq!(taken(&mut book, 0..1000), [], "another mapping shows it");
+        book.close_window();
+        book.reserve(900..901).unwrap();
+        book.put(900, FRAME + PAGE_SIZE_4K);
+        assert_eq!(taken(&mut book, 4..900), []);
+        assert_eq!((taken(&mut book, 0..1000), book.frames()), ([FRAME, FRAME + PAGE_SIZE_4K].to_vec(), 0));
+        assert_eq!(taken(&mut book, 0..1000), []);
     }
 
     #[test]

@@ -140,6 +140,19 @@ pub(crate) trait Region: PageOwner {
         }
     }
 
+    /// A mapping has lost some pages, which no CPU reaches through it any more: frees those that nothing else shows, until
+    /// `budget`, in frames of 4 KiB, is used up. What is done goes off the range.
+    fn free_unreachable(&self, pages: &mut core::ops::Range<usize>, budget: &mut usize) {
+        while *budget > 0 && pages.start < pages.end {
+            *budget -= 1;
+            let unreachable = self.writing().take_unreachable(pages);
+            if let Some(at) = unreachable {
+                // SAFETY: the one mapping that is left does not show it any more, and no other can be made.
+                unsafe { self.free(at) }
+            }
+        }
+    }
+
     /// How many pages it has that are on no account, where it is left to one mapping that takes them one by one.
     fn untaken(&self) -> Option<usize> {
         let book = self.reading();

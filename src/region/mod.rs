@@ -29,7 +29,8 @@ use crate::{counted::Counted, platform::Platform, source::Pager};
 /// Memory for any number of guests, at any addresses: a handle, of which there may be many.
 ///
 /// It starts as zeros; a page gets its frame, once for all, when the first guest or writer touches it. What one writes
-/// all others see at once. The frames are free when the last mapping and the last handle are gone. They are on no space's
+/// all others see at once. The frames are free when the last mapping and the last handle are gone; a page that one mapping
+/// alone shows, with no handle left, is free when that is unmapped there. They are on no space's
 /// [account](crate::Limits): a region's limit is its size.
 ///
 /// [`freeze`](Self::freeze) makes it read-only for good: only then can it be mapped

@@ -1,6 +1,6 @@
 //! What an area knows of the region behind it.
 
-use core::fmt;
+use core::{fmt, ops::Range};
 
 use memory_addr::PAGE_SIZE_4K;
 
@@ -82,6 +82,17 @@ impl View {
     /// The guest has its copy of the page at an address, and no CPU reaches the page through this mapping any more.
     pub(crate) fn leave(&self, gpa: GuestPhysAddr) {
         self.region().leave(self.page(gpa));
+    }
+
+    /// Frees what of some pages nothing else shows, when no CPU reaches them through this mapping any more: see
+    /// [`Region::free_unreachable`].
+    pub(crate) fn free_unreachable(&self, pages: &mut Range<usize>, budget: &mut usize) {
+        self.region().free_unreachable(pages, budget);
+    }
+
+    /// The pages in a range of addresses.
+    pub(crate) fn pages(&self, part: GuestPhysRange) -> Range<usize> {
+        self.page(part.start)..self.page(part.start) + part.size() / PAGE_SIZE_4K
     }
 
     /// The mapping has lost a part.

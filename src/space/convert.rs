@@ -4,7 +4,7 @@
 use memory_addr::PAGE_SIZE_4K;
 use page_table_multiarch::MappingFlags;
 
-use super::{GuestSpace, State, shared, supply::missing_page};
+use super::{GuestSpace, State, removed::Removed, shared, supply::missing_page};
 use crate::{
     addr::GuestPhysRange,
     backend::Backend,
@@ -67,8 +67,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         areas.join_all(range);
         lease.keep();
         drop(guard);
-        // Regions whose last reference this is go without the lock.
-        drop(replaced);
+        // What stood behind its copies goes without the lock.
+        self.free_removed(Removed::of(replaced));
         Ok(region)
     }
 

@@ -3,7 +3,7 @@
 use memory_addr::PAGE_SIZE_4K;
 use page_table_multiarch::MappingFlags;
 
-use super::{GuestSpace, State, transfer::Prepared, transfer::Transfer};
+use super::{GuestSpace, State, removed::Removed, transfer::Prepared, transfer::Transfer};
 use crate::{
     addr::{GuestPhysAddr, GuestPhysRange},
     backend::Backend,
@@ -81,8 +81,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             receiver.table.graft(&taker.context, detached);
             receiver.areas.join_all(place);
             drop((giver, receiver));
-            // Regions whose last reference this is go without a lock.
-            drop(ceded);
+            // What stood behind its copies goes without a lock.
+            self.free_removed(Removed::of(ceded));
             return Ok(());
         }
     }

@@ -1,6 +1,6 @@
 //! The space's lock, held exclusively, when nothing is left over from earlier.
 
-use super::{GuestSpace, State};
+use super::{GuestSpace, State, removed::Removed};
 use crate::{
     addr::GuestPhysRange,
     error::Error,
@@ -52,6 +52,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let let_go = core::mem::take(removed);
         drop(state);
         let_go.end_waits();
+        self.free_removed(Removed { areas: let_go, ..Removed::default() });
         Ok(())
     }
 }

@@ -1,11 +1,13 @@
 //! What was removed from a space and no CPU reaches any more: freed in steps, without the space's lock.
 
+use core::ops::Range;
+
 use super::{Progress, shared};
 use crate::{
     backend::Backend,
     loan::Loan,
     platform::Platform,
-    region::{Lease, RemovedRegions},
+    region::{Lease, RemovedRegions, View},
     set::{Few, MemoryArea, MemorySet},
     table::{Context, RemovedMemory},
 };
@@ -15,12 +17,24 @@ use crate::{
 pub(super) struct Removed {
     pub memory: RemovedMemory,
     pub areas: RemovedAreas,
+    pub part: Option<RemovedPart>,
     pub regions: RemovedRegions,
     /// A loan that no lender and no other borrower has any more.
     pub loan: Option<Loan>,
 }
 
+/// What an area showed of a region, of which pages are still to be looked at.
+pub(super) struct RemovedPart {
+    view: View,
+    pages: Range<usize>,
+}
+
 impl Removed {
+    /// Areas that are gone, and nothing else.
+    pub(super) fn of(areas: Few<MemoryArea<Backend>>) -> Self {
+        Self { areas: RemovedAreas { areas, ..RemovedAreas::default() }, ..Self::default() }
+    }
+
     /// Frees until `budget` is used up: each frame of 4 KiB takes one, and so does each area.
     ///
     /// `areas` are those of a space that is at its end.
@@ -40,13 +54,23 @@ impl Removed {
             if let Some(loan) = &mut self.loan {
                 loan.free_some(&mut budget);
             }
+            if let Some(RemovedPart { view, pages }) = &mut self.part {
+                view.free_unreachable(pages, &mut budget);
+            }
+            if let Some(part) = self.part.take_if(|part| part.pages.is_empty()) {
+                self.regions.add(part.view);
+                continue;
+            }
             // Permissions to write come first: each keeps its region, too.
-            if budget > 0 && self.areas.leases.pop().is_none() {
+            if budget > 0 && self.part.is_none() && self.areas.leases.pop().is_none() {
                 let area = self.areas.areas.pop().or_else(|| areas.as_deref_mut()?.pop());
                 self.loan = None;
                 let Some(area) = area else { return Progress::Done };
+                let range = area.va_range();
                 match area.into_backend() {
-                    Backend::Shared(view) | Backend::CopyOnWrite(view) => self.regions.add(view),
+                    Backend::Shared(view) | Backend::CopyOnWrite(view) => {
+                        self.part = Some(RemovedPart { pages: view.pages(range), view });
+                    }
                     Backend::Borrowed(loan) => self.loan = loan.release(),
                     Backend::Linear(_) | Backend::Private(_) => {}
                 }
@@ -61,6 +85,7 @@ impl Removed {
         self.memory.is_empty()
             && self.areas.leases.is_empty()
             && self.areas.areas.is_empty()
+            && self.part.is_none()
             && self.regions.is_empty()
             && self.loan.is_none()
     }

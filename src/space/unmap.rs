@@ -23,9 +23,9 @@ pub struct Unmapping<'s, P: Platform, L: LockFamily> {
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Unmaps `range`, across any areas and through the middle of any block; holes in it are passed over.
     ///
-    /// When it returns no CPU can reach what was taken away, and the frames that were the space's own are free: those
-    /// were freed without the space's lock. What was borrowed is returned.
-    /// [`unmap_in_steps`](Self::unmap_in_steps) frees some at a time.
+    /// When it returns no CPU can reach what was taken away, and the frames that were the space's own are free, as are those
+    /// of a region's pages that no handle and no other mapping shows: they were freed without the space's lock. What was
+    /// borrowed is returned. [`unmap_in_steps`](Self::unmap_in_steps) frees some at a time.
     ///
     /// # Errors
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
@@ -49,7 +49,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     fn unmap_any(&self, guard: Held<'_, L>, range: GuestPhysRange) -> Result<(), Error> {
         let mut removed = Removed::default();
         self.take(guard, range, &mut removed)?;
-        while self.free_some(&mut removed, usize::MAX) == Progress::More {}
+        self.free_removed(removed);
         Ok(())
     }
 
@@ -76,6 +76,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let mut removed = Removed::default();
         self.take(self.exclusive_over(range)?, range, &mut removed)?;
         Ok(Unmapping { space: self, removed })
+    }
+
+    /// Frees all of what was taken away, without the lock.
+    pub(super) fn free_removed(&self, mut removed: Removed) {
+        while self.free_some(&mut removed, usize::MAX) == Progress::More {}
     }
 
     /// Frees some of what was taken away, without the lock.
@@ -133,7 +138,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 }
 
 impl<P: Platform, L: LockFamily> Unmapping<'_, P, L> {
-    /// Frees up to `budget` frames of 4 KiB: of memory, of tables, and of regions that were mapped here for the last time.
+    /// Frees up to `budget` frames of 4 KiB: of memory, of tables, and of regions whose pages nothing else shows.
     /// An area counts as one too. What the allocator takes back only as a whole may exceed the budget.
     pub fn step(&mut self, budget: usize) -> Progress {
         self.space.free_some(&mut self.removed, budget)

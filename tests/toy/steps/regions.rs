@@ -22,7 +22,7 @@ fn that_were_mapped_for_the_last_time_go_in_steps() {
 }
 
 #[test]
-fn that_another_space_has_stay() {
+fn that_another_space_has_stay_until_it_lets_go_of_each_page() {
     let board = Board::new();
     let (space, other) = (board.space(), board.space());
     let region = space.region(4 * PAGE).unwrap();
@@ -37,8 +37,8 @@ fn that_another_space_has_stay() {
     other.write(gpa(3 * PAGE), b"stay").unwrap();
     let mut unmapping = other.unmap_in_steps(range(0, 2 * PAGE)).unwrap();
     board.events();
-    assert_eq!((unmapping.step(usize::MAX), freed(&board)), (Progress::Done, 0));
-    assert_eq!(other.read_obj::<[u8; 4]>(gpa(2 * PAGE)), Ok([0; 4]));
+    assert_eq!((unmapping.step(usize::MAX), freed(&board)), (Progress::Done, 1));
+    assert_eq!(other.read_obj::<[[u8; 4]; 1]>(gpa(3 * PAGE)), Ok([*b"stay"]));
 }
 
 #[test]
