@@ -89,19 +89,19 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["R15", "H47"],
         edits: &[Edit {
             file: "src/loan/record.rs",
-            text: "            unsafe { self.frames.free(page, 1) }\n",
+            text: "            unsafe { self.frames.free(page, frames) }\n",
             instead: "            unsafe {
                 let mut page = page;
                 if *budget > 0
-                    && let Some(next) = self.terms.memory.pop()
+                    && let Some(next) = self.terms.memory.pop(page_size)
                 {
                     *budget -= 1;
                     let link = self.frames.pointer(next).cast();
                     link.write(next);
-                    self.frames.free(page, 1);
+                    self.frames.free(page, frames);
                     page = link.read();
                 }
-                self.frames.free(page, 1);
+                self.frames.free(page, frames);
             }
 ",
         }],
