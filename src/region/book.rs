@@ -266,11 +266,11 @@ impl Book {
     /// A mapping has lost some pages: takes the frame of the first one out that has one, if no other mapping and no handle
     /// shows it. What has been looked at goes off the range, at most a chunk of records at a time.
     pub(super) fn take_unreachable(&mut self, pages: &mut core::ops::Range<usize>) -> Option<PhysAddr> {
-        let records = self.chunks.get_mut(pages.start / CHUNK).map(Vec::as_mut_slice).unwrap_or_default();
-        if self.handles > 0 || self.live > 1 || self.frames == 0 {
+        if !self.is_alone() || self.frames == 0 {
             pages.start = pages.end;
             return None;
         }
+        let records = self.chunks.get_mut(pages.start / CHUNK).map(Vec::as_mut_slice).unwrap_or_default();
         let end = pages.end.min((pages.start / CHUNK + 1) * CHUNK);
         let mut looked_at = pages.start..end;
         pages.start = end;

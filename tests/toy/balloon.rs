@@ -136,13 +136,19 @@ fn frames_stay_as_long_as_a_cpu_cannot_be_told() {
 #[test]
 fn a_transfer_takes_what_stood_behind_it() {
     let board = Board::new();
-    let (space, taker) = (checkpointed(&board), board.space());
-    space.store(gpa(0), 1_u8).unwrap();
+    let (space, taker) = (populated(&board), board.space());
+    let snapshot = space.snapshot().unwrap();
+    for page in 0..3 {
+        space.store(gpa(page * PAGE), 1_u8).unwrap();
+    }
+    drop(snapshot);
+    assert_eq!(held(&board, &[&space, &taker]), 8 + 3, "three copies");
     space.donate(range(0, PAGE), &taker, gpa(0), RW, Handover::Keep).unwrap();
-    assert_eq!(held(&board, &[&space, &taker]), 8);
-    space.store(gpa(PAGE), 1_u8).unwrap();
+    assert_eq!(held(&board, &[&space, &taker]), 8 + 2);
     let region: SharedRegion = space.make_shared(range(PAGE, PAGE)).unwrap();
-    assert_eq!((held(&board, &[&space, &taker]), region.frames()), (8, 1));
+    assert_eq!((held(&board, &[&space, &taker]), region.frames()), (8 + 1, 1));
+    space.unmap(range(2 * PAGE, PAGE)).unwrap();
+    assert_eq!(held(&board, &[&space, &taker]), 8 - 1);
 }
 
 /// Answers at once.

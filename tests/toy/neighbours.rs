@@ -82,6 +82,17 @@ fn become_one_when_memory_comes_by_a_transfer() {
     assert_eq!(areas(&giver), [(0, 3), (4, 8)]);
 }
 
+/// Two kinds of private memory become one region's, and private again.
+#[test]
+fn become_one_when_all_of_them_change_their_kind() {
+    let space = Board::new().space();
+    space.map(range(0, 2 * PAGE), PAGES, RW).unwrap();
+    space.map(range(2 * PAGE, 2 * PAGE), BLOCKS, RW).unwrap();
+    assert_eq!(areas(&space), [(0, 2), (2, 4)]);
+    drop(space.make_shared(range(0, 4 * PAGE)).unwrap());
+    assert_eq!(areas(&space), [(0, 4)]);
+}
+
 /// How they came to be told apart is no matter any more.
 #[test]
 fn become_one_in_a_snapshot_and_in_what_starts_from_it() {
