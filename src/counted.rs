@@ -55,6 +55,12 @@ impl<T: ?Sized> Counted<T> {
         core::ptr::addr_eq(self.0.as_ptr(), other.0.as_ptr())
     }
 
+    /// Whether there is no other owner. None can come while this one is not cloned.
+    pub(crate) fn is_sole(&self) -> bool {
+        // SAFETY: this owner still counts. Acquire: what all other owners did comes before what this one does.
+        unsafe { &self.0.as_ref().count }.load(Ordering::Acquire) == 1
+    }
+
     /// Lets go of the value, unless this is its last owner: then it is given back.
     pub(crate) fn release(self) -> Option<Self> {
         // SAFETY: this owner still counts.
@@ -75,8 +81,7 @@ impl<T: ?Sized> Counted<T> {
 
     /// The value, for its only owner.
     pub(crate) fn sole(&mut self) -> Option<&mut T> {
-        // SAFETY: this owner still counts. Acquire: what all other owners did comes before what this one does.
-        if unsafe { &self.0.as_ref().count }.load(Ordering::Acquire) > 1 {
+        if !self.is_sole() {
             return None;
         }
         // SAFETY: there is no other owner, and none can come while this one is borrowed.

@@ -55,6 +55,7 @@ pub mod loan;
 pub mod lock;
 mod metered;
 mod ownership;
+mod pages;
 mod plain;
 mod platform;
 pub mod region;

@@ -39,6 +39,8 @@ mod pages;
 mod protect;
 #[path = "toy/races.rs"]
 mod races;
+#[path = "toy/reach.rs"]
+mod reach;
 #[path = "toy/regions.rs"]
 mod regions;
 #[path = "toy/relocate.rs"]

@@ -7,8 +7,10 @@ use crate::{
     addr::GuestPhysAddr,
     format::LeafPolicy,
     loan::Loan,
+    pages::Supplies,
     region::{SharedRegion, View},
     set::Backing,
+    source::Pager,
 };
 
 /// What to map.
@@ -79,10 +81,41 @@ pub(crate) enum Backend {
     Private(LeafPolicy),
     /// A region's memory.
     Shared(View),
-    /// A frozen region's memory, or the space's own copies of it: a leaf says which.
-    CopyOnWrite(View),
+    /// What was inherited, or the space's own copies of it: a leaf says which. What is neither is zeros, or comes from a
+    /// source.
+    CopyOnWrite(Heritage),
     /// Another space's memory.
     Borrowed(Loan),
+}
+
+/// Where inherited memory came from.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Heritage {
+    /// From a guest-physical address to an offset in the region or snapshot that it came from; the difference wraps.
+    shift: usize,
+    /// The sources behind what has no frame yet.
+    supplies: Option<Supplies>,
+}
+
+impl Heritage {
+    /// What is at `from` came from `offset`; `supplies` go by the numbers of guest-physical pages.
+    pub(crate) fn new(from: GuestPhysAddr, offset: usize, supplies: Option<Supplies>) -> Self {
+        Self { shift: offset.wrapping_sub(from.as_usize()), supplies }
+    }
+
+    /// The offset in bytes of an address.
+    pub(crate) fn offset(&self, gpa: GuestPhysAddr) -> usize {
+        gpa.as_usize().wrapping_add(self.shift)
+    }
+
+    pub(crate) fn supplies(&self) -> Option<&Supplies> {
+        self.supplies.as_ref()
+    }
+
+    /// The source behind a page, by the number of its guest-physical page, and its offset there in bytes.
+    pub(crate) fn source(&self, page: usize) -> Option<(&Pager, usize)> {
+        self.supplies.as_ref()?.behind(page)
+    }
 }
 
 // The space drives its tables itself.

@@ -63,7 +63,7 @@ impl SharedRegion {
     /// Where the hypervisor sees `len` bytes within a page, in step with what was written past the caches.
     fn existing(&self, offset: usize, len: usize) -> Option<NonNull<u8>> {
         // The frame stays without the lock: this handle keeps it.
-        let at = self.0.reading().frame(offset / PAGE_SIZE_4K)?;
+        let at = self.0.frame(offset / PAGE_SIZE_4K)?;
         let bytes = self.0.pointer(at + offset % PAGE_SIZE_4K);
         self.0.synchronize(bytes, len, Content::Data);
         Some(bytes)
@@ -160,7 +160,7 @@ impl RegionWriter {
     ) -> Result<R, RegionError> {
         self.0.bring(offset, left)?;
         let region = &self.0.0;
-        let frame = region.populate(offset / PAGE_SIZE_4K);
+        let frame = region.as_dyn().populate(offset / PAGE_SIZE_4K);
         let at = frame.map_err(|_| RegionError::NoMemory { offset, size: left })?;
         let bytes = region.pointer(at + offset % PAGE_SIZE_4K);
         // A guest may have written the rest of a line past the caches.

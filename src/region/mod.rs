@@ -3,7 +3,9 @@
 
 mod access;
 mod book;
+mod cover;
 mod memory;
+mod places;
 mod removed;
 mod snapshot;
 mod supply;
@@ -13,25 +15,32 @@ use core::fmt;
 
 use memory_addr::PAGE_SIZE_4K;
 
+use self::memory::Memory;
 pub use self::snapshot::Snapshot;
 pub(crate) use self::{
-    book::{Book, Given, Look},
-    memory::{Pool, Region},
+    book::Book,
+    memory::Region,
+    places::{Place, Places},
     removed::RemovedRegions,
-    snapshot::{Part, offset_of},
-    supply::{Asker, Behind, behind},
-    view::{Lease, View, Window},
+    snapshot::Part,
+    supply::{Asker, Behind, is_still_missing},
+    view::{Lease, View},
 };
-use self::{memory::Memory, supply::Supply};
 pub use crate::error::RegionError;
-use crate::{counted::Counted, platform::Platform, source::Pager};
+use crate::{
+    counted::Counted,
+    pages::{Keeper, Pages, PlatformKeeper, Supplies, Supply},
+    platform::Platform,
+    source::Pager,
+};
 
 /// Memory for any number of guests, at any addresses: a handle, of which there may be many.
 ///
 /// It starts as zeros; a page gets its frame, once for all, when the first guest or writer touches it. What one writes
 /// all others see at once. The frames are free when the last mapping and the last handle are gone; a page that one mapping
-/// alone shows, with no handle left, is free when that is unmapped there. They are on no space's
-/// [account](crate::Limits): a region's limit is its size.
+/// alone shows, with no handle left, is free when that is unmapped there. A guest that maps it copy-on-write has its pages
+/// as they are then, and keeps those and not the region. They are on no space's [account](crate::Limits): a region's limit
+/// is its size.
 ///
 /// [`freeze`](Self::freeze) makes it read-only for good: only then can it be mapped
 /// [copy-on-write](crate::Mapping::CopyOnWrite).
@@ -101,21 +110,40 @@ impl SharedRegion {
         pager: &Pager,
         offset: usize,
     ) -> Result<Self, RegionError> {
-        Self::make::<P>(frames, operations, size, Some(Supply::new(pager, offset, size)?))
+        let supplies = Supplies::one(Supply::new(pager, offset, size)?);
+        let supplies = supplies.map_err(|_| RegionError::NoMemory { offset: 0, size })?;
+        Self::make::<P>(frames, operations, size, Some(supplies))
     }
 
     fn make<P: Platform>(
         frames: P::Frames,
         operations: P::Invalidate,
         size: usize,
-        supply: Option<Supply>,
+        supplies: Option<Supplies>,
     ) -> Result<Self, RegionError> {
         if size == 0 || !size.is_multiple_of(PAGE_SIZE_4K) {
             return Err(RegionError::BadSize { size });
         }
-        let region = Memory::<P>::new(frames, operations, size, supply)
-            .and_then(|memory| Counted::<dyn Region>::try_new_as(memory, |inner| inner));
-        region.map(Self).ok_or(RegionError::NoMemory { offset: 0, size })
+        let keeper = PlatformKeeper::<P>::make(frames, operations);
+        keeper
+            .and_then(|keeper| Self::of(size, &keeper, supplies, Places::default()))
+            .ok_or(RegionError::NoMemory { offset: 0, size })
+    }
+
+    /// A region whose pages `keeper` allocates.
+    pub(crate) fn of(
+        size: usize,
+        keeper: &Counted<dyn Keeper>,
+        supplies: Option<Supplies>,
+        places: Places,
+    ) -> Option<Self> {
+        let memory = Memory::new(size, keeper.clone(), supplies, places);
+        Counted::<dyn Region>::try_new_as(memory, |inner| inner).map(Self)
+    }
+
+    /// Runs `each` on its pages, with its lock held.
+    pub(crate) fn fill<R>(&self, each: impl FnOnce(&mut Pages) -> R) -> R {
+        each(&mut self.0.writing().pages)
     }
 
     /// The size in bytes.
@@ -127,7 +155,7 @@ impl SharedRegion {
     /// How many 4 KiB frames it has.
     #[must_use]
     pub fn frames(&self) -> usize {
-        self.0.reading().frames()
+        self.0.reading().pages.count()
     }
 
     /// Makes it read-only, for good. Once more changes nothing.
@@ -159,14 +187,14 @@ impl SharedRegion {
 
 impl Clone for SharedRegion {
     fn clone(&self) -> Self {
-        self.0.add_handle();
+        self.0.writing().handles += 1;
         Self(self.0.clone())
     }
 }
 
 impl Drop for SharedRegion {
     fn drop(&mut self) {
-        self.0.drop_handle(&self.0);
+        self.0.drop_handle();
     }
 }
 

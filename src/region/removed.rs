@@ -20,24 +20,19 @@ impl RemovedRegions {
         }
     }
 
-    /// Frees frames until `budget`, in frames of 4 KiB, is used up. A region that stood behind one that goes may go too.
+    /// Frees frames until `budget`, in frames of 4 KiB, is used up.
     pub(crate) fn step(&mut self, budget: &mut usize) {
         while *budget > 0
             && let Some(mut region) = self.0.take()
         {
             let Some(sole) = region.sole() else { continue };
-            sole.free_some(budget);
-            *budget = budget.saturating_sub(1);
             let book = sole.book_mut();
-            let (left, base) = (book.has_chunks(), book.pop_base());
-            if left || base.is_some() {
-                // It stays on top until it is empty.
-                self.0 = Some(region);
-            } else {
+            book.pages.free_some(budget);
+            if book.pages.is_empty() {
                 self.0 = book.next.take();
-            }
-            if let Some(base) = base {
-                self.add(base.view);
+                *budget = budget.saturating_sub(1);
+            } else {
+                self.0 = Some(region);
             }
         }
     }

@@ -2,9 +2,9 @@
 
 use core::{fmt, ops::Range};
 
-use memory_addr::PAGE_SIZE_4K;
+use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 
-use super::{Asker, Given, Look, Pool, Region, RegionError};
+use super::{Asker, Region, RegionError};
 use crate::{
     account::Exhausted,
     addr::{GuestPhysAddr, GuestPhysRange},
@@ -14,13 +14,13 @@ use crate::{
 
 /// One mapping of a region: all areas that it was cut into share it.
 #[derive(Clone)]
-pub(crate) struct Window(Counted<Opening>);
+struct Window(Counted<Opening>);
 
 struct Opening(Counted<dyn Region>);
 
 impl Window {
     /// A new mapping, made by way of a handle that stays meanwhile.
-    pub(crate) fn open(region: &Counted<dyn Region>) -> Option<Self> {
+    fn open(region: &Counted<dyn Region>) -> Option<Self> {
         region.open_window();
         Counted::try_new(Opening(region.clone())).map(Self)
     }
@@ -28,7 +28,7 @@ impl Window {
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        self.0.close_window(&self.0);
+        self.0.close_window();
     }
 }
 
@@ -41,9 +41,20 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// The region from `offset` on, at `from`.
-    pub(crate) fn new(window: Window, from: GuestPhysAddr, offset: usize) -> Self {
-        Self { window, shift: offset.wrapping_sub(from.as_usize()) }
+    /// The region from `offset` on, at `from`, of which nothing is [shown](Self::show) yet; `None` where there is no memory.
+    pub(crate) fn new(region: &Counted<dyn Region>, from: GuestPhysAddr, offset: usize) -> Option<Self> {
+        let window = Window::open(region)?;
+        Some(Self { window, shift: offset.wrapping_sub(from.as_usize()) })
+    }
+
+    /// The mapping shows what is in a range from now on. A handle stays until it does.
+    pub(crate) fn show(&self, part: GuestPhysRange) -> Result<(), Exhausted> {
+        self.region().show(self.pages(part))
+    }
+
+    /// The mapping shows no more what it showed in a range, and no CPU reaches it through it.
+    pub(crate) fn hide(&self, part: GuestPhysRange) {
+        self.region().hide(self.pages(part));
     }
 
     /// The region.
@@ -59,29 +70,14 @@ impl View {
         region.release()
     }
 
-    /// Whether the region's pages come from a source.
-    pub(crate) fn is_sourced(&self) -> bool {
-        self.region().supply().is_some()
-    }
-
-    /// What is known of the page at an address.
-    pub(crate) fn look(&self, gpa: GuestPhysAddr) -> Look {
-        self.region().look(self.page(gpa))
+    /// The frame of the page at an address.
+    pub(crate) fn frame(&self, gpa: GuestPhysAddr) -> Option<PhysAddr> {
+        self.region().frame(self.page(gpa))
     }
 
     /// Brings the page at an address, which the guest misses. Called without any lock.
     pub(crate) fn bring(&self, gpa: GuestPhysAddr, guest: &dyn Asker) -> Result<Supplied, Exhausted> {
-        self.region().bring(self.region(), self.page(gpa), guest)
-    }
-
-    /// What the guest gets that wants a page of its own, whose frames `pool` frees.
-    pub(crate) fn give(&self, gpa: GuestPhysAddr, pool: Option<Pool>) -> Given {
-        self.region().give(self.region(), self.page(gpa), pool)
-    }
-
-    /// The guest has its copy of the page at an address, and no CPU reaches the page through this mapping any more.
-    pub(crate) fn leave(&self, gpa: GuestPhysAddr) {
-        self.region().leave(self.page(gpa));
+        self.region().bring(self.page(gpa), guest)
     }
 
     /// Frees what of some pages nothing else shows, when no CPU reaches them through this mapping any more: see
@@ -93,11 +89,6 @@ impl View {
     /// The pages in a range of addresses.
     pub(crate) fn pages(&self, part: GuestPhysRange) -> Range<usize> {
         self.page(part.start)..self.page(part.start) + part.size() / PAGE_SIZE_4K
-    }
-
-    /// The mapping has lost a part.
-    pub(crate) fn end_waits(&self, part: GuestPhysRange) {
-        self.region().end_waits(self, part);
     }
 
     /// The offset in bytes of an address.

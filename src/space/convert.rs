@@ -4,19 +4,18 @@
 use memory_addr::PAGE_SIZE_4K;
 use page_table_multiarch::MappingFlags;
 
-use super::{GuestSpace, State, removed::Removed, shared, supply::missing_page};
+use super::{GuestSpace, State, inherit, removed::Removed, shared, supply::missing_page};
 use crate::{
     addr::GuestPhysRange,
     backend::Backend,
     error::Error,
-    extents::Seams,
-    format::{LeafPolicy, Owner},
+    format::{Leaf, LeafPolicy, Owner},
     lock::{LockFamily, SpaceLock},
     ownership::{Handover, PageState},
+    pages::Pool,
     platform::Platform,
-    region::{Lease, Pool, SharedRegion, View, Window},
-    set::MemoryArea,
-    table::{Context, Found, Unowned},
+    region::{Lease, SharedRegion, View},
+    table::{Context, Found},
 };
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
@@ -41,26 +40,34 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let out_of_memory = Error::NoMemory(range);
         let region = self.region(range.size()).map_err(|_| out_of_memory)?;
         let mut guard = self.exclusive()?;
+        Self::check_own_areas(&guard, range)?;
+        self.unshare(&mut guard, range)?;
         self.check_convertible(&guard, range)?;
         let State { areas, table, .. } = &mut *guard;
-        let mut filling = region.filling();
-        table.own_memory(&self.context, range, |run| {
-            filling.reserve(run.range.start - range.start, run.range.size()).map_err(|_| out_of_memory)
+        let (keeper, first) = (region.region().keeper().clone(), inherit::page(range.start));
+        region.fill(|pages| {
+            table.own_memory(&self.context, range, |run| {
+                let run = inherit::pages(run.range);
+                pages.reserve(run.start - first..run.end - first, &keeper).map_err(|_| out_of_memory)
+            })
         })?;
-        drop(filling);
-        let view = View::new(Window::open(region.region()).ok_or(out_of_memory)?, range.start, 0);
+        let view = View::new(region.region(), range.start, 0).ok_or(out_of_memory)?;
         let plan = areas.plan(range).map_err(|_| out_of_memory)?;
         let lease = plan.pieces().filter(|(area, _)| shared::writes(area.flags())).map(|(_, part)| part.size()).sum();
         let lease = Lease::grant(region.region(), lease).map_err(|cause| Error::Region { range, cause })?;
-        self.split_at_ends(table, range)?;
+        view.show(range).map_err(|_| out_of_memory)?;
+        self.split_at_ends(table, range).inspect_err(|_| view.hide(range))?;
         // Nothing fails from here on.
-        let (mut filling, mut bytes) = (region.filling(), 0);
-        let Ok(()) = table.own_memory(&self.context, range, |run| {
-            filling.adopt(run.range.start - range.start, run.pieces());
-            bytes += run.range.size();
-            Ok::<_, core::convert::Infallible>(())
+        let mut bytes = 0;
+        let Ok(()) = region.fill(|pages| {
+            table.own_memory(&self.context, range, |run| {
+                let frames =
+                    run.pieces().flat_map(|(at, size)| (0..size).step_by(PAGE_SIZE_4K).map(move |byte| at + byte));
+                pages.put_all(inherit::page(run.range.start) - first, frames);
+                bytes += run.range.size();
+                Ok::<_, core::convert::Infallible>(())
+            })
         });
-        drop(filling);
         self.context.frames.account().give_back(bytes / PAGE_SIZE_4K);
         table.change_owners(&self.context, range, Owner::Space, Owner::Shared);
         let replaced = plan.rebase(|| Backend::Shared(view.clone()));
@@ -113,6 +120,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         for (area, part) in plan.pieces() {
             if let Backend::Shared(view) = area.backend() {
                 view.region().take(view.page(part.start), part.size());
+                view.hide(part);
             }
         }
         if handover == Handover::Zero {
@@ -128,18 +136,22 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Ok(())
     }
 
-    /// Refuses what cannot become a region's as a whole.
+    /// Refuses what others reach too, or a source is behind.
     fn check_convertible(&self, state: &State, range: GuestPhysRange) -> Result<(), Error> {
-        Self::check_own_areas(state, range)?;
-        let inherits = |area: &&MemoryArea<Backend>| matches!(area.backend(), Backend::CopyOnWrite(_));
-        for area in state.areas.iter_range(range).filter(inherits) {
-            let part = GuestPhysRange { start: area.start().max(range.start), end: area.end().min(range.end) };
-            match state.table.own_extents(&self.context, part, Seams::Forgotten) {
-                Ok(_) => {}
-                // What it inherited and is untouched is the frozen region's as well.
-                Err(Unowned::Missing(gpa)) => return Err(Self::page_is(gpa, PageState::Frozen)),
-                Err(Unowned::Is(gpa, other)) => return Err(Self::page_is(gpa, other)),
-                Err(Unowned::NoMemory) => return Err(Error::NoMemory(range)),
+        for area in state.areas.iter_range(range) {
+            let Backend::CopyOnWrite(heritage) = area.backend() else { continue };
+            let mut gpa = area.start().max(range.start);
+            while gpa < area.end().min(range.end) {
+                let page = Context::<P>::page_of(gpa);
+                gpa = match state.table.find(&self.context, gpa) {
+                    Found::Leaf { leaf: Leaf { owner: Owner::Space, .. }, span, .. } => span.end,
+                    Found::Absent(_)
+                        if heritage.source(inherit::page(gpa)).is_none() && state.look(gpa).at.is_none() =>
+                    {
+                        page.end
+                    }
+                    _ => return Err(Self::page_is(gpa, PageState::Frozen)),
+                };
             }
         }
         Ok(())

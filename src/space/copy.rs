@@ -1,17 +1,17 @@
 //! Copy-on-write: the first write to a page gives a guest its own.
 
-use super::{GuestSpace, State};
+use super::{GuestSpace, State, inherit};
 use crate::{
-    addr::GuestPhysAddr,
-    backend::Backend,
+    addr::{GuestPhysAddr, PhysAddr},
+    backend::{Backend, Heritage},
     error::Error,
     fault::Fault,
     format::{Access, Leaf, Owner, Used},
     frame::Owned,
     invalidate::Invalidate,
     lock::{LockFamily, SpaceLock},
+    pages::{Pool, Taken},
     platform::Platform,
-    region::{Given, Pool, View},
     set::MemoryArea,
     table::{Context, Edit, Found},
 };
@@ -23,7 +23,21 @@ pub(super) enum Copied {
     /// Another CPU was first.
     Lost,
     /// There is nothing to copy yet: a source is behind it.
-    Missing(View),
+    Missing(Backend),
+}
+
+/// What a space that wants a page of its own gets.
+enum Given {
+    /// The page itself, since nothing else can reach it.
+    Taken(PhysAddr),
+    /// A page to copy, which stays until the space has left it.
+    Copied(PhysAddr),
+    /// It was never touched.
+    Zeros,
+    /// Nothing yet: a source is behind it.
+    Missing,
+    /// What others reach too, and the guest only reads.
+    Nothing,
 }
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
@@ -32,11 +46,10 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let frame = self.frame_for(fault.gpa)?;
         let state = self.state.shared(cpu);
         state.check_rest()?;
-        let Some(area) = state.areas.find(fault.gpa).filter(|area| super::shared::writes(area.flags())) else {
-            return Ok(Copied::Lost);
-        };
-        let Backend::CopyOnWrite(view) = area.backend() else { return Ok(Copied::Lost) };
-        let copied = self.copy_here(&state, area, view, fault, frame)?;
+        let allows = |area: &&MemoryArea<Backend>| area.flags().contains(fault.access.flag());
+        let Some(area) = state.areas.find(fault.gpa).filter(allows) else { return Ok(Copied::Lost) };
+        let Backend::CopyOnWrite(heritage) = area.backend() else { return Ok(Copied::Lost) };
+        let copied = self.copy_here(&state, area, heritage, fault, frame)?;
         // A page that was taken was not broken, so that a denial of it may still be cached.
         self.forget_denial(fault);
         Ok(copied)
@@ -50,37 +63,42 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Gives the guest its own page with the lock that is held shared: breaks what stands there through `Busy`, so that
     /// of all CPUs one does it, and first writes to different pages do not wait for each other (H26).
-    pub(super) fn copy_here(
+    fn copy_here(
         &self,
         state: &State,
         area: &MemoryArea<Backend>,
-        view: &View,
+        heritage: &Heritage,
         fault: &Fault,
         frame: Owned<'_, P::Frames>,
     ) -> Result<Copied, Error> {
         let (gpa, access) = (fault.gpa, fault.access);
-        let range = Context::<P>::page_of(gpa);
-        let operations = self.context.operations();
-        let charge =
-            self.context.frames.account().charge_on(super::any_cpu(), 1).map_err(|exhausted| exhausted.at(range))?;
+        let (range, page, payer) = (Context::<P>::page_of(gpa), inherit::page(gpa), &self.accounts);
+        let (operations, account) = (self.context.operations(), self.context.frames.account());
+        let inherited = state.inherited.as_deref();
+        // A page that is on the account already, or whose copy takes its place there, is charged no more.
+        let prepared = inherited.map_or(Ok(false), |inherited| inherited.prepare(page, payer));
+        let is_paid = prepared.map_err(|exhausted| exhausted.at(range))?;
+        let charge = if is_paid { None } else { Some(account.charge_on(super::any_cpu(), 1)) };
+        let charge = charge.transpose().map_err(|exhausted| exhausted.at(range))?;
         let claimed =
             state.table.seek(&self.context, gpa).claim(&self.context).map_err(|exhausted| exhausted.at(range))?;
         let Some(claim) = claimed else { return Ok(Copied::Lost) };
         let used = if access == Access::Write { Used::Dirty } else { Used::Accessed };
         let own = |at| Leaf { at, flags: area.flags(), owner: Owner::Space, used };
-        // Asked after the claim, so that no other CPU of this space asks for the page. Until `leave` this space counts
-        // among those that share it: no other space takes a page that is still copied from here.
-        match view.give(gpa, Pool::of(self.context.frames.plain())) {
-            Given::Missing => return Ok(Copied::Missing(view.clone())),
-            Given::Take(at) => {
+        // Asked after the claim, so that no other CPU of this space asks for the page. Until it is left this space is one
+        // of those that can reach it: no other space takes a page that is still copied from here.
+        match self.given(state, heritage, fault) {
+            Given::Missing => return Ok(Copied::Missing(area.backend().clone())),
+            Given::Nothing => return Ok(Copied::Lost),
+            Given::Taken(at) => {
                 let leaf = own(at);
                 self.context.synchronize_page(&leaf);
                 // The same frame, and more allowed: nothing that a CPU has cached is wrong.
                 claim.make(&leaf);
             }
-            given => {
+            given @ (Given::Copied(_) | Given::Zeros) => {
                 let mut from = None;
-                if let Given::Copy(at) = given {
+                if let Given::Copied(at) = given {
                     claim.invalidate().map_err(|cause| Error::Invalidation { range, cause })?;
                     from = Some(at);
                 }
@@ -88,13 +106,27 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 self.context.fill_page(from, &frame, &leaf);
                 frame.into_raw();
                 claim.make(&leaf);
-                view.leave(gpa);
+                drop(inherited.and_then(|inherited| inherited.leave(page, payer)));
             }
         }
-        // A page that was taken was on no space's account.
-        charge.keep();
+        if let Some(charge) = charge {
+            charge.keep();
+        }
         operations.publish();
         Ok(Copied::Done)
+    }
+
+    /// What the space gets, which has claimed the entry.
+    fn given(&self, state: &State, heritage: &Heritage, fault: &Fault) -> Given {
+        let (page, pool) = (inherit::page(fault.gpa), Pool::of(self.context.frames.plain()));
+        let inherited = state.inherited.as_deref();
+        match inherited.map_or(Taken::Nothing, |inherited| inherited.take(page, pool, &self.accounts)) {
+            Taken::Page(at) => Given::Taken(at),
+            Taken::Shared(at) if fault.access == Access::Write => Given::Copied(at),
+            Taken::Shared(_) => Given::Nothing,
+            Taken::Nothing if heritage.source(page).is_some() => Given::Missing,
+            Taken::Nothing => Given::Zeros,
+        }
     }
 
     /// Takes a page that is to be written out of the frozen block over it, whose pieces stay; the next try copies it.

@@ -4,6 +4,7 @@ use super::{GuestSpace, Progress, State, removed::Removed};
 use crate::{
     error::Error,
     lock::{LockFamily, SpaceLock},
+    pages::{Leaving, Pages},
     platform::Platform,
 };
 
@@ -52,13 +53,18 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let range = self.context.everything();
         self.context.shootdown.invalidate_all().map_err(|cause| Error::Invalidation { range, cause })?;
         self.state.get_mut().end_loans();
-        let State { table, removed, life, .. } = self.state.get_mut();
+        let State { table, removed, life, inherited, .. } = self.state.get_mut();
         *life = Life::Ended;
+        let mut areas = core::mem::take(removed);
+        let left = inherited.take().map(|inherited| inherited.replace(Pages::default()));
         // SAFETY: no CPU is in the guest, all were made to forget, and a CPU that enters needs `&self`, which none has
         // any more. Nothing looks at the table after this.
         #[allow(unsafe_code, reason = "the tables' end")]
         let memory = unsafe { table.end(&self.context) };
-        Ok(Removed { memory, areas: core::mem::take(removed), ..Removed::default() })
+        if let Some(pages) = left {
+            areas.inherited.get_or_insert_with(|| Leaving::new(&self.accounts)).add_all(pages);
+        }
+        Ok(Removed { memory, areas, ..Removed::default() })
     }
 
     /// Frees some of what was taken out, and of the areas.

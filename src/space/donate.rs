@@ -12,8 +12,8 @@ use crate::{
     format::{LeafPolicy, Owner},
     lock::LockFamily,
     ownership::Handover,
+    pages::Pool,
     platform::Platform,
-    region::Pool,
     set::{Few, MemoryArea},
 };
 

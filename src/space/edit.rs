@@ -1,14 +1,18 @@
 //! Changing the map: every call excludes all others while the tables change and the CPUs forget.
 
+use memory_addr::PAGE_SIZE_4K;
 use page_table_multiarch::MappingFlags;
 
-use super::{GuestSpace, State, shared};
+use super::{GuestSpace, State, inherit, shared};
 use crate::{
+    account::Exhausted,
     addr::{GuestPhysAddr, GuestPhysRange, Level, PhysAddr},
-    backend::{Backend, Mapping, Offset, Populate},
+    backend::{Backend, Heritage, Mapping, Offset, Populate},
+    counted::Counted,
     error::{Error, RegionError},
     format::{Format, Inexpressible, Owner},
     lock::LockFamily,
+    pages::{Inherited, Leaving},
     platform::Platform,
     region::{Lease, SharedRegion},
     set::{AreaError, MemoryArea},
@@ -34,7 +38,25 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     pub fn map(&self, range: GuestPhysRange, mapping: Mapping, flags: MappingFlags) -> Result<(), Error> {
         self.check(range)?;
         self.check_flags(range, flags)?;
-        let (backend, fill) = self.backend(range, mapping, flags)?;
+        // The handle stays until the area shows the region.
+        let mut handle = None;
+        let (backend, fill) = match mapping {
+            Mapping::Linear { to } => {
+                self.check_target(range, to)?;
+                (Backend::Linear(Offset::new(range.start, to)), Some(Fill::linear(to, flags)))
+            }
+            Mapping::Shared { region, offset } => {
+                check_private(range, flags)?;
+                let view = Self::view(range, &region, offset)?;
+                handle = Some(region);
+                (Backend::Shared(view), None)
+            }
+            Mapping::CopyOnWrite { region, offset } => return self.map_inherited(range, &region, offset, flags),
+            Mapping::Private { populate, leaf } => {
+                check_private(range, flags)?;
+                (Backend::Private(leaf), (populate == Populate::Now).then_some(Fill::Own(leaf, flags)))
+            }
+        };
         let lease = match &backend {
             Backend::Shared(view) if shared::writes(flags) => Some(Lease::grant(view.region(), range.size())),
             _ => None,
@@ -45,6 +67,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             None => self.insert(area)?,
             Some(fill) => self.insert_filled(area, fill)?,
         }
+        drop(handle);
         lease.into_iter().for_each(Lease::keep);
         Ok(())
     }
@@ -53,7 +76,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     fn insert(&self, area: MemoryArea<Backend>) -> Result<(), Error> {
         let mut state = self.exclusive()?;
         // An area that is refused goes after the lock's release: a source may be behind it.
-        state.areas.vacancy(area.va_range()).map_err(refused)?.fill_joined(area);
+        let vacancy = state.areas.vacancy(area.va_range()).map_err(refused)?;
+        if let Backend::Shared(view) = area.backend() {
+            view.show(area.va_range()).map_err(|exhausted| exhausted.at(area.va_range()))?;
+        }
+        vacancy.fill_joined(area);
         Ok(())
     }
 
@@ -93,31 +120,51 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.context.format.check(flags).map_err(|flags| Error::Flags { range, flags })
     }
 
-    /// What stands behind a new area, and what it is filled with at once.
-    fn backend(
+    /// Maps a part of a frozen region copy-on-write.
+    fn map_inherited(
         &self,
         range: GuestPhysRange,
-        mapping: Mapping,
+        region: &SharedRegion,
+        offset: usize,
         flags: MappingFlags,
-    ) -> Result<(Backend, Option<Fill<'static>>), Error> {
-        match mapping {
-            Mapping::Linear { to } => {
-                self.check_target(range, to)?;
-                Ok((Backend::Linear(Offset::new(range.start, to)), Some(Fill::linear(to, flags))))
-            }
-            Mapping::Shared { region, offset } => {
-                check_private(range, flags)?;
-                Ok((Backend::Shared(Self::view(range, &region, offset)?), None))
-            }
-            Mapping::CopyOnWrite { region, offset } => {
-                self.check_inherited(range, &region, flags)?;
-                Ok((Backend::CopyOnWrite(Self::view(range, &region, offset)?), None))
-            }
-            Mapping::Private { populate, leaf } => {
-                check_private(range, flags)?;
-                Ok((Backend::Private(leaf), (populate == Populate::Now).then_some(Fill::Own(leaf, flags))))
-            }
-        }
+    ) -> Result<(), Error> {
+        self.check_inherited(range, region, flags)?;
+        Self::check_part(range, region, offset)?;
+        let (to, from, region) = (inherit::page(range.start), offset / PAGE_SIZE_4K, region.region());
+        let pages = from..from + range.size() / PAGE_SIZE_4K;
+        let supplies = region.supplies_of(pages.clone(), to).map_err(|exhausted| exhausted.at(range))?;
+        let heritage = Heritage::new(range.start, offset, supplies);
+        let area = MemoryArea::new(range.start, range.size(), flags, Backend::CopyOnWrite(heritage));
+        self.insert_inherited(
+            area,
+            || region.heir(),
+            |inherited| region.pass_on(&mut inherited.pages().write(), to, pages),
+        )
+    }
+
+    /// Adds an area that inherits: `make` makes what a space has that inherits for the first time, and `pass_on` gives it
+    /// the area's pages.
+    pub(super) fn insert_inherited(
+        &self,
+        area: MemoryArea<Backend>,
+        make: impl FnOnce() -> Option<Counted<dyn Inherited>>,
+        pass_on: impl FnOnce(&dyn Inherited) -> Result<(), Exhausted>,
+    ) -> Result<(), Error> {
+        let range = area.va_range();
+        let mut state = self.exclusive()?;
+        state.check_free(range)?;
+        let inherited = state.inherit(make).ok_or(Error::NoMemory(range))?;
+        let before = inherited.share();
+        let mut leaving = Leaving::new(&self.accounts);
+        let inserted = match inherit::make_room(&*inherited, range, &mut leaving).and_then(|()| pass_on(&*inherited)) {
+            Ok(()) => state.areas.vacancy(range).map(|vacancy| vacancy.fill_joined(area)).map_err(refused),
+            Err(exhausted) => Err(exhausted.at(range)),
+        };
+        let other = if inserted.is_ok() { before } else { inherited.replace(before) };
+        drop(state);
+        // Nodes that were copied go without the lock.
+        drop((other, leaving));
+        inserted
     }
 
     /// Refuses to copy on write what may still change, or what no entry expresses without the writing.
@@ -127,12 +174,17 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         region: &SharedRegion,
         flags: MappingFlags,
     ) -> Result<(), Error> {
-        check_private(range, flags)?;
-        self.check_flags(range, Owner::Frozen.limit(flags))?;
+        self.check_copied(range, flags)?;
         if region.region().is_frozen() {
             return Ok(());
         }
         Err(Error::Region { range, cause: RegionError::NotFrozen })
+    }
+
+    /// Refuses flags of memory to be copied on write that no entry expresses without the writing.
+    pub(super) fn check_copied(&self, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
+        check_private(range, flags)?;
+        self.check_flags(range, Owner::Frozen.limit(flags))
     }
 
     /// Refuses host addresses that no entry holds.

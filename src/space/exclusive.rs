@@ -44,14 +44,13 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// What that removed goes after the lock's release: a source may be behind it, which is called without any lock.
     #[cold]
     fn settle(&self, mut state: Held<'_, L>) -> Result<(), Error> {
-        let State { table, removed, .. } = &mut *state;
+        let State { table, removed, inherited, .. } = &mut *state;
         let Some(flush) = table.unfinished(&self.context) else { return Ok(()) };
         let range = flush.range();
         flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
-        removed.give_back();
+        removed.give_back(inherited.as_deref(), &self.accounts);
         let let_go = core::mem::take(removed);
         drop(state);
-        let_go.end_waits();
         self.free_removed(Removed { areas: let_go, ..Removed::default() });
         Ok(())
     }

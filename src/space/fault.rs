@@ -2,7 +2,7 @@
 
 use page_table_multiarch::MappingFlags;
 
-use super::{GuestSpace, State, copy::Copied, shared::writes};
+use super::{GuestSpace, State, copy::Copied, inherit};
 use crate::{
     addr::Level,
     backend::Backend,
@@ -12,8 +12,8 @@ use crate::{
     format::{Access, Denials, Format, Leaf, Owner},
     invalidate::Invalidate,
     lock::{LockFamily, SpaceLock},
+    pages::Pool,
     platform::Platform,
-    region::View,
     set::MemoryArea,
     table::{Context, Edit, Found, Installed, Position},
 };
@@ -30,8 +30,8 @@ pub(super) enum Verdict {
 pub(super) enum Later {
     /// Private memory is missing: a leaf up to this level, with these flags.
     Populate(Level, MappingFlags),
-    /// A page of a region that has no frame yet must come.
-    Bring(View),
+    /// A page that has no frame yet must come, of what stands behind the area.
+    Bring(Backend),
     /// The guest must get a page of its own: it is written for the first time.
     Copy,
     /// The same, and the page must come out of the frozen block over it first.
@@ -99,11 +99,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     fn answer_later(&self, cpu: CpuId, fault: &Fault, later: Later) -> Result<Outcome, Error> {
         match later {
             Later::Populate(most, flags) => self.populate(cpu, fault, most, flags),
-            Later::Bring(view) => self.fetch(cpu, fault, &view),
+            Later::Bring(backend) => self.fetch(cpu, fault, &backend),
             Later::Copy => match self.copy(cpu, fault)? {
                 Copied::Done => Ok(Outcome::Resolved),
                 Copied::Lost => Ok(Outcome::Retry),
-                Copied::Missing(view) => self.fetch(cpu, fault, &view),
+                Copied::Missing(backend) => self.fetch(cpu, fault, &backend),
             },
             Later::CutOut => self.cut_out(fault.gpa).map(|()| Outcome::Retry),
             Later::Split => self.split(fault),
@@ -149,13 +149,15 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             (Found::Absent(most), Backend::Private(policy)) => {
                 Later::Populate(self.largest_for(area, fault, *policy, most), area.flags())
             }
-            (Found::Absent(_), Backend::Shared(view) | Backend::CopyOnWrite(view)) => match inherited(area, fault) {
-                Some(later) => later,
-                None => match self.map_page(state, area, fault.gpa)? {
-                    Some(installed) => return Ok(Verdict::Answer(outcome_of(installed))),
-                    None => Later::Bring(view.clone()),
-                },
-            },
+            (Found::Absent(_), Backend::Shared(_) | Backend::CopyOnWrite(_)) => {
+                match inherited(state, area, fault, || Pool::of(self.context.frames.plain())) {
+                    Some(later) => later,
+                    None => match self.map_page(state, area, fault.gpa)? {
+                        Some(installed) => return Ok(Verdict::Answer(outcome_of(installed))),
+                        None => Later::Bring(area.backend().clone()),
+                    },
+                }
+            }
             (Found::Absent(_), Backend::Linear(_) | Backend::Borrowed(_)) => {
                 return Err(Error::NotMapped(Context::<P>::page_of(fault.gpa)));
             }
@@ -213,20 +215,24 @@ pub(super) fn outcome_of(installed: Installed) -> Outcome {
 }
 
 /// What a page that the guest inherits takes; `None` if it is only to be mapped. The guest gets a page of its own if it
-/// writes it, or if its source brought it for this guest alone, which may write it.
+/// writes it, if nobody has touched it yet, or if its source brought it for this guest alone.
 ///
 /// One look decides: a page that its source brings meanwhile is not mapped where it would be taken.
-fn inherited(area: &MemoryArea<Backend>, fault: &Fault) -> Option<Later> {
-    let Backend::CopyOnWrite(view) = area.backend() else { return None };
-    let mut is_left_to_it = false;
-    if view.is_sourced() {
-        let look = view.look(fault.gpa);
-        if look.at.is_none() {
-            return Some(Later::Bring(view.clone()));
-        }
-        is_left_to_it = look.is_alone && writes(area.flags());
+fn inherited(
+    state: &State,
+    area: &MemoryArea<Backend>,
+    fault: &Fault,
+    pool: impl FnOnce() -> Option<Pool>,
+) -> Option<Later> {
+    let Backend::CopyOnWrite(heritage) = area.backend() else { return None };
+    let page = inherit::page(fault.gpa);
+    let is_supplied = heritage.source(page).is_some();
+    let can_take = || state.inherited.as_ref().is_some_and(|inherited| inherited.is_takable(page, pool()));
+    match state.look(fault.gpa).at {
+        None if is_supplied => Some(Later::Bring(area.backend().clone())),
+        None => Some(Later::Copy),
+        Some(_) => (is_write(fault) || (is_supplied && can_take())).then_some(Later::Copy),
     }
-    (is_write(fault) || is_left_to_it).then_some(Later::Copy)
 }
 
 /// Whether the guest wrote.

@@ -8,7 +8,7 @@ use crate::{
     fault::{Fault, Outcome},
     lock::{LockFamily, SpaceLock},
     platform::Platform,
-    space::{fault::Later, fault::Verdict},
+    space::fault::Verdict,
     table::Context,
 };
 
@@ -47,7 +47,6 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let state = self.state.exclusive();
         match self.judge(&state, fault)? {
             Verdict::Answer(outcome) => return Ok(outcome),
-            Verdict::Later(Later::Bring(view)) if !self.has_room_for(&view) => return Err(error),
             Verdict::Later(_) => {}
         }
         let page = Context::<P>::span(Level::PAGE) / memory_addr::PAGE_SIZE_4K;

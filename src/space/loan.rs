@@ -259,7 +259,7 @@ impl State {
     /// is its borrowers' until they return it.
     pub(super) fn end_loans(&mut self) {
         self.areas.iter().for_each(super::shared::give_back);
-        self.removed.give_back();
+        self.removed.areas.iter().for_each(super::shared::give_back);
         core::mem::take(&mut self.loans).iter().for_each(|loan| loan.terms().lender_ends());
     }
 }

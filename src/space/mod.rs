@@ -8,6 +8,7 @@ mod donate;
 mod edit;
 mod exclusive;
 mod fault;
+mod inherit;
 mod limits;
 mod loan;
 mod populate;
@@ -22,6 +23,7 @@ mod snapshotting;
 mod supply;
 mod transfer;
 mod unmap;
+mod unshare;
 mod window;
 
 pub use self::{
@@ -46,6 +48,7 @@ use crate::{
     loan::Loans,
     lock::{LockFamily, SpaceLock, Spin},
     metered::Metered,
+    pages::Inherited,
     platform::{Platform, Root},
     set::MemorySet,
     shootdown::Shootdown,
@@ -139,6 +142,8 @@ struct State {
     life: Life,
     /// The loans that this space gave to others.
     loans: Loans,
+    /// What it inherited and has no copies of, once there is any.
+    inherited: Option<Counted<dyn Inherited>>,
 }
 
 /// How far an operation is that goes in steps.
@@ -173,6 +178,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             removed: RemovedAreas::default(),
             snapshotting: None,
             loans: Loans::default(),
+            inherited: None,
             life: Life::Lives,
         };
         let state = L::Lock::new(state, config.cpus).ok_or(Error::NoMemory(everything))?;

@@ -212,7 +212,7 @@ impl From<&MemoryArea<Backend>> for Area {
             Backend::Linear(offset) => AreaKind::Linear(offset.apply(area.start())),
             Backend::Private(_) => AreaKind::Private,
             Backend::Shared(view) => AreaKind::Shared(view.offset(area.start())),
-            Backend::CopyOnWrite(view) => AreaKind::CopyOnWrite(view.offset(area.start())),
+            Backend::CopyOnWrite(heritage) => AreaKind::CopyOnWrite(heritage.offset(area.start())),
             Backend::Borrowed(_) => AreaKind::Borrowed,
         };
         Self { range: area.va_range(), flags: area.flags(), kind }

@@ -19,6 +19,8 @@ enum Next {
     Leaf { level: Level, end: GuestPhysAddr },
     /// There is nothing to move up to here.
     Skip(GuestPhysAddr),
+    /// What was inherited, up to here.
+    Inherited(GuestPhysAddr),
     /// An earlier operation must be finished first.
     Unsettled,
 }
@@ -29,8 +31,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     ///
     /// Each leaf is broken, invalidated everywhere, copied, and made again; guest and hypervisor wait for no more than
     /// one leaf. A block that the range's ends cut moves whole. Where no frames for a block are free in one piece it is
-    /// split, and those of its pages move that are in the range. What is not populated yet stays so, and what is not copied
-    /// yet stays the region's. The old frames are free when it returns.
+    /// split, and those of its pages move that are in the range. What is not populated yet stays so, and what others reach
+    /// too stays where it is. The old frames are free when it returns.
     ///
     /// # Errors
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
@@ -48,6 +50,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             match self.next_to_move(gpa) {
                 Next::Skip(end) => gpa = end,
                 Next::Unsettled => drop(self.exclusive()?),
+                Next::Inherited(end) => {
+                    if !self.unshare_to_move(gpa)? {
+                        gpa = end;
+                    }
+                }
                 Next::Leaf { level, end } => {
                     // What became another leaf meanwhile is looked at again.
                     if let Some(moved) = self.move_leaf(rest, level)? {
@@ -83,10 +90,20 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     fn next_to_move(&self, gpa: GuestPhysAddr) -> Next {
         match self.state.shared(super::any_cpu()).table.find(&self.context, gpa) {
             Found::Leaf { leaf: Leaf { owner: Owner::Space, .. }, level, span } => Next::Leaf { level, end: span.end },
+            Found::Leaf { leaf: Leaf { owner: Owner::Frozen, .. }, span, .. } => Next::Inherited(span.end),
             Found::Leaf { span, .. } | Found::Lent(span) => Next::Skip(span.end),
             Found::Absent(level) => Next::Skip(Context::<P>::entry_range(level, gpa).end),
             Found::Changing | Found::Busy => Next::Unsettled,
         }
+    }
+
+    /// Makes a leaf the space's own that nothing else reaches any more: whether it did.
+    fn unshare_to_move(&self, gpa: GuestPhysAddr) -> Result<bool, Error> {
+        let mut state = self.exclusive()?;
+        let Some(inherited) = state.inherited.clone() else { return Ok(false) };
+        self.unshare_leaf(&mut state, &*inherited, gpa)?;
+        let found = state.table.find(&self.context, gpa);
+        Ok(matches!(found, Found::Leaf { leaf: Leaf { owner: Owner::Space, .. }, .. }))
     }
 
     /// Moves the leaf of `level` at the start of `rest`: how many pages that were, if it is still there.

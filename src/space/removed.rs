@@ -2,10 +2,11 @@
 
 use core::ops::Range;
 
-use super::{Progress, shared};
+use super::{Progress, inherit, shared};
 use crate::{
     backend::Backend,
     loan::Loan,
+    pages::{Inherited, Leaving, Payer},
     platform::Platform,
     region::{Lease, RemovedRegions, View},
     set::{Few, MemoryArea, MemorySet},
@@ -51,6 +52,10 @@ impl Removed {
             if !self.regions.is_empty() {
                 self.regions.step(&mut budget);
             }
+            if let Some(inherited) = &mut self.areas.inherited {
+                inherited.step(&mut budget);
+            }
+            self.areas.inherited.take_if(|inherited| inherited.is_empty());
             if let Some(loan) = &mut self.loan {
                 loan.free_some(&mut budget);
             }
@@ -65,14 +70,14 @@ impl Removed {
             if budget > 0 && self.part.is_none() && self.areas.leases.pop().is_none() {
                 let area = self.areas.areas.pop().or_else(|| areas.as_deref_mut()?.pop());
                 self.loan = None;
-                let Some(area) = area else { return Progress::Done };
+                let Some(area) = area else { break };
                 let range = area.va_range();
                 match area.into_backend() {
-                    Backend::Shared(view) | Backend::CopyOnWrite(view) => {
+                    Backend::Shared(view) => {
                         self.part = Some(RemovedPart { pages: view.pages(range), view });
                     }
                     Backend::Borrowed(loan) => self.loan = loan.release(),
-                    Backend::Linear(_) | Backend::Private(_) => {}
+                    Backend::Linear(_) | Backend::Private(_) | Backend::CopyOnWrite(_) => {}
                 }
             }
             budget = budget.saturating_sub(1);
@@ -85,6 +90,7 @@ impl Removed {
         self.memory.is_empty()
             && self.areas.leases.is_empty()
             && self.areas.areas.is_empty()
+            && self.areas.inherited.is_none()
             && self.part.is_none()
             && self.regions.is_empty()
             && self.loan.is_none()
@@ -92,26 +98,24 @@ impl Removed {
 }
 
 /// What an exclusive operation removed and may be let go only after the invalidation: the last references to regions,
-/// and permissions to write them.
+/// permissions to write them, and pages that were inherited.
 #[derive(Default)]
 pub(super) struct RemovedAreas {
     /// Permissions that areas have lost which are still there.
     pub leases: Few<Lease>,
     pub areas: Few<MemoryArea<Backend>>,
+    pub inherited: Option<Leaving>,
 }
 
 impl RemovedAreas {
-    /// No CPU reaches what was removed any more: what was borrowed is returned, and no region is written through it.
-    pub(super) fn give_back(&self) {
+    /// No CPU reaches what was removed any more: what was borrowed is returned, no region is shown and written through it,
+    /// and what was inherited there is left.
+    pub(super) fn give_back(&mut self, inherited: Option<&dyn Inherited>, payer: &Payer) {
         self.areas.iter().for_each(shared::give_back);
-    }
-
-    /// Ends the waits for pages that were removed. Called without any lock: sources are told.
-    pub(super) fn end_waits(&self) {
-        for area in &self.areas {
-            if let Backend::Shared(view) | Backend::CopyOnWrite(view) = area.backend() {
-                view.end_waits(area.va_range());
-            }
+        let Some(inherited) = inherited else { return };
+        for area in self.areas.iter().filter(|area| matches!(area.backend(), Backend::CopyOnWrite(_))) {
+            let leaving = self.inherited.get_or_insert_with(|| Leaving::new(payer));
+            inherited.cut(&inherit::pages(area.va_range()), leaving);
         }
     }
 }

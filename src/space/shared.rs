@@ -11,16 +11,21 @@ use crate::{
     invalidate::{Content, Invalidate},
     lock::LockFamily,
     platform::Platform,
-    region::{Lease, SharedRegion, View, Window},
+    region::{Lease, SharedRegion, View},
     set::{Few, MemoryArea, MemorySet, Plan, Within},
     table::{Context, Installed},
 };
 
-/// No CPU reaches an area that is gone any more: what it borrowed is returned, and its permission to write a region ends.
+/// No CPU reaches an area that is gone any more: what it borrowed is returned, and it neither shows nor writes a region.
 pub(super) fn give_back(area: &MemoryArea<Backend>) {
     match area.backend() {
         Backend::Borrowed(loan) => loan.terms().give_back(area.size()),
-        Backend::Shared(view) if writes(area.flags()) => drop(Lease::kept(view.region(), area.size())),
+        Backend::Shared(view) => {
+            view.hide(area.va_range());
+            if writes(area.flags()) {
+                drop(Lease::kept(view.region(), area.size()));
+            }
+        }
         _ => {}
     }
 }
@@ -39,6 +44,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// What a mapping of `range` sees of a region from `offset` on.
     pub(super) fn view(range: GuestPhysRange, region: &SharedRegion, offset: usize) -> Result<View, Error> {
+        Self::check_part(range, region, offset)?;
+        View::new(region.region(), range.start, offset).ok_or(Error::NoMemory(range))
+    }
+
+    /// Refuses a mapping of what is no part of a region.
+    pub(super) fn check_part(range: GuestPhysRange, region: &SharedRegion, offset: usize) -> Result<(), Error> {
         let failed = |cause| Err(Error::Region { range, cause });
         let (page_size, size) = (Context::<P>::span(Level::PAGE), range.size());
         Self::check_page_size(range)?;
@@ -48,23 +59,23 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         if offset.checked_add(size).is_none_or(|end| end > region.size()) {
             return failed(RegionError::Beyond { offset, size, region: region.size() });
         }
-        let window = Window::open(region.region()).ok_or(Error::NoMemory(range))?;
-        Ok(View::new(window, range.start, offset))
+        Ok(())
     }
 
-    /// Puts a page of a region into the tables, with the lock that is held; `None` if the region has no frame there.
+    /// Puts a page of a region, or one that was inherited, into the tables, with the lock that is held; `None` if there is no
+    /// frame.
     pub(super) fn map_page(
         &self,
         state: &State,
         area: &MemoryArea<Backend>,
         gpa: GuestPhysAddr,
     ) -> Result<Option<Installed>, Error> {
-        let (view, owner) = match area.backend() {
-            Backend::Shared(view) => (view, Owner::Shared),
-            Backend::CopyOnWrite(view) => (view, Owner::Frozen),
+        let (at, owner) = match area.backend() {
+            Backend::Shared(view) => (view.frame(gpa), Owner::Shared),
+            Backend::CopyOnWrite(_) => (state.look(gpa).at, Owner::Frozen),
             _ => return Ok(None),
         };
-        let Some(at) = view.look(gpa).at else { return Ok(None) };
+        let Some(at) = at else { return Ok(None) };
         let leaf = Leaf { at, flags: owner.limit(area.flags()), owner, used: Used::Accessed };
         self.check_frame(gpa, at)?;
         if Content::of(leaf.flags) != Content::Data {

@@ -2,17 +2,21 @@
 
 use alloc::vec::Vec;
 
-use page_table_multiarch::MappingFlags;
+use memory_addr::PAGE_SIZE_4K;
 
-use super::{GuestSpace, State};
+use super::{GuestSpace, State, inherit};
 use crate::{
     account::Exhausted,
     addr::{GuestPhysRange, Level},
-    backend::Backend,
+    backend::{Backend, Heritage},
+    counted::Counted,
     error::{Error, RegionError},
+    format::Owner,
     lock::LockFamily,
+    ownership::PageState,
+    pages::{Inherited, Keeper, Leaving, Payer, PlatformKeeper, Supplies, inherited},
     platform::Platform,
-    region::{Part, SharedRegion, Snapshot, View, Window, offset_of},
+    region::{Part, Place, Places, SharedRegion, Snapshot},
     set::{MemoryArea, MemorySet},
     table::{Changes, Context, Table},
 };
@@ -22,9 +26,10 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// guest runs.
     ///
     /// The frames stay where they are. The space goes on copy-on-write: no CPU can write what is in the snapshot when it
-    /// returns, and the next write to each page is a fault. Linear and shared areas are no part of it. A snapshot of
-    /// memory that was inherited keeps the older region too. The frames are the region's from now on, and off the space's
-    /// [limit](crate::Limits). It takes the space's lock for as long as it takes to walk the tables;
+    /// returns, and the next write to each page is a fault. Linear and shared areas are no part of it. What the space has
+    /// in common with an older snapshot, the two share; neither keeps the other. The frames are off the space's
+    /// [account](crate::Limits), until it takes back what it alone can reach by then: a page that it writes, gives away,
+    /// shares or moves. It takes the space's lock for as long as it takes to walk the tables;
     /// [`snapshot_in_steps`](Self::snapshot_in_steps) does not, where the guest is at rest. Nothing but the guest's CPUs
     /// may write the memory meanwhile: a device that does must be at rest.
     ///
@@ -40,7 +45,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         P::Invalidate: Clone,
     {
         let mut guard = self.exclusive()?;
-        let draft = self.draft(&guard)?;
+        let draft = self.draft(&mut guard)?;
         let State { areas, table, .. } = &mut *guard;
         let range = draft.range;
         draft.reserve(&self.context, table, range)?;
@@ -49,13 +54,13 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let mut changes = Changes::new(range);
         table.freeze(&self.context, range, &mut changes);
         let flush = table.frozen(&self.context, changes);
-        draft.hand_over(areas);
+        draft.hand_over(areas, &self.accounts);
         flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
         Ok(draft.into_snapshot())
     }
 
     /// What a snapshot of all areas starts from.
-    pub(super) fn draft(&self, state: &State) -> Result<Draft, Error>
+    pub(super) fn draft(&self, state: &mut State) -> Result<Draft, Error>
     where
         P::Invalidate: Clone,
     {
@@ -67,15 +72,33 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         };
         let range = GuestPhysRange { start: first.range.start, end: last.range.end };
         let out_of_memory = Error::NoMemory(range);
-        let region = self.region(last.offset + last.range.size()).map_err(|_| out_of_memory)?;
-        region.reserve_bases(state.areas.len()).map_err(|_| out_of_memory)?;
-        let window = Window::open(region.region()).ok_or(out_of_memory)?;
+        let inherited = state.inherit(inherited).ok_or(out_of_memory)?;
+        let keeper = self.keeper(&*inherited).ok_or(out_of_memory)?;
+        let supplies = supplies(&state.areas).map_err(|_| out_of_memory)?;
+        let places = places(&parts).map_err(|_| out_of_memory)?;
+        let size = last.offset + last.range.size();
+        inherited.pages().write().span(&inherit::pages(range)).map_err(|_| out_of_memory)?;
+        let region = SharedRegion::of(size, &keeper, supplies.clone(), places).ok_or(out_of_memory)?;
         region.freeze().map_err(|cause| Error::Region { range, cause })?;
-        Ok(Draft { parts, range, region, window })
+        Ok(Draft { parts, range, region, inherited, keeper, supplies })
+    }
+
+    /// Who allocates the space's pages, for whoever has them in the end.
+    pub(super) fn keeper(&self, inherited: &dyn Inherited) -> Option<Counted<dyn Keeper>>
+    where
+        P::Invalidate: Clone,
+    {
+        let mut keeper = inherited.keeper().write();
+        if keeper.is_none() {
+            let (frames, operations) = (self.context.frames.plain().clone(), self.context.operations().clone());
+            *keeper = PlatformKeeper::<P>::make(frames, operations);
+        }
+        keeper.clone()
     }
 
     /// Maps all that is in a snapshot copy-on-write, at the addresses that it came from, where nothing is: all of it or
-    /// nothing. It costs areas; tables come with the first touches, and frames with the first writes.
+    /// nothing. It costs areas; tables come with the first touches, and frames with the first writes, and with the first
+    /// touch of what was untouched.
     ///
     /// Into a fresh space it starts a guest; a guest goes back to its own snapshot when its memory is unmapped first.
     ///
@@ -86,34 +109,49 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::NoMemory`];
     /// - [`Error::Invalidation`] if an earlier operation's invalidation still fails.
     pub fn restore(&self, snapshot: &Snapshot) -> Result<(), Error> {
-        let region = snapshot.region();
+        let region = snapshot.region().region();
         let mut everything = self.context.everything();
         for part in snapshot.parts() {
             self.check(part.range)?;
-            self.check_inherited(part.range, region, part.flags)?;
+            self.check_inherited(part.range, snapshot.region(), part.flags)?;
             everything = part.range;
         }
         Self::check_page_size(everything)?;
-        let window = Window::open(region.region()).ok_or(Error::NoMemory(everything))?;
         let mut state = self.exclusive()?;
         for part in snapshot.parts() {
             if let Some(other) = state.areas.overlap(part.range) {
                 return Err(Error::Overlap { range: part.range, with: other.va_range() });
             }
         }
+        let inherited = state.inherit(inherited).ok_or(Error::NoMemory(everything))?;
+        let (before, mut leaving) = (inherited.share(), Leaving::new(&self.accounts));
         for (index, part) in snapshot.parts().iter().enumerate() {
-            let backend = Backend::CopyOnWrite(View::new(window.clone(), part.range.start, part.offset));
+            let first = part.offset / PAGE_SIZE_4K;
+            let pages = first..first + part.range.size() / PAGE_SIZE_4K;
+            let heritage = Heritage::new(part.range.start, part.offset, region.supplies().cloned());
+            let backend = Backend::CopyOnWrite(heritage);
             let area = MemoryArea::new(part.range.start, part.range.size(), part.flags, backend);
-            if state.areas.insert(area).is_err() {
-                snapshot.parts()[..index].iter().for_each(|part| state.areas.remove_whole(part.range));
+            let made = inherit::make_room(&*inherited, part.range, &mut leaving);
+            let passed_on = made
+                .and_then(|()| region.pass_on(&mut inherited.pages().write(), inherit::page(part.range.start), pages));
+            if passed_on.is_err() || state.areas.insert(area).is_err() {
+                let done = &snapshot.parts()[..index];
+                for part in done {
+                    state.areas.remove_whole(part.range);
+                }
+                let after = inherited.replace(before);
+                drop(state);
+                drop((after, leaving));
                 return Err(Error::NoMemory(part.range));
             }
         }
         snapshot.parts().iter().for_each(|part| state.areas.join_all(part.range));
+        drop(state);
+        drop((before, leaving));
         Ok(())
     }
 
-    /// What a snapshot is made of: private areas, and such as were inherited, side by side.
+    /// What a snapshot is made of: private areas, and such as were inherited.
     fn parts(&self, areas: &MemorySet<Backend>) -> Result<Vec<Part>, Error> {
         let own = || areas.iter().filter(|area| !matches!(area.backend(), Backend::Linear(_) | Backend::Shared(_)));
         let mut parts = Vec::new();
@@ -122,9 +160,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         for area in own() {
             let (range, flags) = (area.va_range(), area.flags());
             if let Backend::Borrowed(_) = area.backend() {
-                return Err(Self::page_is(range.start, crate::ownership::PageState::Borrowed));
+                return Err(Self::page_is(range.start, PageState::Borrowed));
             }
-            self.check_flags(range, crate::format::Owner::Frozen.limit(flags))?;
+            self.check_flags(range, Owner::Frozen.limit(flags))?;
             Self::check_page_size(range)?;
             parts.push(Part { range, flags, offset });
             offset += range.size();
@@ -135,11 +173,41 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Refuses pages that are not a region's.
     pub(super) fn check_page_size(range: GuestPhysRange) -> Result<(), Error> {
         let page_size = Context::<P>::span(Level::PAGE);
-        if page_size == memory_addr::PAGE_SIZE_4K {
+        if page_size == PAGE_SIZE_4K {
             return Ok(());
         }
         Err(Error::Region { range, cause: RegionError::PageSize { page_size } })
     }
+}
+
+/// Where the parts are in the tree: each page at the number of its guest-physical address.
+fn places(parts: &[Part]) -> Result<Places, Exhausted> {
+    let mut places = Vec::new();
+    places.try_reserve_exact(parts.len()).map_err(|_| Exhausted::Memory)?;
+    places.extend(
+        parts.iter().map(|part| Place { first: part.offset / PAGE_SIZE_4K, places: inherit::pages(part.range) }),
+    );
+    Ok(Places::new(places))
+}
+
+/// The sources behind all that was inherited.
+fn supplies(areas: &MemorySet<Backend>) -> Result<Option<Supplies>, Exhausted> {
+    let supplied = || {
+        areas.iter().filter_map(|area| match area.backend() {
+            Backend::CopyOnWrite(heritage) => Some((inherit::pages(area.va_range()), heritage.supplies()?)),
+            _ => None,
+        })
+    };
+    let count = supplied().map(|(_, supplies)| supplies.len()).sum();
+    if count == 0 {
+        return Ok(None);
+    }
+    let mut ranges = Vec::new();
+    ranges.try_reserve_exact(count).map_err(|_| Exhausted::Memory)?;
+    for (pages, supplies) in supplied() {
+        ranges.extend(supplies.within(pages));
+    }
+    Supplies::new(ranges).map(Some)
 }
 
 /// A snapshot that is not complete yet.
@@ -147,9 +215,12 @@ pub(super) struct Draft {
     parts: Vec<Part>,
     /// From the first part's start to the last one's end.
     range: GuestPhysRange,
-    /// Where the frames go. Frozen: nothing writes it, and nothing else knows it yet.
+    /// Frozen: nothing writes it, and nothing else knows it yet.
     region: SharedRegion,
-    window: Window,
+    /// The space's, where the frames go.
+    inherited: Counted<dyn Inherited>,
+    keeper: Counted<dyn Keeper>,
+    supplies: Option<Supplies>,
 }
 
 impl Draft {
@@ -165,43 +236,43 @@ impl Draft {
         table: &Table,
         range: GuestPhysRange,
     ) -> Result<(), Error> {
-        // A block may reach across areas that touch: they are side by side in the region too.
-        let mut filling = self.region.filling();
+        let mut pages = self.inherited.pages().write();
         table.own_memory(context, range, |run| {
-            // Areas that touch are side by side in the region too: a run may reach across them.
-            let offset = offset_of(&self.parts, run.range.start).ok_or(Exhausted::Memory);
-            let room = offset.and_then(|offset| filling.reserve(offset, run.range.size()));
-            room.map_err(|exhausted| exhausted.at(self.range))
+            let reserved = pages.reserve(inherit::pages(run.range), &self.keeper);
+            reserved.map_err(|exhausted| exhausted.at(self.range))
         })
     }
 
-    /// Gives the region the frames that are in `range`, for which there is room: they are off the space's account.
+    /// Has the frames that are in `range` be inherited, for which there is room: they are off the space's account.
     pub(super) fn adopt<P: Platform>(&self, context: &Context<P>, table: &Table, range: GuestPhysRange) {
-        let (mut filling, mut bytes) = (self.region.filling(), 0);
+        let (mut pages, mut bytes) = (self.inherited.pages().write(), 0);
         let Ok(()) = table.own_memory(context, range, |run| {
-            if let Some(offset) = offset_of(&self.parts, run.range.start) {
-                filling.adopt(offset, run.pieces());
-                bytes += run.range.size();
-            }
+            let frames = run.pieces().flat_map(|(at, size)| (0..size).step_by(PAGE_SIZE_4K).map(move |byte| at + byte));
+            pages.put_all(inherit::pages(run.range).start, frames);
+            bytes += run.range.size();
             Ok::<_, core::convert::Infallible>(())
         });
-        context.frames.account().give_back(bytes / memory_addr::PAGE_SIZE_4K);
+        drop(pages);
+        context.frames.account().give_back(bytes / PAGE_SIZE_4K);
     }
 
-    /// Puts the region behind the areas, and what stood behind them behind the region.
-    pub(super) fn hand_over(&self, areas: &mut MemorySet<Backend>) {
-        areas.each_backend(|range, backend| {
-            if matches!(backend, Backend::Linear(_) | Backend::Shared(_)) {
-                return;
-            }
-            let Some(offset) = offset_of(&self.parts, range.start) else { return };
-            let new = Backend::CopyOnWrite(View::new(self.window.clone(), range.start, offset));
-            if let Backend::CopyOnWrite(view) = core::mem::replace(backend, new) {
-                self.region.inherit(&Part { range, flags: MappingFlags::empty(), offset }, view);
+    /// Has the areas inherit, and the region share what they do.
+    pub(super) fn hand_over(&self, areas: &mut MemorySet<Backend>, payer: &Payer) {
+        let mut parts = self.parts.iter();
+        areas.each_backend(|_, backend| {
+            let supplies = match backend {
+                Backend::Private(_) => None,
+                Backend::CopyOnWrite(heritage) => heritage.supplies().and(self.supplies.clone()),
+                _ => return,
+            };
+            if let Some(part) = parts.next() {
+                *backend = Backend::CopyOnWrite(Heritage::new(part.range.start, part.offset, supplies));
             }
         });
-        // What was told apart by what stood behind it before may agree now.
         areas.join_all(self.range);
+        let pages = self.inherited.share();
+        pages.unpay(payer);
+        self.region.fill(|all| *all = pages);
     }
 
     /// The snapshot.

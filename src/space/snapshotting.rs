@@ -50,7 +50,7 @@ where
     /// - [`Error::Invalidation`] if an earlier operation's invalidation still fails.
     pub fn snapshot_in_steps(&self) -> Result<Snapshotting<'_, P, L>, Error> {
         let mut state = self.exclusive()?;
-        let draft = self.draft(&state)?;
+        let draft = self.draft(&mut state)?;
         self.context.shootdown.close().map_err(Error::InGuest)?;
         let range = draft.range();
         state.snapshotting = Some(range);
@@ -120,7 +120,7 @@ impl<P: Platform, L: LockFamily> Snapshotting<'_, P, L> {
         let range = draft.range();
         let changes = core::mem::replace(&mut self.changes, Changes::new(range));
         let flush = table.frozen(&self.space.context, changes);
-        draft.hand_over(areas);
+        draft.hand_over(areas, &self.space.accounts);
         let flushed = flush.finish();
         *snapshotting = None;
         self.space.context.shootdown.open();

@@ -7,31 +7,33 @@ use super::{
     GuestSpace, State,
     copy::Copied,
     fault::{Later, Verdict},
+    inherit,
 };
 use crate::{
     account::Exhausted,
     addr::{GuestPhysAddr, GuestPhysRange},
-    backend::{Backend, Mapping},
+    backend::{Backend, Heritage},
     cpu_id::CpuId,
     error::{Error, RegionError},
     fault::{Fault, Outcome},
     lock::{LockFamily, SpaceLock},
+    pages::{Supplies, Supply, inherited},
     platform::Platform,
-    region::{Asker, Behind, SharedRegion, View, behind},
+    region::{Asker, Behind, SharedRegion, is_still_missing},
     set::MemoryArea,
     source::{Pager, Supplied},
     table::{Context, Found},
 };
 
 /// The first page of a range that a source is behind and has not brought yet.
-pub(super) fn missing_page(state: &State, range: GuestPhysRange) -> Option<(GuestPhysAddr, View)> {
+pub(super) fn missing_page(state: &State, range: GuestPhysRange) -> Option<(GuestPhysAddr, Backend)> {
     state.areas.iter_range(range).find_map(|area| {
         let Backend::Shared(view) = area.backend() else { return None };
-        view.region().supply()?;
+        view.region().supplies()?;
         let (start, end) = (area.start().max(range.start), area.end().min(range.end));
         let mut pages = (start.as_usize()..end.as_usize()).step_by(PAGE_SIZE_4K).map(GuestPhysAddr::from_usize);
-        let missing = pages.find(|&gpa| matches!(behind(view.region(), view.page(gpa)), Behind::Source(..)));
-        missing.map(|gpa| (gpa, view.clone()))
+        let missing = pages.find(|&gpa| matches!(view.region().behind(view.page(gpa)), Behind::Source(..)));
+        missing.map(|gpa| (gpa, area.backend().clone()))
     })
 }
 
@@ -50,12 +52,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Maps private memory whose pages come from a source, from `offset` bytes on there: each when it is first touched.
     ///
-    /// It is a frozen region of its own that nothing else has, mapped [copy-on-write](Mapping::CopyOnWrite), whose pages
-    /// become the space's as the guest touches them: nothing is copied. No CPU waits any longer for what was
-    /// unmapped before it was brought. A [snapshot](Self::snapshot) has the source behind it for pages not touched yet.
+    /// The pages become the space's as the guest touches them: nothing is copied. No CPU waits any longer for what was
+    /// unmapped before it was brought. A [snapshot](Self::snapshot) has the source behind it for pages not touched yet; each
+    /// is brought once for all that share it then.
     ///
-    /// A page is on the space's account when the guest has it. At the limit none is asked for: pages that were brought
-    /// and not touched again are at most as many as the limit leaves room for, and those that are pending.
+    /// A page is on the space's account from the moment it is asked for, if no other space and no snapshot waits for it too:
+    /// at the limit none is.
     ///
     /// # Errors
     /// As for [`map`](Self::map) of a frozen region; [`Error::Region`] for an offset that is no multiple of 4 KiB, or
@@ -71,18 +73,23 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         P::Invalidate: Clone,
     {
         self.check(range)?;
-        let failed = |cause| Error::Region { range, cause };
-        let region = self.region_from(range.size(), pager, offset).map_err(|cause| match cause {
-            RegionError::NoMemory { .. } => Error::NoMemory(range),
-            cause => failed(cause),
-        })?;
-        region.freeze().map_err(failed)?;
-        self.map(range, Mapping::CopyOnWrite { region, offset: 0 }, flags)
+        self.check_copied(range, flags)?;
+        Self::check_page_size(range)?;
+        let supply = Supply::new(pager, offset, range.size()).map_err(|cause| Error::Region { range, cause })?;
+        let supplies = Supplies::one(supply);
+        let supplies = supplies.map_err(|_| Error::NoMemory(range))?.moved(0, inherit::page(range.start));
+        let heritage = Heritage::new(range.start, 0, Some(supplies));
+        let area = MemoryArea::new(range.start, range.size(), flags, Backend::CopyOnWrite(heritage));
+        self.insert_inherited(area, inherited, |inherited| {
+            let keeper = self.keeper(inherited).ok_or(Exhausted::Memory)?;
+            inherited.pages().write().supply(&keeper);
+            Ok(())
+        })
     }
 
     /// Has a page of a region brought, and the fault answered if that has been done.
-    pub(super) fn fetch(&self, cpu: CpuId, fault: &Fault, view: &View) -> Result<Outcome, Error> {
-        match self.bring(view, fault.gpa)? {
+    pub(super) fn fetch(&self, cpu: CpuId, fault: &Fault, backend: &Backend) -> Result<Outcome, Error> {
+        match self.bring(backend, fault.gpa)? {
             Supplied::NotYet(ticket) => return Ok(Outcome::NotYet(ticket)),
             Supplied::Failed(ticket) => return Ok(Outcome::SourceFailed(ticket)),
             Supplied::Ready => {}
@@ -98,19 +105,43 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
     }
 
-    /// Brings the page of a region that is missing at `gpa`. No lock is held.
-    pub(super) fn bring(&self, view: &View, gpa: GuestPhysAddr) -> Result<Supplied, Error> {
-        let brought = view.bring(gpa, &Missing { space: self, view, gpa });
+    /// Brings the page that is missing at `gpa`, where `backend` stood behind it. No lock is held.
+    pub(super) fn bring(&self, backend: &Backend, gpa: GuestPhysAddr) -> Result<Supplied, Error> {
+        let missing = Missing { space: self, backend, gpa };
+        let brought = match backend {
+            Backend::Shared(view) => view.bring(gpa, &missing),
+            Backend::CopyOnWrite(heritage) => self.ask(heritage, &missing),
+            _ => Ok(Supplied::Ready),
+        };
         brought.map_err(|exhausted| exhausted.at(Context::<P>::page_of(gpa)))
+    }
+
+    /// Asks the source behind inherited memory for a page.
+    fn ask(&self, heritage: &Heritage, missing: &Missing<'_, P, L>) -> Result<Supplied, Exhausted> {
+        let page = inherit::page(missing.gpa);
+        let (inherited, wanted, is_alone) = {
+            let state = self.state.shared(super::any_cpu());
+            // What is not there any more must not get a place for the page.
+            let inherited = state.inherited.clone().filter(|_| state.has(missing.gpa, missing.backend));
+            let Some(inherited) = inherited else { return Ok(Supplied::Ready) };
+            let wanted = inherited.wanted(page)?;
+            let is_alone = inherited.look(page).is_alone;
+            (inherited, wanted, is_alone)
+        };
+        let (Some(wanted), Some((pager, offset))) = (wanted, heritage.source(page)) else { return Ok(Supplied::Ready) };
+        let is_absent = || inherited.look(page).at.is_none();
+        // What others wait for too is on no account, as all that they have in common.
+        let paid = is_alone.then(|| (self.accounts.clone(), page));
+        wanted.ask(pager, offset, paid, || is_still_missing(&is_absent, missing))
     }
 
     /// Has all of a range brought that its regions' sources have not brought yet.
     pub(super) fn bring_range(&self, range: GuestPhysRange) -> Result<(), Error> {
         // With what was left over finished: no page comes where an entry is about to go.
         let missing = || self.exclusive().map(|state| missing_page(&state, range));
-        while let Some((gpa, view)) = missing()? {
+        while let Some((gpa, backend)) = missing()? {
             let range = Context::<P>::page_of(gpa);
-            match self.bring(&view, gpa)? {
+            match self.bring(&backend, gpa)? {
                 Supplied::Ready => {}
                 Supplied::NotYet(ticket) => return Err(Error::NotYet { range, ticket }),
                 Supplied::Failed(ticket) => return Err(Error::SourceFailed { range, ticket }),
@@ -118,24 +149,13 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         Ok(())
     }
-
-    /// Whether the space may have one more page of a frozen region that is left to it alone: those that were brought and not
-    /// yet taken are on no account, so that they would be without limit. What is shared is never on it.
-    pub(super) fn has_room_for(&self, view: &View) -> bool {
-        view.region().untaken().is_none_or(|untaken| self.has_room_beside(untaken))
-    }
-
-    /// Whether the space may have one more page, beside so many that are on no account.
-    fn has_room_beside(&self, untaken: usize) -> bool {
-        untaken < self.context.frames.account().room()
-    }
 }
 
 /// A page that a guest misses.
 struct Missing<'s, P: Platform, L: LockFamily> {
     space: &'s GuestSpace<P, L>,
     /// What stood behind its address.
-    view: &'s View,
+    backend: &'s Backend,
     gpa: GuestPhysAddr,
 }
 
@@ -143,13 +163,8 @@ impl<P: Platform, L: LockFamily> Asker for Missing<'_, P, L> {
     fn hold(&self, then: &mut dyn FnMut(&dyn Fn() -> bool)) {
         let state = self.space.state.shared(super::any_cpu());
         then(&|| {
-            let area = state.areas.find(self.gpa).map(MemoryArea::backend);
-            matches!(area, Some(Backend::Shared(now) | Backend::CopyOnWrite(now)) if now == self.view)
+            state.has(self.gpa, self.backend)
                 && matches!(state.table.find(&self.space.context, self.gpa), Found::Absent(_))
         });
-    }
-
-    fn check_room(&self, untaken: usize) -> Result<(), Exhausted> {
-        if self.space.has_room_beside(untaken) { Ok(()) } else { Err(self.space.context.frames.account().refusal()) }
     }
 }

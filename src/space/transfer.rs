@@ -91,8 +91,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let (range, place) = (transfer.range, transfer.place);
         Self::check_own_areas(&self.state.shared(super::any_cpu()), range)?;
         self.populate_range(range)?;
-        let (giver, receiver) = self.lock_both(range, taker)?;
+        let (mut giver, receiver) = self.lock_both(range, taker)?;
         Self::check_own_areas(&giver, range)?;
+        self.unshare(&mut giver, range)?;
         let Some(memory) = self.own_extents(&giver, range, transfer.seams)? else { return Ok(None) };
         if let Some(other) = receiver.areas.overlap(place) {
             return Err(Error::Overlap { range: place, with: other.va_range() });

@@ -1,11 +1,12 @@
 //! Taking a range away: at once for every CPU, and in steps for the allocator.
 
-use super::{GuestSpace, Progress, State, exclusive::Held, removed::Removed, shared};
+use super::{GuestSpace, Progress, State, exclusive::Held, inherit, removed::Removed, shared};
 use crate::{
     addr::GuestPhysRange,
     backend::Backend,
     error::Error,
     lock::{LockFamily, SpaceLock},
+    pages::Leaving,
     platform::Platform,
     table::{Edit, RemovedPage},
 };
@@ -91,21 +92,28 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Takes all of `range` away, under the lock.
     fn take(&self, held: Held<'_, L>, range: GuestPhysRange, into: &mut Removed) -> Result<(), Error> {
         let mut guard = held;
-        let State { areas, table, removed, .. } = &mut *guard;
+        let State { areas, table, removed, inherited, .. } = &mut *guard;
         let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
         if plan.is_empty() {
             return Err(Error::NotMapped(range));
         }
         let is_plain = plan.pieces().all(|(area, _)| shared::is_plain(area));
+        if let Some(inherited) = inherited.as_deref().filter(|_| !is_plain) {
+            let mut leaving = Leaving::new(&self.accounts);
+            let inherits = plan.pieces().filter(|(area, _)| matches!(area.backend(), Backend::CopyOnWrite(_)));
+            for (_, part) in inherits {
+                let prepared = inherit::prepare_to_leave(inherited, part, &mut leaving);
+                prepared.map_err(|exhausted| exhausted.at(range))?;
+            }
+            into.areas.inherited = Some(leaving);
+        }
         let flush = table.edit(&self.context, range, Edit::Unmap).map_err(|exhausted| exhausted.at(range))?;
         let flushed = flush.detach(&mut into.memory);
         into.areas.areas = plan.carve();
         match flushed {
             Ok(()) => {
                 if !is_plain {
-                    into.areas.give_back();
-                    drop(guard);
-                    into.areas.end_waits();
+                    into.areas.give_back(inherited.as_deref(), &self.accounts);
                 }
                 Ok(())
             }
@@ -118,21 +126,17 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             }
         }
     }
+}
 
+impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Ends the waits for pages that were removed by an operation which could not tell all CPUs.
     ///
-    /// One area after the other, as sources are told without any lock. What the next exclusive operation finishes
-    /// meanwhile ends its waits itself.
+    /// One after the other, as sources are told without any lock.
     #[cold]
     fn end_removed_waits(&self) {
-        let backend = |index| {
-            let state = self.state.shared(super::any_cpu());
-            state.removed.areas.iter().nth(index).map(|area| (area.backend().clone(), area.va_range()))
-        };
-        for (backend, part) in (0..).map_while(backend) {
-            if let Backend::Shared(view) | Backend::CopyOnWrite(view) = backend {
-                view.end_waits(part);
-            }
+        let next = || self.state.exclusive().take_removed_missing();
+        while let Some(missing) = next() {
+            drop(missing);
         }
     }
 }

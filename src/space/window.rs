@@ -17,8 +17,8 @@ use crate::{
     invalidate::{Content, Invalidate},
     lock::{LockFamily, SpaceLock},
     ownership::PageState,
+    pages::{Inherited, Pages},
     platform::Platform,
-    region::Book,
     set::MemoryArea,
     table::{Context, Found},
 };
@@ -31,9 +31,9 @@ pub(super) struct Window<'s> {
     _pin: Option<Pin<'s>>,
 }
 
-/// Keeps the page of a frozen region, which another CPU of the space may copy meanwhile, and another guest then take for
+/// Keeps an inherited page, which another CPU of the space may copy meanwhile, and another guest then take for
 /// its own.
-type Pin<'s> = RwLockReadGuard<'s, Book>;
+type Pin<'s> = RwLockReadGuard<'s, Pages>;
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Runs `each` on the first page's part of `range`, with the space's lock held shared.
@@ -106,13 +106,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let found = state.table.find(&self.context, range.start);
         let Found::Leaf { leaf, span, .. } = found else { return Ok(None) };
         let mut pin = None;
-        if let Backend::CopyOnWrite(view) = area.backend()
-            && leaf.owner == Owner::Frozen
-        {
+        if leaf.owner == Owner::Frozen {
             if access == Access::Write {
                 return Ok(None);
             }
-            pin = Some(view.region().reading());
+            pin = state.inherited.as_deref().map(Inherited::pin);
             // Another CPU may have copied the page before it was pinned.
             if state.table.find(&self.context, range.start) != found {
                 return Ok(None);

@@ -70,32 +70,32 @@ fn a_page_that_was_unmapped_is_not_brought_to_its_region() {
         let space = sole(&board, mapping);
         let before = board.allocated();
         let outcome = overtaken(&board, &space, |space| space.unmap(FIRST).unwrap());
-        assert_eq!((outcome, board.allocated()), (Outcome::NotMapped, before));
+        assert!(matches!(outcome, Outcome::NotMapped | Outcome::Retry), "{outcome:?}");
+        assert_eq!(board.allocated(), before);
     }
 }
 
-/// Another CPU brings the page, maps it and, with the first write, takes it out of the region.
+/// Another CPU gives the guest a page of its own.
 #[test]
-fn a_page_that_the_guest_has_taken_is_not_brought_to_its_region() {
+fn a_page_that_the_guest_has_already_is_not_brought_again() {
     let board = Board::new();
     let space = sole(&board, inherited);
     let before = board.allocated();
     let outcome = overtaken(&board, &space, |space| {
         assert_eq!(touch(space, 0, Access::Read), Outcome::Resolved);
-        assert_eq!(touch(space, 0, Access::Write), Outcome::Resolved);
     });
     assert_eq!((outcome, board.allocated()), (Outcome::Retry, before + 1));
     assert_eq!((space.usage().frames, space.stats().shared_frames), (1, 1));
 }
 
-/// Every later guest would find the frame, but the snapshot was taken before it came.
+/// The snapshot was taken before the page came: it is the guest's own.
 #[test]
-fn a_page_that_is_in_a_snapshot_is_not_brought_to_the_region_behind_it() {
+fn a_page_that_comes_after_a_snapshot_is_the_guests_own() {
     let board = Board::new();
     let space = sole(&board, inherited);
     let before = board.allocated();
     let outcome = overtaken(&board, &space, |space| drop(space.snapshot().unwrap()));
-    assert_eq!((outcome, board.allocated()), (Outcome::Retry, before));
+    assert_eq!((outcome, board.allocated(), space.usage().frames), (Outcome::Resolved, before + 1, 1));
 }
 
 /// What `make_private` takes is what it has found: a page that came in between would be lost.

@@ -111,20 +111,25 @@ impl<M: Machine> World<M> {
         sourced.map(|region| region.cells.len()).sum()
     }
 
-    /// A page that no other guest and no handle can see may become its guest's own when it is only read.
+    /// A page that no other guest and no handle can see may become its guest's own when it is read, moved or given away, and
+    /// an untouched one does when it is read.
     pub(super) fn learn_what_was_taken(&mut self) {
-        for (guest, space) in self.spaces.iter().enumerate() {
+        for guest in 0..self.spaces.len() {
             for page in (0..PAGES).filter(|&page| near(page)) {
-                let Some(Page { behind: Behind::Inherited(region, index, None), .. }) = self.twin.guests[guest][page]
-                else {
-                    continue;
-                };
-                if self.twin.regions[region].sourced && space.page_state(gpa(page)) == PageState::Owned {
-                    let copy = self.twin.copy(self.twin.regions[region].cells[index]);
-                    let there = self.twin.guests[guest][page].as_mut().expect("a page");
-                    there.behind = Behind::Inherited(region, index, Some(copy));
+                if self.spaces[guest].page_state(gpa(page)) == PageState::Owned {
+                    self.take(guest, page);
                 }
             }
+        }
+    }
+
+    /// A page that a guest inherited is its own.
+    pub(super) fn take(&mut self, guest: usize, page: usize) {
+        let there = self.twin.guests[guest][page];
+        if let Some(Page { behind: Behind::Inherited(region, index, None), .. }) = there {
+            let copy = self.twin.copy(self.twin.regions[region].cells[index]);
+            let there = self.twin.guests[guest][page].as_mut().expect("a page");
+            there.behind = Behind::Inherited(region, index, Some(copy));
         }
     }
 

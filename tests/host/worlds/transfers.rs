@@ -49,6 +49,9 @@ impl<M: Machine> World<M> {
         if guest == other {
             return assert_eq!(result, Err(Error::SameSpace(range(pages))));
         }
+        if result.is_ok() {
+            self.take_what_is_left(guest, pages);
+        }
         let free = self.twin.first_mapped(other, &place).is_none();
         if !free || !pages.clone().all(|page| self.lends(guest, page, flags)) {
             return assert!(result.is_err() && !matches!(result, Err(Error::Invalidation { .. })), "{result:?}");
@@ -147,6 +150,9 @@ impl<M: Machine> World<M> {
 
     pub(super) fn make_shared(&mut self, guest: usize, pages: &Range<usize>) {
         let result = self.spaces[guest].make_shared(range(pages));
+        if result.is_ok() {
+            self.take_what_is_left(guest, pages);
+        }
         if let Some(hole) = self.twin.first_hole(guest, pages).filter(|hole| {
             // What comes before it is refused first.
             (pages.start..*hole).all(|page| self.gives(guest, page))
@@ -201,6 +207,11 @@ impl<M: Machine> World<M> {
             self.pass_on(cell, handover);
             self.twin.guests[guest][page].as_mut().expect("a page").behind = Behind::Own(cell);
         }
+    }
+
+    /// What a guest inherited, and nothing else reaches, became its own when it was given away.
+    fn take_what_is_left(&mut self, guest: usize, pages: &Range<usize>) {
+        pages.clone().for_each(|page| self.take(guest, page));
     }
 
     /// A cell's new owner sees what is in it, or zeros.

@@ -1,0 +1,193 @@
+//! Taking the pages of a range out of a tree, and sharing them with another tree.
+
+use core::ops::Range;
+
+use super::{
+    Leaving, Pages, bits, index,
+    keeper::Keeper,
+    node::{BITS, Child, FAN, Node, Record},
+};
+use crate::{account::Exhausted, counted::Counted};
+
+impl Pages {
+    /// Makes the nodes that a range is a part of this tree's alone: what comes to the range comes to no other tree, and a
+    /// [cut](Self::cut) takes no memory.
+    pub(crate) fn isolate(&mut self, range: &Range<usize>) -> Result<(), Exhausted> {
+        let Self { root, height, base, supplied } = self;
+        isolate(root, *height, *base, range, supplied.as_ref())
+    }
+
+    /// The same, unless there is nothing in the range and no source is behind any page: then there is nothing to cut.
+    pub(crate) fn isolate_to_cut(&mut self, range: &Range<usize>) -> Result<(), Exhausted> {
+        if self.supplied.is_none() && self.next(range.clone()).is_none() {
+            return Ok(());
+        }
+        self.isolate(range)
+    }
+
+    /// Takes the pages of a range out, which is [isolated](Self::isolate), and for which `into` has [room](Leaving::reserve).
+    pub(crate) fn cut(&mut self, range: &Range<usize>, into: &mut Leaving) {
+        let Self { root, height, base, supplied } = self;
+        cut(root, *height, *base, range, supplied.as_ref(), into);
+    }
+
+    /// Has `count` pages of `from`, from `first` on, here from `to` on, where nothing is. Where the numbers agree in their
+    /// last bits, nodes are shared, larger ones the more bits agree; else each page by itself.
+    ///
+    /// # Errors
+    /// No memory: some are here.
+    pub(crate) fn graft(&mut self, to: usize, from: &mut Self, first: usize, count: usize) -> Result<(), Exhausted> {
+        if self.supplied.is_none() {
+            self.supplied.clone_from(&from.supplied);
+        }
+        let mut done = 0;
+        while done < count {
+            done = match from.supplied {
+                Some(_) => done,
+                // What is not there need not be shared: it is zeros on either side.
+                None => from
+                    .next(first + done..first + count)
+                    .map_or(count, |page| (page & !(FAN - 1)).max(first) - first)
+                    .max(done),
+            };
+            if done == count {
+                break;
+            }
+            let (source, target) = (first + done, to + done);
+            let fits = |height: &u32| {
+                let pages = 1_usize << bits(*height);
+                (source | target) & (pages - 1) == 0 && pages <= count - done
+            };
+            if let Some(height) = (0..=from.height).rev().find(fits) {
+                let node = from.node(source, height)?;
+                if node.is_some() {
+                    *self.place(target, height)? = node;
+                }
+                done += 1 << bits(height);
+            } else {
+                self.graft_page(target, from, source)?;
+                done += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn graft_page(&mut self, to: usize, from: &mut Self, page: usize) -> Result<(), Exhausted> {
+        let Some(Node::Leaf(leaf)) = from.node(page, 0)? else { return Ok(()) };
+        let (keeper, share) = {
+            let mut records = leaf.0.write();
+            (records.keeper.clone(), records.share(index(page, 0), from.supplied.as_ref())?)
+        };
+        if let Some(share) = share {
+            self.own_leaf(to, &keeper)?.pages[index(to, 0)] = Record::Shared(share);
+        }
+        Ok(())
+    }
+
+    /// The node of that height with a page in it. Where a source is behind the pages it is made, so that what that brings
+    /// comes to all that share the node.
+    pub(super) fn node(&mut self, page: usize, height: u32) -> Result<Child, Exhausted> {
+        if let Some(keeper) = self.supplied.clone() {
+            self.aim(page, height)?;
+            if self.root.is_none() {
+                self.root = Some(Node::empty(self.height, &keeper)?);
+            }
+        }
+        if !self.covers(page) || self.height < height {
+            return Ok(None);
+        }
+        let Some(mut node) = self.root.clone() else { return Ok(None) };
+        for at in (height + 1..=self.height).rev() {
+            let Node::Inner(inner) = &node else { return Ok(None) };
+            let below = {
+                let mut children = inner.children.write();
+                let child = &mut children[index(page, at)];
+                if child.is_none()
+                    && let Some(keeper) = &self.supplied
+                {
+                    *child = Some(Node::empty(at - 1, keeper)?);
+                }
+                child.clone()
+            };
+            let Some(below) = below else { return Ok(None) };
+            node = below;
+        }
+        Ok(Some(node))
+    }
+}
+
+fn isolate(
+    child: &mut Child,
+    height: u32,
+    base: usize,
+    range: &Range<usize>,
+    supplied: Option<&Counted<dyn Keeper>>,
+) -> Result<(), Exhausted> {
+    let Some(node) = child.as_mut().filter(|_| Cover::of(height, base, range) == Cover::Part) else { return Ok(()) };
+    node.make_sole(height, supplied)?;
+    let Node::Inner(inner) = node else { return Ok(()) };
+    let children = inner.sole().ok_or(Exhausted::Memory)?.children.get_mut();
+    children
+        .iter_mut()
+        .enumerate()
+        .try_for_each(|(at, child)| isolate(child, height - 1, base + (at << (height * BITS)), range, supplied))
+}
+
+fn cut(
+    child: &mut Child,
+    height: u32,
+    base: usize,
+    range: &Range<usize>,
+    supplied: Option<&Counted<dyn Keeper>>,
+    into: &mut Leaving,
+) {
+    match Cover::of(height, base, range) {
+        Cover::Nothing => return,
+        Cover::All => return into.add(child, height, base),
+        Cover::Part => {}
+    }
+    let Some(node) = child else { return };
+    // What a source brings later to nodes that are shared must not come to this tree.
+    let is_empty = supplied.is_none() && super::is_empty(node, height, base, range);
+    if is_empty || node.make_sole(height, supplied).is_err() {
+        return;
+    }
+    let is_empty = match node {
+        Node::Leaf(_) => node.records_mut().is_some_and(|records| {
+            let pages = range.start.max(base)..range.end.min(base + FAN);
+            pages.for_each(|page| into.add_page(records, page));
+            records.is_empty()
+        }),
+        Node::Inner(inner) => inner.sole().is_some_and(|inner| {
+            let children = inner.children.get_mut();
+            for (at, child) in children.iter_mut().enumerate() {
+                cut(child, height - 1, base + (at << (height * BITS)), range, supplied, into);
+            }
+            children.iter().all(Option::is_none)
+        }),
+    };
+    if is_empty {
+        *child = None;
+    }
+}
+
+/// How much of a node a range has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cover {
+    Nothing,
+    Part,
+    All,
+}
+
+impl Cover {
+    fn of(height: u32, base: usize, range: &Range<usize>) -> Self {
+        let last = base + ((1 << bits(height)) - 1);
+        if range.start > last || range.end <= base {
+            Self::Nothing
+        } else if range.start <= base && range.end > last {
+            Self::All
+        } else {
+            Self::Part
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! A page that several trees name, or that a source is asked for.
+#![allow(unsafe_code, reason = "owns frames")]
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use memory_addr::PhysAddr;
+use spin::rwlock::RwLock;
+
+use super::keeper::{Keeper, Paid, Payer};
+use crate::{
+    account::{Exhausted, Resource},
+    counted::Counted,
+    source::{Entered, PageOwner, Pager, Supplied},
+};
+
+/// One tree's claim to a page: of all that name it, each has one.
+///
+/// With the last of them the page is freed, and what waits for it is told that the wait is over: it is dropped without any
+/// lock.
+pub(crate) struct Share(Counted<Slot>);
+
+/// A page that a source is to be asked for. It is no claim to the page.
+pub(crate) struct Wanted(Counted<Slot>);
+
+/// The page.
+struct Slot {
+    keeper: Counted<dyn Keeper>,
+    /// How many trees name it. The desk of a pager has the slot too, and does not count.
+    sharers: AtomicUsize,
+    content: RwLock<Content>,
+}
+
+/// What is known of it.
+struct Content {
+    /// Its frame, once it has one.
+    at: Option<PhysAddr>,
+    /// For whom it was asked: with its frame it is on that account.
+    paid: Option<Paid>,
+    /// The source that was asked for it.
+    asked: Option<Pager>,
+}
+
+impl Share {
+    /// A page that has no frame yet. With `None` there is no memory.
+    pub(super) fn missing(keeper: &Counted<dyn Keeper>) -> Option<Self> {
+        let content = RwLock::new(Content { at: None, paid: None, asked: None });
+        Counted::try_new(Slot { keeper: keeper.clone(), sharers: AtomicUsize::new(1), content }).map(Self)
+    }
+
+    /// Its frame from now on.
+    pub(super) fn set(&self, at: PhysAddr) {
+        self.0.content.write().at = Some(at);
+    }
+
+    /// Its frame.
+    pub(super) fn at(&self) -> Option<PhysAddr> {
+        self.0.content.read().at
+    }
+
+    pub(super) fn keeper(&self) -> &Counted<dyn Keeper> {
+        &self.0.keeper
+    }
+
+    /// Whether no other tree names it. None can come while this one is not shared.
+    pub(super) fn is_alone(&self) -> bool {
+        self.0.sharers.load(Ordering::Acquire) == 1
+    }
+
+    /// Whether it is on that account, by that number.
+    pub(super) fn is_paid_by(&self, payer: &Payer, page: usize) -> bool {
+        let content = self.0.content.read();
+        content.at.is_some() && content.paid.as_ref().is_some_and(|(now, number)| now == payer && *number == page)
+    }
+
+    /// Takes it off that account, if it is there by that number. The charge is the caller's.
+    pub(super) fn take_charge(&self, payer: &Payer, page: usize) {
+        self.0.content.write().paid.take_if(|paid| *paid == (payer.clone(), page));
+    }
+
+    /// Takes it off that account, if it is there by that number.
+    pub(super) fn unpay(&self, payer: &Payer, page: usize) {
+        let mut content = self.0.content.write();
+        if content.paid.as_ref() == Some(&(payer.clone(), page)) {
+            content.unpay();
+        }
+    }
+
+    /// The page itself, for the only one that names it; it is on no account any more.
+    pub(super) fn take(&self) -> Option<PhysAddr> {
+        let mut content = self.0.content.write();
+        content.unpay();
+        content.at.take()
+    }
+
+    /// The page, to ask for it.
+    pub(super) fn wanted(&self) -> Wanted {
+        Wanted(self.0.clone())
+    }
+}
+
+impl Wanted {
+    /// Asks the source for it, once for all that name it: `offset` is where it is there. The CPU that is to ask first
+    /// looks once more whether it is missing: another CPU may have brought it before. When it comes it is on that
+    /// account; at its limit it is not asked for. Called without any lock.
+    pub(crate) fn ask(
+        self,
+        pager: &Pager,
+        offset: usize,
+        paid: Option<Paid>,
+        is_still_missing: impl FnOnce() -> bool,
+    ) -> Result<Supplied, Exhausted> {
+        let account = paid.as_ref().map(|(payer, _)| payer.of(Resource::Frames));
+        if let Some(account) = account.filter(|account| account.room() == 0)
+            && self.0.content.read().asked.is_none()
+        {
+            return Err(account.refusal());
+        }
+        let owner = self.0.owner();
+        let asking = match pager.enter(&owner, 0, offset) {
+            Entered::Other(supplied) => return Ok(supplied),
+            // Another CPU brought the page, or took it away, before this one's ticket was written down.
+            Entered::First(_) if !is_still_missing() => return Ok(Supplied::Ready),
+            Entered::First(asking) => asking,
+        };
+        let mut content = self.0.content.write();
+        (content.paid, content.asked) = (paid, Some(pager.clone()));
+        drop(content);
+        let asked = asking.ask();
+        if self.0.sharers.load(Ordering::Acquire) == 0 {
+            // It was let go before it was known that there is something to cancel.
+            pager.cancel_pages(&owner, &(0..1));
+        }
+        asked
+    }
+}
+
+impl Content {
+    /// It is on no account any more, and not for anybody.
+    fn unpay(&mut self) {
+        if let Some((payer, _)) = self.paid.take()
+            && self.at.is_some()
+        {
+            payer.of(Resource::Frames).give_back(1);
+        }
+    }
+}
+
+impl Counted<Slot> {
+    /// The page as its pager knows it.
+    fn owner(&self) -> Counted<dyn PageOwner> {
+        self.clone().known_as(|inner| inner)
+    }
+}
+
+impl Clone for Share {
+    fn clone(&self) -> Self {
+        // Relaxed: a clone is made of one that counts.
+        self.0.sharers.fetch_add(1, Ordering::Relaxed);
+        Self(self.0.clone())
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        // AcqRel: what the others did comes before the end of the wait.
+        if self.0.sharers.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        let asked = self.0.content.write().asked.take();
+        if let Some(pager) = asked {
+            pager.cancel_pages(&self.0.owner(), &(0..1));
+        }
+    }
+}
+
+impl PageOwner for Slot {
+    fn receive(
+        &self,
+        _page: usize,
+        write: &mut dyn FnMut(&mut [u8]) -> bool,
+        admit: &mut dyn FnMut() -> bool,
+    ) -> Result<bool, Exhausted> {
+        let payer = self.content.read().paid.clone();
+        let charge = payer.as_ref().map(|(payer, _)| payer.of(Resource::Frames).charge(1)).transpose()?;
+        let Some(at) = self.keeper.allocate(write)? else { return Ok(false) };
+        let mut content = self.content.write();
+        let is_admitted = admit();
+        if is_admitted {
+            content.at = Some(at);
+            // Nobody pays any more who does not reach it any more.
+            if let Some(charge) = charge.filter(|_| content.paid == payer) {
+                charge.keep();
+            }
+        }
+        drop(content);
+        if !is_admitted {
+            // SAFETY: just allocated, and nothing has seen it.
+            unsafe { self.keeper.free(at) }
+        }
+        Ok(is_admitted)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let content = self.content.get_mut();
+        content.unpay();
+        if let Some(at) = content.at {
+            // SAFETY: nothing names the page any more, and CPUs were made to forget it before it was let go.
+            unsafe { self.keeper.free(at) }
+        }
+    }
+}

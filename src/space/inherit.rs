@@ -1,0 +1,79 @@
+//! What a space inherited: pages in common with snapshots and regions, in one tree for all its areas.
+
+use core::ops::Range;
+
+use memory_addr::PAGE_SIZE_4K;
+
+use super::State;
+use crate::{
+    account::Exhausted,
+    addr::{GuestPhysAddr, GuestPhysRange},
+    backend::Backend,
+    counted::Counted,
+    pages::{Gone, Inherited, Leaving, Look},
+};
+
+/// The number of the page at an address.
+pub(super) fn page(gpa: GuestPhysAddr) -> usize {
+    gpa.as_usize() / PAGE_SIZE_4K
+}
+
+/// The numbers of the pages in a range.
+pub(super) fn pages(range: GuestPhysRange) -> Range<usize> {
+    page(range.start)..page(range.end)
+}
+
+/// Makes room for what is to be inherited in a range, where no area is: nodes that other trees have too must not come to
+/// name it.
+pub(super) fn make_room(
+    inherited: &dyn Inherited,
+    range: GuestPhysRange,
+    leaving: &mut Leaving,
+) -> Result<(), Exhausted> {
+    let pages = pages(range);
+    inherited.isolate(&pages)?;
+    leaving.reserve(&pages)?;
+    inherited.cut(&pages, leaving);
+    Ok(())
+}
+
+/// Makes room for taking out what is inherited in a range.
+pub(super) fn prepare_to_leave(
+    inherited: &dyn Inherited,
+    range: GuestPhysRange,
+    leaving: &mut Leaving,
+) -> Result<(), Exhausted> {
+    let pages = pages(range);
+    inherited.isolate_to_cut(&pages)?;
+    leaving.reserve(&pages)
+}
+
+impl State {
+    /// What is known of an inherited page.
+    pub(super) fn look(&self, gpa: GuestPhysAddr) -> Look {
+        self.inherited.as_ref().map_or(Look { at: None, is_alone: true }, |inherited| inherited.look(page(gpa)))
+    }
+
+    /// What the space inherits, which is made if it is the first time.
+    pub(super) fn inherit(
+        &mut self,
+        make: impl FnOnce() -> Option<Counted<dyn Inherited>>,
+    ) -> Option<Counted<dyn Inherited>> {
+        if self.inherited.is_none() {
+            self.inherited = make();
+        }
+        self.inherited.clone()
+    }
+
+    /// Takes a page out that a source was to bring to an area which was removed, though a CPU could not be told.
+    pub(super) fn take_removed_missing(&mut self) -> Option<Gone> {
+        let inherited = self.inherited.as_deref()?;
+        let areas = self.removed.areas.iter().filter(|area| matches!(area.backend(), Backend::CopyOnWrite(_)));
+        areas.map(|area| pages(area.va_range())).find_map(|pages| inherited.take_missing(pages))
+    }
+
+    /// Whether an area of that kind stands at an address still.
+    pub(super) fn has(&self, gpa: GuestPhysAddr, backend: &Backend) -> bool {
+        self.areas.find(gpa).is_some_and(|area| area.backend() == backend)
+    }
+}

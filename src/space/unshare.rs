@@ -1,0 +1,71 @@
+//! Inherited pages that nothing else reaches any more: they become the space's own where they stand.
+
+use memory_addr::PAGE_SIZE_4K;
+
+use super::{GuestSpace, State, inherit};
+use crate::{
+    addr::{GuestPhysAddr, GuestPhysRange},
+    error::Error,
+    format::{Access, Leaf, Owner},
+    lock::LockFamily,
+    pages::{Inherited, Pool},
+    platform::Platform,
+    table::{Context, Found},
+};
+
+impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
+    /// Makes what is left to the space alone of a range its own: a snapshot that is gone is as if it had never been.
+    ///
+    /// The guest may do there what its area allows again.
+    pub(super) fn unshare(&self, state: &mut State, range: GuestPhysRange) -> Result<(), Error> {
+        let Some(inherited) = state.inherited.clone() else { return Ok(()) };
+        let mut rest = inherit::pages(range);
+        loop {
+            // The lock of the pages is not held meanwhile.
+            let next = inherited.pages().read().next(rest.clone());
+            let Some(page) = next else { return Ok(()) };
+            let end = self.unshare_leaf(state, &*inherited, GuestPhysAddr::from_usize(page * PAGE_SIZE_4K))?;
+            rest.start = inherit::page(end);
+        }
+    }
+
+    /// The same for the leaf at an address, or the page that has none yet: where it ends.
+    pub(super) fn unshare_leaf(
+        &self,
+        state: &mut State,
+        inherited: &dyn Inherited,
+        gpa: GuestPhysAddr,
+    ) -> Result<GuestPhysAddr, Error> {
+        let pool = Pool::of(self.context.frames.plain());
+        let end = Context::<P>::page_of(gpa).end;
+        if !inherited.is_takable(inherit::page(gpa), pool) {
+            return Ok(end);
+        }
+        if let Found::Absent(_) = state.table.find(&self.context, gpa)
+            && let Some(area) = state.areas.find(gpa)
+        {
+            self.map_page(state, area, gpa)?;
+        }
+        let found = state.table.find(&self.context, gpa);
+        let Found::Leaf { leaf: Leaf { owner: Owner::Frozen, .. }, span, .. } = found else { return Ok(end) };
+        let pages = || inherit::pages(span);
+        if !pages().all(|page| inherited.is_takable(page, pool)) {
+            return Ok(span.end);
+        }
+        let failed = |exhausted: crate::account::Exhausted| exhausted.at(span);
+        let mut unpaid = 0;
+        for page in pages() {
+            unpaid += usize::from(!inherited.prepare(page, &self.accounts).map_err(failed)?);
+        }
+        let charge = self.context.frames.account().charge(unpaid).map_err(failed)?;
+        for page in pages() {
+            let _ = inherited.take(page, pool, &self.accounts);
+        }
+        charge.keep();
+        state.table.change_owners(&self.context, span, Owner::Frozen, Owner::Space);
+        if let Some(area) = state.areas.find(gpa).filter(|area| area.va_range().contains_range(span)) {
+            state.table.seek(&self.context, gpa).raise(&self.context, area.flags(), Access::Read);
+        }
+        Ok(span.end)
+    }
+}
