@@ -7,14 +7,14 @@ use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 use crate::account::Exhausted;
 
 /// Host memory in the order of a guest's addresses, in whole pages of 4 KiB.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Extents {
     extents: Vec<Extent>,
     size: usize,
 }
 
 /// Some of it in one piece: up to the next, or the end.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Extent {
     offset: usize,
     at: PhysAddr,

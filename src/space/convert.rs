@@ -15,7 +15,7 @@ use crate::{
     pages::Pool,
     platform::Platform,
     region::{Lease, SharedRegion, View},
-    table::{Context, Found},
+    table::{Context, Found, Supplement},
 };
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {

@@ -20,13 +20,14 @@ use crate::{
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Gives another space this one's own memory for good: the frames stay where they are, and no byte is copied.
     ///
-    /// All of `range` is private memory; what is untouched yet is populated as the guest's own read would. It is no more
-    /// in this guest when it returns, and private memory of the taker's at `at`, where nothing was. Blocks that the ends of
+    /// All of `range` is private memory; what is untouched yet is populated for it. What is refused changes nothing, but
+    /// that pages which a source brought for it stay. The memory is no more in this guest when it returns, and private memory of the taker's at `at`, where nothing was. Blocks that the ends of
     /// `range` cut are split; the taker gets blocks where they fit, else pages. Both spaces' allocators are one
     /// ([`Frames::pool`](crate::Frames::pool)), and the frames are on the taker's limit.
     ///
     /// Both spaces' locks are held, in the order of their addresses, and with [`Handover::Zero`] for as long as it takes to
-    /// fill the memory with zeros.
+    /// fill the memory with zeros. What is missing is allocated and zeroed without them, unless the guest touched some of it
+    /// meanwhile.
     ///
     /// # Errors
     /// - [`Error::SameSpace`] for a taker that is this space;
@@ -36,9 +37,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::NotMapped`] with the first hole, [`Error::State`] with the first page that is not the space's own;
     /// - [`Error::Overlap`] with the first area in the way at the taker, [`Error::BadTarget`] for frames that the taker's
     ///   entries do not hold;
-    /// - [`Error::NoMemory`], [`Error::Limit`] of the taker's frames or tables, or of this space's for the tables that
-    ///   split blocks;
-    /// - [`Error::Invalidation`]: nothing was given. See there.
+    /// - [`Error::NotYet`], [`Error::SourceFailed`] with the first page that its source has not brought, and was asked for;
+    /// - [`Error::NoMemory`], [`Error::Limit`] of either space's frames or tables;
+    /// - [`Error::Invalidation`]: nothing was given; blocks that the ends of the range cut may be split. See there.
     pub fn donate(
         &self,
         range: GuestPhysRange,
@@ -54,37 +55,38 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         if pool.is_none() || pool != Pool::of(taker.context.frames.plain()) {
             return Err(Error::Allocators(range));
         }
-        loop {
-            let transfer = Transfer { range, place, seams: Seams::Kept };
-            let Some(prepared) = self.prepare(&transfer, taker)? else { continue };
-            let Prepared { mut giver, taker: mut receiver, memory } = prepared;
-            let had = giver.areas.iter_range(range).fold(MappingFlags::empty(), |all, area| all | area.flags());
-            let pages = memory.size() / PAGE_SIZE_4K;
-            let charge = taker.context.frames.account().charge(pages).map_err(|exhausted| exhausted.at(place))?;
-            // Foreign until it is given: to drop it frees none of the frames.
-            let detached = taker.detached(&receiver, place, &memory, Owner::Foreign, flags)?;
-            let area = MemoryArea::new(place.start, place.size(), flags, Backend::Private(LeafPolicy::Largest));
-            receiver.areas.insert(area).map_err(|_| Error::NoMemory(place))?;
-            let ceded = match self.cede(&mut giver, range) {
-                Ok(ceded) => ceded,
-                Err(error) => {
-                    receiver.areas.remove_whole(place);
-                    return Err(error);
-                }
-            };
-            // Nothing fails from here on.
-            taker.context.hand_over(taker.context.operations(), &memory, handover, had, flags);
-            giver.table.vacate(&self.context, range);
-            detached.own();
-            charge.keep();
-            self.context.frames.account().give_back(pages);
-            receiver.table.graft(&taker.context, detached);
-            receiver.areas.join_all(place);
-            drop((giver, receiver));
-            // What stood behind its copies goes without a lock.
-            self.free_removed(Removed::of(ceded));
-            return Ok(());
-        }
+        let pages = range.size() / PAGE_SIZE_4K;
+        let transfer = Transfer { range, place, seams: Seams::Kept };
+        let prepared = self.prepare(&transfer, taker, |giver| {
+            taker.check_room(place, pages)?;
+            Ok(giver.areas.iter_range(range).fold(MappingFlags::empty(), |all, area| all | area.flags()))
+        })?;
+        let Prepared { mut giver, taker: mut receiver, supplement, memory, had } = prepared;
+        let charge = taker.context.frames.account().charge(pages).map_err(|exhausted| exhausted.at(place))?;
+        // Foreign until it is given: to drop it frees none of the frames.
+        let detached = taker.detached(&receiver, place, &memory, Owner::Foreign, flags)?;
+        let area = MemoryArea::new(place.start, place.size(), flags, Backend::Private(LeafPolicy::Largest));
+        receiver.areas.insert(area).map_err(|_| Error::NoMemory(place))?;
+        let ceded = match self.cede(&mut giver, range) {
+            Ok(ceded) => ceded,
+            Err(error) => {
+                receiver.areas.remove_whole(place);
+                return Err(error);
+            }
+        };
+        // Nothing fails from here on.
+        taker.context.hand_over(taker.context.operations(), &memory, handover, had, flags);
+        giver.table.vacate(&self.context, range);
+        supplement.give_away();
+        detached.own();
+        charge.keep();
+        self.context.frames.account().give_back(pages);
+        receiver.table.graft(&taker.context, detached);
+        receiver.areas.join_all(place);
+        drop((giver, receiver));
+        // What stood behind its copies goes without a lock.
+        self.free_removed(Removed::of(ceded));
+        Ok(())
     }
 
     /// Takes memory out of its guest and off its areas: what stood behind those.

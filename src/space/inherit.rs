@@ -23,6 +23,12 @@ pub(super) fn pages(range: GuestPhysRange) -> Range<usize> {
     page(range.start)..page(range.end)
 }
 
+/// The pages of a range.
+pub(super) fn each_page(range: GuestPhysRange) -> impl Iterator<Item = GuestPhysRange> {
+    let starts = (range.start.as_usize()..range.end.as_usize()).step_by(PAGE_SIZE_4K);
+    starts.map(|start| GuestPhysRange::from_start_size(start.into(), PAGE_SIZE_4K))
+}
+
 /// Makes room for what is to be inherited in a range, where no area is: nodes that other trees have too must not come to
 /// name it.
 pub(super) fn make_room(

@@ -16,19 +16,20 @@ use crate::{
     ownership::Handover,
     platform::Platform,
     set::{MemoryArea, MemorySet},
-    table::Noted,
+    table::{Noted, Supplement},
 };
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Gives another space a view of this one's own memory: both see what either writes.
     ///
-    /// All of `range` is private memory; what is untouched yet is populated as the guest's own read would. It appears
-    /// at `at` in the borrower, where nothing is, with `flags`: no more than the guest itself may do, and never
+    /// All of `range` is private memory; what is untouched yet is populated for it. What is refused changes nothing, but
+    /// that pages which a source brought for it stay. The memory appears at `at` in the borrower, where nothing is, with `flags`: no more than the guest itself may do, and never
     /// [`EXECUTE`](MappingFlags::EXECUTE). While it is on loan it cannot be unmapped, protected, moved, or given to
     /// any other, and no snapshot is taken of the space. The borrower's [`unmap`](Self::unmap) returns it. The frames
     /// stay on this space's [limit](crate::Limits).
     ///
-    /// Both spaces' locks are held, in the order of their addresses.
+    /// Both spaces' locks are held, in the order of their addresses. What is missing is allocated and zeroed without them,
+    /// unless the guest touched some of it meanwhile.
     ///
     /// # Errors
     /// - [`Error::SameSpace`] for a borrower that is this space;
@@ -39,8 +40,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::NotMapped`] with the first hole, [`Error::State`] with the first page that is not the space's own;
     /// - [`Error::Overlap`] with the first area in the way at the borrower, [`Error::BadTarget`] for frames that the
     ///   borrower's entries do not hold;
-    /// - [`Error::NoMemory`], [`Error::Limit`] of either space's tables;
-    /// - [`Error::Invalidation`]: nothing was given. See there.
+    /// - [`Error::NotYet`], [`Error::SourceFailed`] with the first page that its source has not brought, and was asked for;
+    /// - [`Error::NoMemory`], [`Error::Limit`] of either space's tables, or of this space's frames;
+    /// - [`Error::Invalidation`]: nothing was given; blocks that the ends of the range cut may be split. See there.
     pub fn share(
         &self,
         range: GuestPhysRange,
@@ -156,45 +158,52 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             return Err(Error::Flags { range: place, flags: Inexpressible(never) });
         }
         borrower.check_flags(place, flags)?;
-        loop {
-            let transfer = Transfer { range, place, seams: Seams::Forgotten };
-            let Some(prepared) = self.prepare(&transfer, borrower)? else { continue };
-            let Prepared { giver: mut lender, taker: mut holder, memory } = prepared;
-            let had = check_lendable(&lender.areas, range, kind, flags)?;
-            let out_of_memory = Error::NoMemory(range);
-            let detached = borrower.detached(&holder, place, &memory, Owner::Borrowed, flags)?;
-            let terms = Terms::new(kind, range, place, flags, memory);
-            let (frames, operations) = (self.context.frames.plain().clone(), self.context.operations().clone());
-            let loan = Loan::new::<P>(frames, operations, terms).ok_or(out_of_memory)?;
-            lender.loans.reserve().map_err(|_| out_of_memory)?;
-            let area = MemoryArea::new(place.start, place.size(), flags, Backend::Borrowed(loan.clone()));
-            holder.areas.insert(area).map_err(|_| Error::NoMemory(place))?;
-            if let Err(error) = self.part_with(&mut lender, range, kind) {
-                holder.areas.remove_whole(place);
-                return Err(error);
-            }
-            // Nothing fails from here on.
-            if kind == LoanKind::Lent {
-                let operations = borrower.context.operations();
-                self.context.hand_over(operations, &loan.terms().memory, Handover::Keep, had, flags);
-            }
-            holder.table.graft(&borrower.context, detached);
-            loan.terms().take_out();
-            lender.loans.add(loan.clone());
-            return Ok(loan);
+        let transfer = Transfer { range, place, seams: Seams::Forgotten };
+        let prepared = self.prepare(&transfer, borrower, |lender| check_lendable(&lender.areas, range, kind, flags))?;
+        let Prepared { giver: mut lender, taker: mut holder, supplement, memory, had } = prepared;
+        let out_of_memory = Error::NoMemory(range);
+        let detached = borrower.detached(&holder, place, &memory, Owner::Borrowed, flags)?;
+        let terms = Terms::new(kind, range, place, flags, memory);
+        let (frames, operations) = (self.context.frames.plain().clone(), self.context.operations().clone());
+        let loan = Loan::new::<P>(frames, operations, terms).ok_or(out_of_memory)?;
+        lender.loans.reserve().map_err(|_| out_of_memory)?;
+        let area = MemoryArea::new(place.start, place.size(), flags, Backend::Borrowed(loan.clone()));
+        holder.areas.insert(area).map_err(|_| Error::NoMemory(place))?;
+        if let Err(error) = self.part_with(&mut lender, range, kind, supplement) {
+            holder.areas.remove_whole(place);
+            return Err(error);
         }
+        // Nothing fails from here on.
+        if kind == LoanKind::Lent {
+            let operations = borrower.context.operations();
+            self.context.hand_over(operations, &loan.terms().memory, Handover::Keep, had, flags);
+        }
+        holder.table.graft(&borrower.context, detached);
+        loan.terms().take_out();
+        lender.loans.add(loan.clone());
+        Ok(loan)
     }
 
-    /// Marks or withdraws the memory of a loan.
-    fn part_with(&self, lender: &mut State, range: GuestPhysRange, kind: LoanKind) -> Result<(), Error> {
+    /// Marks or withdraws the memory of a loan, and maps what the lender lacked of it.
+    fn part_with(
+        &self,
+        lender: &mut State,
+        range: GuestPhysRange,
+        kind: LoanKind,
+        supplement: Supplement<'_, P>,
+    ) -> Result<(), Error> {
         self.split_at_ends(&mut lender.table, range)?;
         match kind {
             LoanKind::Shared => {
+                supplement.graft(&self.context, &mut lender.table);
                 lender.table.change_owners(&self.context, range, Owner::Space, Owner::OnLoan);
-                Ok(())
             }
-            LoanKind::Lent => self.withdraw_own(&mut lender.table, range),
+            LoanKind::Lent => {
+                self.withdraw_own(&mut lender.table, range)?;
+                supplement.graft_lent(&self.context, &mut lender.table);
+            }
         }
+        Ok(())
     }
 
     /// Ends a loan of which the borrower maps no page any more.

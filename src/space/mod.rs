@@ -11,6 +11,7 @@ mod fault;
 mod inherit;
 mod limits;
 mod loan;
+mod missing;
 mod populate;
 mod protect;
 mod query;

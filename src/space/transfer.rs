@@ -2,19 +2,19 @@
 
 use page_table_multiarch::MappingFlags;
 
-use super::{GuestSpace, State, exclusive::Held};
+use super::{GuestSpace, State, exclusive::Held, missing::Missing};
 use crate::{
     addr::{GuestPhysAddr, GuestPhysRange},
     backend::Backend,
     error::Error,
     extents::{Extents, Seams},
-    format::{Access, Format, Owner},
+    format::{Format, Owner},
     loan::LoanKind,
     lock::{LockFamily, SpaceLock},
     ownership::PageState,
     platform::Platform,
     set::MemoryArea,
-    table::{Context, Detached, Edit, Fill, Table, Unowned},
+    table::{Context, Detached, Edit, Fill, Supplement, Table, Unowned},
 };
 
 /// What goes where.
@@ -30,10 +30,14 @@ pub(super) struct Transfer {
 pub(super) type Both<'s, L> = (Held<'s, L>, Held<'s, L>);
 
 /// Both sides of a transfer, and where its memory is.
-pub(super) struct Prepared<'s, L: LockFamily> {
+pub(super) struct Prepared<'s, P: Platform, L: LockFamily> {
     pub giver: Held<'s, L>,
     pub taker: Held<'s, L>,
+    /// What the giver's tables lack of it.
+    pub supplement: Supplement<'s, P>,
     pub memory: Extents,
+    /// What the giver's guest may do with it, all areas together.
+    pub had: MappingFlags,
 }
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
@@ -81,25 +85,46 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Ok(place)
     }
 
-    /// Locks both and finds the memory, all of which is the giver's own; `None` if it was unmapped in part, and mapped
-    /// again, since it was populated.
+    /// Locks both and finds the memory, all of which is the giver's own, or is to be: it is not mapped yet where it was
+    /// untouched. `check` refuses a transfer for what else there is at both sides, and answers what the giver's guest may do.
+    ///
+    /// What is missing is allocated without the locks; with them, if the guest touched some of it meanwhile. What is refused
+    /// changes nothing, but that a source may have brought its pages, which the guest keeps, and that what was left to it of a
+    /// snapshot is its own again.
     pub(super) fn prepare<'s>(
         &'s self,
         transfer: &Transfer,
         taker: &'s Self,
-    ) -> Result<Option<Prepared<'s, L>>, Error> {
+        check: impl Fn(&State) -> Result<MappingFlags, Error>,
+    ) -> Result<Prepared<'s, P, L>, Error> {
         let (range, place) = (transfer.range, transfer.place);
-        Self::check_own_areas(&self.state.shared(super::any_cpu()), range)?;
-        self.populate_range(range)?;
-        let (mut giver, receiver) = self.lock_both(range, taker)?;
-        Self::check_own_areas(&giver, range)?;
-        self.unshare(&mut giver, range)?;
-        let Some(memory) = self.own_extents(&giver, range, transfer.seams)? else { return Ok(None) };
-        if let Some(other) = receiver.areas.overlap(place) {
-            return Err(Error::Overlap { range: place, with: other.va_range() });
+        let (mut filled, mut supplement) = (Missing::default(), Supplement::nothing());
+        loop {
+            let (mut giver, receiver) = self.lock_both(range, taker)?;
+            Self::check_own_areas(&giver, range)?;
+            if let Some(other) = receiver.areas.overlap(place) {
+                return Err(Error::Overlap { range: place, with: other.va_range() });
+            }
+            let had = check(&giver)?;
+            self.unshare(&mut giver, range)?;
+            let missing = self.missing(&giver, range)?;
+            if missing != filled {
+                // It is off the account before there is another.
+                drop(supplement);
+                self.check_room(range, missing.pages())?;
+                if filled != Missing::default() && missing.sourced().is_none() {
+                    // A guest that touches one page after another would have it built for ever.
+                    supplement = self.fill(range, &missing)?;
+                } else {
+                    drop((giver, receiver));
+                    (filled, supplement) = self.supplement(range, missing)?;
+                    continue;
+                }
+            }
+            let memory = self.own_extents(&giver, range, transfer.seams, &supplement)?;
+            taker.check_frames(place, &memory)?;
+            return Ok(Prepared { giver, taker: receiver, supplement, memory, had });
         }
-        taker.check_frames(place, &memory)?;
-        Ok(Some(Prepared { giver, taker: receiver, memory }))
     }
 
     /// Refuses a range that is not the space's own, as far as its areas tell.
@@ -131,29 +156,25 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Err(Self::page_is(loan.lender_range().start.max(range.start), state))
     }
 
-    /// Where the memory of a range is; `None` if a page of it is not populated.
-    fn own_extents(&self, state: &State, range: GuestPhysRange, seams: Seams) -> Result<Option<Extents>, Error> {
-        match state.table.own_extents(&self.context, range, seams) {
-            Ok(memory) => Ok(Some(memory)),
-            Err(Unowned::Missing(_)) => Ok(None),
-            Err(Unowned::NoMemory) => Err(Error::NoMemory(range)),
-            Err(Unowned::Is(gpa, state)) => Err(Self::page_is(gpa, state)),
-        }
+    /// Where the memory of a range is, in the tables or in what they lack.
+    fn own_extents(
+        &self,
+        state: &State,
+        range: GuestPhysRange,
+        seams: Seams,
+        supplement: &Supplement<'_, P>,
+    ) -> Result<Extents, Error> {
+        state.table.own_extents(&self.context, range, seams, supplement).map_err(|unowned| match unowned {
+            Unowned::Missing(gpa) => Self::page_is(gpa, PageState::Nothing),
+            Unowned::NoMemory => Error::NoMemory(range),
+            Unowned::Is(gpa, state) => Self::page_is(gpa, state),
+        })
     }
 
-    /// Populates what is untouched of a range, as the guest's own read would.
-    fn populate_range(&self, range: GuestPhysRange) -> Result<(), Error> {
-        let mut gpa = range.start;
-        while gpa < range.end {
-            gpa = if let Some(there) = self.translate(gpa) {
-                there.leaf_start + there.size
-            } else {
-                let page = Context::<P>::page_of(gpa);
-                self.with_window(page, Access::Read, |_| ())?;
-                page.end
-            };
-        }
-        Ok(())
+    /// Refuses what would be more pages of the space's own, in frames of 4 KiB, than its limit allows just now.
+    pub(super) fn check_room(&self, range: GuestPhysRange, pages: usize) -> Result<(), Error> {
+        let account = self.context.frames.account();
+        if pages <= account.room() { Ok(()) } else { Err(account.refusal().at(range)) }
     }
 
     /// Refuses memory that no entry of this space holds.

@@ -8,6 +8,7 @@ use page_table_multiarch::MappingFlags;
 
 use super::{
     context::Context,
+    entry::Slot,
     node::{AtomicU64, Node},
     removed::RemovedMemory,
     walk::Chunk,
@@ -23,7 +24,7 @@ use crate::{
 };
 
 /// What tables under construction are filled with.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Fill<'a> {
     /// Memory in one piece: the first leaf, as if it had the size of all of it.
     Run(Leaf),
@@ -71,6 +72,19 @@ impl<'c, P: Platform> Detached<'c, P> {
         level: Level,
         fill: Fill<'_>,
     ) -> Result<Self, Exhausted> {
+        Self::build_parts(context, range, level, core::iter::once((range, fill)))
+    }
+
+    /// The same for some parts of `range`, which follow each other; between them nothing is mapped.
+    ///
+    /// # Errors
+    /// As for [`build`](Self::build).
+    pub(super) fn build_parts<'a>(
+        context: &'c Context<P>,
+        range: GuestPhysRange,
+        level: Level,
+        parts: impl Iterator<Item = (GuestPhysRange, Fill<'a>)>,
+    ) -> Result<Self, Exhausted> {
         let first = range.start.align_down(Context::<P>::span(level));
         let last = range.end.wrapping_sub(1);
         let count = ((last - first) >> Context::<P>::shift(level)) + 1;
@@ -78,7 +92,9 @@ impl<'c, P: Platform> Detached<'c, P> {
         entries.try_reserve_exact(count).map_err(|_| Exhausted::Memory)?;
         entries.resize_with(count, || AtomicU64::new(context.format.absent()));
         let detached = Self { context, range, level, entries };
-        context.fill(detached.node(), range, fill, range.start)?;
+        for (part, fill) in parts {
+            context.fill(detached.node(), part, fill, part.start)?;
+        }
         // Orders the stores that filled the tables before the one that will link them, in whatever order the lock that
         // comes between them gives.
         core::sync::atomic::fence(Ordering::Release);
@@ -103,10 +119,36 @@ impl<'c, P: Platform> Detached<'c, P> {
 
     /// Makes the foreign memory that it maps the space's own: dropped from now on, it frees that too.
     pub(crate) fn own(&self) {
-        let format = &self.context.format;
-        self.context.each_slot(self.node(), self.range, &mut |slot| {
-            slot.change_owner(format, Owner::Foreign, Owner::Space);
+        self.change_owners(Owner::Foreign, Owner::Space);
+    }
+
+    /// Makes the space's own memory that it maps foreign: dropped from now on, it frees its tables alone.
+    pub(super) fn disown(&self) {
+        self.change_owners(Owner::Space, Owner::Foreign);
+    }
+
+    fn change_owners(&self, from: Owner, to: Owner) {
+        self.each_slot(self.range, &mut |slot| slot.change_owner(&self.context.format, from, to));
+    }
+
+    /// Makes the space's own memory that it maps lent, as if it had been [withdrawn](super::Table::withdraw).
+    pub(super) fn lend(&self) {
+        self.each_slot(self.range, &mut |slot| {
+            slot.withdraw(&self.context.format, Owner::Space);
         });
+    }
+
+    /// Shows every leaf in a part, and its level, to `each`.
+    pub(super) fn each_leaf(&self, part: GuestPhysRange, mut each: impl FnMut(Leaf, Level)) {
+        self.each_slot(part, &mut |slot| {
+            if let Entry::Leaf(leaf) = slot.decode(&self.context.format) {
+                each(leaf, slot.level);
+            }
+        });
+    }
+
+    fn each_slot(&self, part: GuestPhysRange, each: &mut dyn FnMut(Slot<'_>)) {
+        self.context.each_slot(self.node(), part, each);
     }
 
     /// Moves everything into `table`, of its level, where its range is not mapped.

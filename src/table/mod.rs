@@ -21,6 +21,7 @@ mod page;
 mod query;
 mod relocate;
 mod removed;
+mod supplement;
 mod walk;
 mod withdraw;
 
@@ -37,6 +38,7 @@ pub(crate) use self::{
     query::Run,
     relocate::Moved,
     removed::{RemovedMemory, RemovedPage},
+    supplement::{Gaps, Supplement},
     withdraw::Unowned,
 };
 use self::{cut::Cuts, entry::Slot, flush::Pending, node::Node};

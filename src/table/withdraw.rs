@@ -3,9 +3,9 @@
 use memory_addr::PAGE_SIZE_4K;
 use page_table_multiarch::MappingFlags;
 
-use super::{Table, context::Context, cut::Edit, edit::Progress, entry::Noted};
+use super::{Supplement, Table, context::Context, cut::Edit, edit::Progress, entry::Noted};
 use crate::{
-    addr::{GuestPhysAddr, GuestPhysRange},
+    addr::{GuestPhysAddr, GuestPhysRange, Level},
     extents::{Extents, Seams},
     format::{Entry, Format, Marked, Owner},
     frame::{self, Frames},
@@ -32,7 +32,25 @@ impl Table {
         PageState::of(&context.format.decode(slot.level, raw))
     }
 
-    /// Where the memory of `range` is, all of which is the space's own.
+    /// What each page of `range` is: shows it to `each` entry by entry, with the entry's level and the part of the range
+    /// that it translates. The lock is held exclusively and nothing is left over: what is [`Nothing`](PageState::Nothing)
+    /// is absent.
+    ///
+    /// # Errors
+    /// The first of `each`.
+    pub(crate) fn page_states<P: Platform, S>(
+        &self,
+        context: &Context<P>,
+        range: GuestPhysRange,
+        mut each: impl FnMut(Level, GuestPhysRange, PageState) -> Result<(), S>,
+    ) -> Result<(), S> {
+        debug_assert!(self.is_finished(), "what is marked is no state");
+        self.visit(context, range, |level, part, entry| {
+            each(level, part, PageState::of(entry).unwrap_or(PageState::Nothing))
+        })
+    }
+
+    /// Where the memory of `range` is, all of which is the space's own, in the tables or in what they are to get.
     ///
     /// # Errors
     /// [`Unowned`] with the first page that is not.
@@ -41,6 +59,7 @@ impl Table {
         context: &Context<P>,
         range: GuestPhysRange,
         seams: Seams,
+        supplement: &Supplement<'_, P>,
     ) -> Result<Extents, Unowned> {
         let mut extents = Extents::default();
         self.visit(context, range, |level, part, entry| match entry {
@@ -48,7 +67,11 @@ impl Table {
                 let at = leaf.at + (part.start - Context::<P>::entry_range(level, part.start).start);
                 extents.push(at, part.size(), seams).map_err(|_| Unowned::NoMemory)
             }
-            Entry::Absent => Err(Unowned::Missing(part.start)),
+            Entry::Absent => {
+                let end = extents.size() + part.size();
+                supplement.add_to(&mut extents, part, seams).map_err(|_| Unowned::NoMemory)?;
+                if extents.size() == end { Ok(()) } else { Err(Unowned::Missing(part.start)) }
+            }
             other => Err(Unowned::Is(part.start, PageState::of(other).unwrap_or(PageState::Nothing))),
         })?;
         Ok(extents)

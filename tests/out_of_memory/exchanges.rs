@@ -10,6 +10,18 @@ fn shared_blocks<F: Format>(space: &Space<F>) {
     drop(space.make_shared(range(RAM, 2 * BLOCK)).expect("memory"));
 }
 
+/// Blocks and pages of which one was touched, in areas and tables of their own.
+fn sparse<F: Format>(space: &Space<F>) {
+    space.map(range(RAM, BLOCK), LAZY_BLOCKS, RW).expect("memory");
+    space.map(range(RAM + BLOCK, 2 * PAGE), LAZY, RW).expect("memory");
+    space.map(range(RAM + BLOCK + 2 * PAGE, 2 * PAGE), PAGES, RW).expect("memory");
+}
+
+/// What of it is given.
+fn of_sparse() -> GuestPhysRange {
+    range(RAM + BLOCK - PAGE, 4 * PAGE)
+}
+
 /// Where the other space gets it.
 const THERE: usize = 3 * RAM;
 
@@ -94,6 +106,21 @@ pub(super) fn exchanges<F: Format>() -> Vec<Exchange<F>> {
             "donate a middle",
             |one, _| two_blocks(one),
             |one, other| one.donate(range(RAM + PAGE, BLOCK), other, THERE.into(), RW, Handover::Zero),
+        ),
+        exchange(
+            "share what is untouched",
+            |one, _| sparse(one),
+            |one, other| one.share(of_sparse(), other, THERE.into(), RW).map(drop),
+        ),
+        exchange(
+            "lend what is untouched",
+            |one, _| sparse(one),
+            |one, other| one.lend(of_sparse(), other, THERE.into(), RW).map(drop),
+        ),
+        exchange(
+            "donate what is untouched",
+            |one, _| sparse(one),
+            |one, other| one.donate(of_sparse(), other, THERE.into(), RW, Handover::Keep),
         ),
         exchange(
             "donate out of a crowd into a crowd",

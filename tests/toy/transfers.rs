@@ -1,5 +1,8 @@
 //! Memory that changes its owner for good, on a board whose CPUs may be deaf.
 
+#[path = "transfers/refused.rs"]
+mod refused;
+
 use std::sync::atomic::AtomicBool;
 
 use stage2::{

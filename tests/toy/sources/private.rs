@@ -1,5 +1,7 @@
 //! Private memory that comes from a source.
 
+use stage2::loan::Handover;
+
 use super::*;
 
 #[test]
@@ -34,6 +36,40 @@ fn two_faults_ask_once_and_wait_for_the_same() {
     assert_eq!(fault(&space, PAGE, Access::Write), Outcome::Resolved);
     assert_eq!(fault(&space, PAGE, Access::Write), Outcome::Retry);
     assert_eq!((space.load(gpa(PAGE)), script.asked()), (Ok(content(5 * PAGE)), vec![]));
+}
+
+/// What is given away comes first; what is refused is not asked for.
+#[test]
+fn is_brought_to_be_given_and_not_to_be_refused() {
+    let board = Board::new();
+    let (space, script, pager) = sourced(&board, 4);
+    let taker = board.space();
+    space.map(range(8 * PAGE, 2 * PAGE), LAZY, RW).unwrap();
+    let (given, last) = (range(6 * PAGE, 4 * PAGE), range(LARGE + 3 * PAGE, PAGE));
+    let before = (space.to_string(), space.stats(), space.usage(), board.allocated());
+    let donate = || space.donate(given, &taker, gpa(LARGE), RW, Handover::Keep);
+    let is_as_before = || {
+        space.set_limits(stage2::Limits::default());
+        assert_eq!((space.to_string(), space.stats(), space.usage(), board.allocated()), before);
+    };
+    taker.map(last, LAZY, RW).unwrap();
+    assert!(matches!(donate(), Err(Error::Overlap { .. })));
+    assert!(matches!(space.share(given, &taker, gpa(LARGE), RW), Err(Error::Overlap { .. })));
+    is_as_before();
+    taker.unmap(last).unwrap();
+    space.set_limits(stage2::Limits { frames: Some(3), table_frames: None });
+    assert!(matches!(donate(), Err(Error::Limit { limit: 3, .. })));
+    is_as_before();
+    assert_eq!(script.asked(), []);
+    let Err(Error::NotYet { ticket, .. }) = donate() else { panic!("it has not come") };
+    is_as_before();
+    pager.complete(ticket, Ok(&page(10 * PAGE))).unwrap();
+    script.answers(Supply::Ready);
+    donate().unwrap();
+    assert_eq!(script.asked(), [10, 11]);
+    let values = [0, 1, 2, 3].map(|page| taker.load::<u64>(gpa(LARGE + page * PAGE)).unwrap());
+    assert_eq!(values, [content(10 * PAGE), content(11 * PAGE), 0, 0]);
+    assert_eq!((space.usage().frames, taker.usage().frames), (0, 4));
 }
 
 /// A page that a guest has written must not come a second time, with what it was before.

@@ -212,4 +212,19 @@ pub const DEFECTS: &[Defect] = &[
         host: &[toy("transfers::convert::what_others_populated")],
         emulator: HOST_ONLY,
     },
+    Defect {
+        name: "mapped-before-nothing-fails",
+        rules: &["R8"],
+        edits: &[Edit {
+            file: LOAN,
+            text: "        self.split_at_ends(&mut lender.table, range)?;
+",
+            instead: "        supplement.graft(&self.context, &mut lender.table);
+        let supplement = Supplement::nothing();
+        self.split_at_ends(&mut lender.table, range)?;
+",
+        }],
+        host: &[toy("transfers::refused::for_lack_of_memory")],
+        emulator: HOST_ONLY,
+    },
 ];
