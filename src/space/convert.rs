@@ -15,7 +15,8 @@ use crate::{
     pages::Pool,
     platform::Platform,
     region::{Lease, SharedRegion, View},
-    table::{Context, Found, Supplement},
+    set::MemoryArea,
+    table::{Context, Fill, Found, Gaps, Supplement},
 };
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
@@ -82,7 +83,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Makes a region's memory the space's own, where this space's mapping of it is the last and no handle is left.
     ///
     /// Nothing is copied; the guest keeps access, even while it is zeroed, where asked for. What is untouched yet
-    /// stays so, but what comes from a source must have come. What of the region is not in the range any more is freed.
+    /// stays so, but what comes from a source must have come. What of the region is not in the range any more is freed. What
+    /// is refused changes nothing, but that pages which a source brought for it stay in the region.
     ///
     /// # Errors
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
@@ -95,7 +97,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::Invalidation`]: nothing changed. See there.
     pub fn make_private(&self, range: GuestPhysRange, handover: Handover) -> Result<(), Error> {
         self.check(range)?;
-        self.check_sole(&self.state.shared(super::any_cpu()), range)?;
+        {
+            let state = self.state.shared(super::any_cpu());
+            self.check_sole(&state, range)?;
+            self.check_room_for_sourced(&state, range)?;
+        }
         let mut guard = loop {
             // What its source has not brought yet would be lost with the region.
             self.bring_range(range)?;
@@ -105,9 +111,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 break guard;
             }
         };
-        self.map_all_there_is(&guard, range)?;
+        let unmapped = self.unmapped(&guard, range)?.build(&self.context).map_err(|exhausted| exhausted.at(range))?;
         let State { areas, table, .. } = &mut *guard;
-        let memory = table.extents_of(&self.context, range, Owner::Shared).ok_or(Error::NoMemory(range))?;
+        let memory = table.extents_of(&self.context, range, Owner::Shared, &unmapped).ok_or(Error::NoMemory(range))?;
         let account = self.context.frames.account();
         let charge = account.charge(memory.size() / PAGE_SIZE_4K).map_err(|exhausted| exhausted.at(range))?;
         let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
@@ -127,6 +133,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             let flags = plan.pieces().fold(MappingFlags::empty(), |all, (area, _)| all | area.flags());
             self.context.hand_over(self.context.operations(), &memory, handover, flags, flags);
         }
+        unmapped.graft(&self.context, table);
         table.change_owners(&self.context, range, Owner::Shared, Owner::Space);
         charge.keep();
         let replaced = plan.rebase(|| Backend::Private(LeafPolicy::Pages));
@@ -181,19 +188,49 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Ok(())
     }
 
-    /// Maps every page of the regions behind a range that has a frame: handles, or other guests, may have populated it.
-    fn map_all_there_is(&self, state: &State, range: GuestPhysRange) -> Result<(), Error> {
-        for area in state.areas.iter_range(range) {
-            let mut gpa = area.start().max(range.start);
-            while gpa < area.end().min(range.end) {
-                gpa = if let Found::Leaf { span, .. } = state.table.find(&self.context, gpa) {
-                    span.end
-                } else {
-                    self.map_page(state, area, gpa)?;
-                    Context::<P>::page_of(gpa).end
-                };
-            }
+    /// Every page of the regions behind a range that has a frame and no leaf: handles, or other guests, may have populated
+    /// it. The lock is held exclusively.
+    fn unmapped(&self, state: &State, range: GuestPhysRange) -> Result<Gaps, Error> {
+        let mut unmapped = Gaps::default();
+        for (area, part) in parts(state, range) {
+            state.table.page_states(&self.context, part, |level, gap, page| {
+                if page != PageState::Nothing {
+                    return Ok(());
+                }
+                for page in inherit::each_page(gap) {
+                    if let Some(leaf) = self.leaf_of(state, area, page.start)? {
+                        let pushed = unmapped.push::<P>(page, level, Fill::Run(leaf));
+                        pushed.map_err(|exhausted| exhausted.at(range))?;
+                    }
+                }
+                Ok(())
+            })?;
         }
-        Ok(())
+        Ok(unmapped)
     }
+
+    /// Refuses what the limit will, before a source is asked for pages that would be brought in vain.
+    fn check_room_for_sourced(&self, state: &State, range: GuestPhysRange) -> Result<(), Error> {
+        let is_sourced = |area: &MemoryArea<Backend>| match area.backend() {
+            Backend::Shared(view) => view.region().supplies().is_some(),
+            _ => false,
+        };
+        if !state.areas.iter_range(range).any(is_sourced) {
+            return Ok(());
+        }
+        let frames = parts(state, range).map(|(area, part)| match area.backend() {
+            Backend::Shared(view) if view.region().supplies().is_none() => {
+                inherit::each_page(part).filter(|page| view.frame(page.start).is_some()).count()
+            }
+            _ => part.size() / PAGE_SIZE_4K,
+        });
+        self.check_room(range, frames.sum())
+    }
+}
+
+/// The areas in a range, and what of each lies in it.
+fn parts(state: &State, range: GuestPhysRange) -> impl Iterator<Item = (&MemoryArea<Backend>, GuestPhysRange)> {
+    state.areas.iter_range(range).map(move |area| {
+        (area, GuestPhysRange { start: area.start().max(range.start), end: area.end().min(range.end) })
+    })
 }

@@ -70,6 +70,21 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         area: &MemoryArea<Backend>,
         gpa: GuestPhysAddr,
     ) -> Result<Option<Installed>, Error> {
+        let Some(leaf) = self.leaf_of(state, area, gpa)? else { return Ok(None) };
+        let installed = state.table.seek(&self.context, gpa).install_borrowed(&self.context, Level::PAGE, &leaf);
+        self.context.operations().publish();
+        installed.map(Some).map_err(|exhausted| exhausted.at(Context::<P>::page_of(gpa)))
+    }
+
+    /// The leaf for a page of a region, or one that was inherited, with which its caches are in step; `None` if there is no
+    /// frame.
+    #[inline]
+    pub(super) fn leaf_of(
+        &self,
+        state: &State,
+        area: &MemoryArea<Backend>,
+        gpa: GuestPhysAddr,
+    ) -> Result<Option<Leaf>, Error> {
         let (at, owner) = match area.backend() {
             Backend::Shared(view) => (view.frame(gpa), Owner::Shared),
             Backend::CopyOnWrite(_) => (state.look(gpa).at, Owner::Frozen),
@@ -82,9 +97,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             // For loads and stores its caches are in step (H14).
             self.context.synchronize_page(&leaf);
         }
-        let installed = state.table.seek(&self.context, gpa).install_borrowed(&self.context, Level::PAGE, &leaf);
-        self.context.operations().publish();
-        installed.map(Some).map_err(|exhausted| exhausted.at(Context::<P>::page_of(gpa)))
+        Ok(Some(leaf))
     }
 
     /// Refuses a frame that no entry holds: the region may be of another kind of machine.

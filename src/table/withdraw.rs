@@ -77,12 +77,14 @@ impl Table {
         Ok(extents)
     }
 
-    /// Where the memory of the leaves in `range` is that are `owner`'s; `None` where there is no memory to note it.
+    /// Where the memory of the leaves in `range` is that are `owner`'s, and of those that the tables are to get; `None`
+    /// where there is no memory to note it.
     pub(crate) fn extents_of<P: Platform>(
         &self,
         context: &Context<P>,
         range: GuestPhysRange,
         owner: Owner,
+        supplement: &Supplement<'_, P>,
     ) -> Option<Extents> {
         let mut extents = Extents::default();
         self.visit(context, range, |level, part, entry| match entry {
@@ -90,6 +92,7 @@ impl Table {
                 let at = leaf.at + (part.start - Context::<P>::entry_range(level, part.start).start);
                 extents.push(at, part.size(), Seams::Forgotten).map_err(drop)
             }
+            Entry::Absent => supplement.add_to(&mut extents, part, Seams::Forgotten).map_err(drop),
             _ => Ok(()),
         })
         .ok()?;

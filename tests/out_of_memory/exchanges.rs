@@ -22,6 +22,17 @@ fn of_sparse() -> GuestPhysRange {
     range(RAM + BLOCK - PAGE, 4 * PAGE)
 }
 
+/// A region that a handle wrote and the guest has not touched.
+fn written_elsewhere<F: Format>(space: &Space<F>) {
+    let region = space.region(4 * PAGE).expect("memory");
+    let writer = region.writer().expect("it is not frozen");
+    for page in [0, 3] {
+        writer.write_obj(page * PAGE, 5_u64).expect("memory");
+    }
+    drop(writer);
+    space.map(range(RAM, 4 * PAGE), Mapping::Shared { region, offset: 0 }, RW).expect("memory");
+}
+
 /// Where the other space gets it.
 const THERE: usize = 3 * RAM;
 
@@ -149,6 +160,12 @@ pub(super) fn conversions<F: Format>() -> Vec<Case<F>> {
             "make private",
             shared_blocks,
             |s| s.make_private(range(RAM + PAGE, 2 * PAGE), Handover::Keep),
+            Keeps::Everything,
+        ),
+        case(
+            "make private what the guest has not touched",
+            written_elsewhere,
+            |s| s.make_private(range(RAM, 4 * PAGE), Handover::Keep),
             Keeps::Everything,
         ),
     ]

@@ -78,6 +78,29 @@ fn what_becomes_private_must_have_come() {
     assert_eq!((script.settled(), board.allocated()), (vec![(3, Settled::Cancelled)], space.usage().table_frames));
 }
 
+/// Pages that the limit refuses as a whole were brought first.
+#[test]
+fn what_may_not_become_private_is_not_asked_for() {
+    let board = Board::new();
+    let (region, script, _) = region(&board, 4);
+    script.answers(Supply::Ready);
+    let space = board.space();
+    space.map(range(0, 4 * PAGE), Mapping::Shared { region, offset: 0 }, RW).unwrap();
+    space.map(range(4 * PAGE, PAGE), LAZY, RW).unwrap();
+    drop(space.make_shared(range(4 * PAGE, PAGE)).unwrap());
+    space.write_obj(gpa(4 * PAGE), 1_u64).unwrap();
+    assert_eq!(fault(&space, 0, Access::Write), Outcome::Resolved);
+    let before = (space.to_string(), space.stats(), board.allocated());
+    script.asked();
+    space.set_limits(stage2::Limits { frames: Some(4), table_frames: None });
+    let refused = space.make_private(range(0, 5 * PAGE), Handover::Keep);
+    assert!(matches!(refused, Err(Error::Limit { limit: 4, .. })), "{refused:?}");
+    assert_eq!((script.asked(), (space.to_string(), space.stats(), board.allocated())), (vec![], before));
+    space.set_limits(stage2::Limits { frames: Some(5), table_frames: None });
+    space.make_private(range(0, 5 * PAGE), Handover::Keep).unwrap();
+    assert_eq!((script.asked(), space.usage().frames), (vec![1, 2, 3], 5));
+}
+
 /// What a CPU was not told of holds the neighbours' table: a page that comes there is never seen, and was waited for without
 /// an end.
 #[test]

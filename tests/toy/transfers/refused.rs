@@ -296,3 +296,102 @@ fn no_page_that_a_guest_touched_meanwhile_is_lost() {
         assert_eq!(board.allocated(), 0, "{way:?}");
     }
 }
+
+mod make_private {
+    use super::*;
+
+    /// Six pages that a handle wrote, of which the guest has touched one, and two that are untouched: over the end of a
+    /// table.
+    fn region(board: &Board) -> Space {
+        let space = board.space();
+        let region = space.region(8 * PAGE).unwrap();
+        for page in (0..7_usize).filter(|page| *page != 3) {
+            region.writer().unwrap().write_obj(page * PAGE, page as u64 + 1).unwrap();
+        }
+        space.map(whole(), Mapping::Shared { region, offset: 0 }, RW).unwrap();
+        assert_eq!(value(&space, whole().start.as_usize() + PAGE), Ok(2));
+        space
+    }
+
+    fn whole() -> GuestPhysRange {
+        range(BLOCK - 4 * PAGE, 8 * PAGE)
+    }
+
+    fn is_private(space: &Space) {
+        space.make_private(whole(), Handover::Keep).unwrap();
+        assert_eq!((space.usage().frames, space.stats().owned_frames, space.stats().shared_frames), (6, 6, 0));
+        space.set_limits(Limits::default());
+        for page in 0..8 {
+            let left = if page == 3 || page == 7 { 0 } else { page as u64 + 1 };
+            assert_eq!(value(space, whole().start.as_usize() + page * PAGE), Ok(left));
+        }
+    }
+
+    fn all(board: &Board, space: &Space) -> (Seen, usize) {
+        (seen(space), board.allocated())
+    }
+
+    #[test]
+    fn at_a_limit() {
+        // As many frames as there are, and the one table that is missing.
+        for (what, needed) in [(Resource::Frames, 6), (Resource::TableFrames, 1)] {
+            for left in 0..needed {
+                let board = Board::new();
+                let space = region(&board);
+                let before = all(&board, &space);
+                let table_frames = before.0.usage.table_frames + left;
+                space.set_limits(match what {
+                    Resource::Frames => Limits { frames: Some(left), table_frames: None },
+                    Resource::TableFrames => Limits { frames: None, table_frames: Some(table_frames) },
+                });
+                let refused = space.make_private(whole(), Handover::Zero);
+                assert!(matches!(refused, Err(Error::Limit { what: named, .. }) if named == what), "{refused:?}");
+                assert_eq!(all(&board, &space), before, "{left} left of {what}");
+                space.set_limits(Limits { frames: Some(6), table_frames: Some(before.0.usage.table_frames + 1) });
+                is_private(&space);
+                drop(space);
+                assert_eq!(board.allocated(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn for_lack_of_memory() {
+        let board = Board::new();
+        let space = region(&board);
+        let before = all(&board, &space);
+        board.allow(Some(0));
+        let part = range(BLOCK, PAGE);
+        assert_eq!(space.make_private(part, Handover::Zero), Err(Error::NoMemory(part)));
+        assert_eq!(space.make_private(whole(), Handover::Zero), Err(Error::NoMemory(whole())));
+        board.allow(None);
+        assert_eq!(all(&board, &space), before);
+        board.allow(Some(1));
+        space.make_private(whole(), Handover::Keep).expect("one table is missing");
+        board.allow(None);
+    }
+
+    /// A block that is cut at the other end of the range, for which there is no table.
+    #[test]
+    fn where_a_block_cannot_be_cut() {
+        let board = Board::new();
+        let space = board.space();
+        space.map(range(0, BLOCK), BLOCKS, RW).unwrap();
+        space.map(range(BLOCK, BLOCK), LAZY, RW).unwrap();
+        let region = space.make_shared(range(0, 2 * BLOCK)).unwrap();
+        region.writer().unwrap().write_obj(BLOCK, 3_u64).unwrap();
+        drop(region);
+        let before = all(&board, &space);
+        let part = range(PAGE, BLOCK);
+        for (allowed, refused) in [(0, true), (1, true), (2, false)] {
+            board.allow(Some(allowed));
+            let result = space.make_private(part, Handover::Keep);
+            board.allow(None);
+            assert_eq!(result, if refused { Err(Error::NoMemory(part)) } else { Ok(()) }, "{allowed} allocations");
+            if refused {
+                assert_eq!(all(&board, &space), before, "{allowed} allocations");
+            }
+        }
+        assert_eq!((value(&space, BLOCK), space.usage().frames), (Ok(3), BLOCK / PAGE - 1 + 1));
+    }
+}

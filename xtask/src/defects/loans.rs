@@ -205,7 +205,7 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["W14"],
         edits: &[Edit {
             file: CONVERT,
-            text: "                    self.map_page(state, area, gpa)?;
+            text: "        unmapped.graft(&self.context, table);
 ",
             instead: "",
         }],
@@ -225,6 +225,19 @@ pub const DEFECTS: &[Defect] = &[
 ",
         }],
         host: &[toy("transfers::refused::for_lack_of_memory")],
+        emulator: HOST_ONLY,
+    },
+    Defect {
+        name: "brought-before-the-limit-is-looked-at",
+        rules: &["R8"],
+        edits: &[Edit {
+            file: CONVERT,
+            text: "            self.check_room_for_sourced(&state, range)?;
+",
+            instead: "            let _ = self.check_room_for_sourced(&state, range);
+",
+        }],
+        host: &[toy("sources::regions::what_may_not_become_private")],
         emulator: HOST_ONLY,
     },
 ];
