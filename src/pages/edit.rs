@@ -3,8 +3,10 @@
 use core::ops::Range;
 
 use super::{
-    Leaving, Pages, bits, index,
-    keeper::Keeper,
+    Pages, bits,
+    end::Leaving,
+    index,
+    keeper::{Keeper, Payer},
     node::{BITS, Child, FAN, Node, Record},
 };
 use crate::{account::Exhausted, counted::Counted};
@@ -26,9 +28,10 @@ impl Pages {
     }
 
     /// Takes the pages of a range out, which is [isolated](Self::isolate), and for which `into` has [room](Leaving::reserve).
-    pub(crate) fn cut(&mut self, range: &Range<usize>, into: &mut Leaving) {
+    /// They go off the account of `payer`.
+    pub(crate) fn cut(&mut self, range: &Range<usize>, payer: &Payer, into: &mut Leaving) {
         let Self { root, height, base, supplied } = self;
-        cut(root, *height, *base, range, supplied.as_ref(), into);
+        Cut { range, supplied: supplied.as_ref(), payer, into }.node(root, *height, *base);
     }
 
     /// Has `count` pages of `from`, from `first` on, here from `to` on, where nothing is. Where the numbers agree in their
@@ -133,41 +136,52 @@ fn isolate(
         .try_for_each(|(at, child)| isolate(child, height - 1, base + (at << (height * BITS)), range, supplied))
 }
 
-fn cut(
-    child: &mut Child,
-    height: u32,
-    base: usize,
-    range: &Range<usize>,
-    supplied: Option<&Counted<dyn Keeper>>,
-    into: &mut Leaving,
-) {
-    match Cover::of(height, base, range) {
-        Cover::Nothing => return,
-        Cover::All => return into.add(child, height, base),
-        Cover::Part => {}
-    }
-    let Some(node) = child else { return };
-    // What a source brings later to nodes that are shared must not come to this tree.
-    let is_empty = supplied.is_none() && super::is_empty(node, height, base, range);
-    if is_empty || node.make_sole(height, supplied).is_err() {
-        return;
-    }
-    let is_empty = match node {
-        Node::Leaf(_) => node.records_mut().is_some_and(|records| {
-            let pages = range.start.max(base)..range.end.min(base + FAN);
-            pages.for_each(|page| into.add_page(records, page));
-            records.is_empty()
-        }),
-        Node::Inner(inner) => inner.sole().is_some_and(|inner| {
-            let children = inner.children.get_mut();
-            for (at, child) in children.iter_mut().enumerate() {
-                cut(child, height - 1, base + (at << (height * BITS)), range, supplied, into);
+/// A cut.
+struct Cut<'c> {
+    range: &'c Range<usize>,
+    supplied: Option<&'c Counted<dyn Keeper>>,
+    payer: &'c Payer,
+    into: &'c mut Leaving,
+}
+
+impl Cut<'_> {
+    fn node(&mut self, child: &mut Child, height: u32, base: usize) {
+        let range = self.range;
+        match Cover::of(height, base, range) {
+            Cover::Nothing => return,
+            Cover::All => {
+                let mut pages = Pages { root: child.take(), height, base, supplied: self.supplied.cloned() };
+                if !self.into.push(&mut pages, self.payer) {
+                    *child = pages.root.take();
+                }
+                return;
             }
-            children.iter().all(Option::is_none)
-        }),
-    };
-    if is_empty {
-        *child = None;
+            Cover::Part => {}
+        }
+        let Some(node) = child else { return };
+        // What a source brings later to nodes that are shared must not come to this tree.
+        let is_empty = self.supplied.is_none() && super::is_empty(node, height, base, range);
+        if is_empty || node.make_sole(height, self.supplied).is_err() {
+            return;
+        }
+        let is_empty = match node {
+            Node::Leaf(_) => node.records_mut().is_some_and(|records| {
+                for page in range.start.max(base)..range.end.min(base + FAN) {
+                    self.into.add_page(records, page, self.payer);
+                }
+                records.is_empty()
+            }),
+            Node::Inner(inner) => inner.sole().is_some_and(|inner| {
+                let children = inner.children.get_mut();
+                for (at, child) in children.iter_mut().enumerate() {
+                    self.node(child, height - 1, base + (at << (height * BITS)));
+                }
+                children.iter().all(Option::is_none)
+            }),
+        };
+        if is_empty {
+            *child = None;
+        }
     }
 }
 

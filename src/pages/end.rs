@@ -10,89 +10,100 @@ use super::{
 };
 use crate::account::Exhausted;
 
-/// Pages that a space reaches no more.
+/// Pages that a space reaches no more, in no order.
+#[derive(Default)]
 pub(crate) struct Leaving {
-    /// Whose account they may be on.
-    payer: Payer,
-    trees: Vec<Pages>,
-    /// The first page of the last tree that may be on the account still.
-    next: usize,
+    trees: Vec<LeavingTree>,
     /// Pages of leaves of which others stay.
     page: Option<Gone>,
     pages: Vec<Gone>,
 }
 
-impl Leaving {
-    /// `payer` is whose they were.
-    pub(crate) fn new(payer: &Payer) -> Self {
-        Self { payer: payer.clone(), trees: Vec::new(), next: 0, page: None, pages: Vec::new() }
+/// Some of them.
+pub(super) enum Piece {
+    Page(Gone),
+    Tree(LeavingTree),
+}
+
+/// A node with all its pages.
+pub(super) struct LeavingTree {
+    pages: Pages,
+    /// Whose account they may be on, from the page `next` on.
+    payer: Payer,
+    next: usize,
+}
+
+impl LeavingTree {
+    /// Takes pages off the account, and frees what no other tree names.
+    pub(super) fn step(&mut self, budget: &mut usize) {
+        self.pages.leave_some(&self.payer, &mut self.next, budget);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.pages.is_empty()
+    }
+}
+
+impl Leaving {
     /// Room for what [`Pages::cut`] takes out of a range. For one page there always is.
     pub(crate) fn reserve(&mut self, range: &Range<usize>) -> Result<(), Exhausted> {
         let leaves = if range.len() < FAN { 0 } else { 2 * FAN * MOST_LEVELS };
-        let single = range.len().min(2 * FAN) - 1;
+        let single = range.len().min(2 * FAN) - usize::from(self.page.is_none());
         let room = self.trees.try_reserve(leaves).and_then(|()| self.pages.try_reserve(single));
         room.map_err(|_| Exhausted::Memory)
     }
 
-    /// All pages of a tree. Called without any lock: where there is no memory to name it, it goes at once.
-    pub(crate) fn add_all(&mut self, mut pages: Pages) {
-        if !self.push(&mut pages) {
-            pages.leave_some(&self.payer, &mut 0, &mut { usize::MAX });
-        }
-    }
-
-    /// A node, with all pages in it, if there is memory to name it.
-    pub(super) fn add(&mut self, child: &mut Child, height: u32, base: usize) {
-        let mut pages = Pages { root: child.take(), height, base, supplied: None };
-        if !self.push(&mut pages) {
-            *child = pages.root.take();
-        }
-    }
-
-    fn push(&mut self, pages: &mut Pages) -> bool {
+    /// All pages of a tree, if there is memory to name it.
+    pub(super) fn push(&mut self, pages: &mut Pages, payer: &Payer) -> bool {
         if pages.is_empty() || self.trees.try_reserve(1).is_err() {
             return pages.is_empty();
         }
-        self.trees.push(core::mem::take(pages));
-        self.next = 0;
+        self.trees.push(LeavingTree { pages: core::mem::take(pages), payer: payer.clone(), next: 0 });
         true
     }
 
     /// A page of a leaf, if there is memory to name it: for one there always is.
-    pub(super) fn add_page(&mut self, records: &mut Records, page: usize) {
+    pub(super) fn add_page(&mut self, records: &mut Records, page: usize, payer: &Payer) {
         if records.pages[super::index(page, 0)].is_absent() {
             return;
         }
         if self.page.is_none() {
-            self.page = Some(records.unpaid(page, &self.payer));
+            self.page = Some(records.unpaid(page, payer));
         } else if self.pages.try_reserve(1).is_ok() {
-            self.pages.push(records.unpaid(page, &self.payer));
+            self.pages.push(records.unpaid(page, payer));
         }
     }
 
-    /// Frees what no other tree names, and takes what others name off the account, until `budget` is used up: each page takes
-    /// one, and so does a node without any.
-    pub(crate) fn step(&mut self, budget: &mut usize) {
-        while *budget > 0
-            && let Some(page) = self.page.take().or_else(|| self.pages.pop())
-        {
-            *budget -= 1;
-            drop(page);
-        }
-        while *budget > 0
-            && let Some(tree) = self.trees.last_mut()
-        {
-            tree.leave_some(&self.payer, &mut self.next, budget);
-            if tree.is_empty() {
-                self.trees.pop();
-                self.next = 0;
-            }
-        }
+    /// Some of it, to be freed without any lock.
+    pub(super) fn pop(&mut self) -> Option<Piece> {
+        let page = self.page.take().or_else(|| self.pages.pop()).map(Piece::Page);
+        page.or_else(|| self.trees.pop().map(Piece::Tree))
     }
 
-    /// Whether all is done.
+    /// Puts a tree back that is not free yet, if there is memory to name it.
+    pub(super) fn put_back(&mut self, tree: &mut LeavingTree) -> bool {
+        let LeavingTree { pages, payer, next } = tree;
+        let next = *next;
+        let is_back = self.push(pages, payer);
+        if let Some(last) = self.trees.last_mut().filter(|_| is_back) {
+            last.next = next;
+        }
+        is_back
+    }
+
+    /// Takes out what a source was to bring and has not brought: what waits for it is told when it is dropped.
+    pub(super) fn take_missing(&mut self) -> Option<Gone> {
+        if let Some(page) = self.page.take_if(|page| page.is_missing()) {
+            return Some(page);
+        }
+        if let Some(at) = self.pages.iter().position(Gone::is_missing) {
+            return Some(self.pages.remove(at));
+        }
+        let supplied = self.trees.iter_mut().filter(|tree| tree.pages.supplied.is_some());
+        supplied.map(|tree| &mut tree.pages).find_map(|pages| pages.take_missing(&mut (0..usize::MAX)))
+    }
+
+    /// Whether all is free.
     pub(crate) fn is_empty(&self) -> bool {
         self.page.is_none() && self.pages.is_empty() && self.trees.is_empty()
     }
@@ -100,7 +111,7 @@ impl Leaving {
 
 impl Pages {
     /// Takes pages from `next` on off an account, and then frees what no other tree names, until `budget` is used up.
-    fn leave_some(&mut self, payer: &Payer, next: &mut usize, budget: &mut usize) {
+    pub(super) fn leave_some(&mut self, payer: &Payer, next: &mut usize, budget: &mut usize) {
         while *budget > 0
             && let Some(page) = self.next(*next..usize::MAX)
         {
@@ -119,16 +130,15 @@ impl Pages {
     }
 
     /// Takes the first page of a range out that a source was to bring and has not brought: what waits for it is told when it
-    /// is dropped.
-    pub(crate) fn take_missing(&mut self, range: Range<usize>) -> Option<Gone> {
-        let mut rest = range;
-        while let Some(page) = self.next(rest.clone()) {
+    /// is dropped. What has been looked at goes off the range; others wait for what is in nodes that they share.
+    pub(crate) fn take_missing(&mut self, range: &mut Range<usize>) -> Option<Gone> {
+        while let Some(page) = self.next(range.clone()) {
+            range.start = page + 1;
             if self.frame(page).is_none()
-                && let Ok(Some(leaf)) = self.sole_way(page)
+                && let Some(leaf) = self.sole_leaf(page)
             {
                 return Some(leaf.take_out(super::index(page, 0)));
             }
-            rest.start = page + 1;
         }
         None
     }

@@ -4,8 +4,16 @@ use core::ops::Range;
 
 use spin::rwlock::{RwLock, RwLockReadGuard};
 
-use super::{Gone, Keeper, Leaving, Look, Pages, Payer, Pool, Taken, Wanted};
-use crate::{account::Exhausted, counted::Counted};
+use super::{
+    Asker, Gone, Keeper, Look, Pages, Payer, Pool, Taken,
+    end::{Leaving, Piece},
+    is_still_missing,
+};
+use crate::{
+    account::Exhausted,
+    counted::Counted,
+    source::{Pager, Supplied},
+};
 
 /// The pages that a space inherited and has no copies of, by the numbers of their guest-physical addresses; its own that were
 /// in a snapshot are among them.
@@ -49,9 +57,26 @@ pub(crate) trait Inherited: Send + Sync {
         self.pages().upgradeable_read().upgrade().leave(page, payer)
     }
 
-    /// As [`Pages::wanted`].
-    fn wanted(&self, page: usize) -> Result<Option<Wanted>, Exhausted> {
-        self.pages().upgradeable_read().upgrade().wanted(page)
+    /// Has a source bring a page that the guest of the space misses, from `offset` bytes on there. Called without any lock.
+    fn bring(
+        &self,
+        page: usize,
+        (pager, offset): (&Pager, usize),
+        payer: &Payer,
+        guest: &dyn Asker,
+    ) -> Result<Supplied, Exhausted> {
+        let mut wanted = Ok(None);
+        // What is not there any more must not get a place for the page.
+        guest.hold(&mut |is_missing| {
+            if is_missing() {
+                wanted = self.pages().upgradeable_read().upgrade().wanted(page);
+            }
+        });
+        let Some(wanted) = wanted? else { return Ok(Supplied::Ready) };
+        // What others wait for too is on no account, as all that they have in common.
+        let paid = self.look(page).is_alone.then(|| (payer.clone(), page));
+        let is_absent = || self.look(page).at.is_none();
+        wanted.ask(pager, offset, paid, || is_still_missing(&is_absent, guest))
     }
 
     /// As [`Pages::isolate`].
@@ -64,19 +89,84 @@ pub(crate) trait Inherited: Send + Sync {
         self.pages().upgradeable_read().upgrade().isolate_to_cut(range)
     }
 
-    /// As [`Pages::cut`].
-    fn cut(&self, range: &Range<usize>, into: &mut Leaving) {
-        self.pages().upgradeable_read().upgrade().cut(range, into);
+    /// What was cut out, until it is free. Its lock comes behind that of the pages.
+    fn leaving(&self) -> &RwLock<Leaving>;
+
+    /// As [`Leaving::reserve`]. With the space's lock held exclusively the room is there until something is cut out.
+    fn reserve(&self, range: &Range<usize>) -> Result<(), Exhausted> {
+        self.leaving().write().reserve(range)
+    }
+
+    /// As [`Pages::cut`]: it goes to what is [leaving](Self::leaving).
+    fn cut(&self, range: &Range<usize>, payer: &Payer) {
+        self.pages().upgradeable_read().upgrade().cut(range, payer, &mut self.leaving().write());
+    }
+
+    /// Cuts all out, when no lock is held.
+    fn cut_all(&self, payer: &Payer) {
+        let mut all = self.replace(Pages::default());
+        if !self.leaving().write().push(&mut all, payer) {
+            // There is no memory to name it: it goes at once.
+            all.leave_some(payer, &mut 0, &mut { usize::MAX });
+        }
+    }
+
+    /// Ends the waits for what was cut out. Called without any lock: sources are told.
+    fn end_waits(&self) {
+        let next = || self.leaving().write().take_missing();
+        while let Some(missing) = next() {
+            drop(missing);
+        }
+    }
+
+    /// Frees what was cut out, by whomever, until `budget` is used up: each page takes one, and so does a node without any.
+    /// Called without any lock. Whether all is free.
+    fn free_some(&self, budget: &mut usize) -> bool {
+        while *budget > 0 {
+            let piece = self.leaving().write().pop();
+            match piece {
+                None => return true,
+                Some(Piece::Page(page)) => {
+                    *budget -= 1;
+                    drop(page);
+                }
+                Some(Piece::Tree(mut tree)) => {
+                    tree.step(budget);
+                    if !tree.is_empty() && !self.leaving().write().put_back(&mut tree) {
+                        tree.step(&mut { usize::MAX });
+                    }
+                }
+            }
+        }
+        self.leaving().read().is_empty()
     }
 
     /// As [`Pages::take_missing`].
-    fn take_missing(&self, range: Range<usize>) -> Option<Gone> {
+    fn take_missing(&self, range: &mut Range<usize>) -> Option<Gone> {
         self.pages().upgradeable_read().upgrade().take_missing(range)
     }
 
     /// Puts other pages in the place of all.
     fn replace(&self, pages: Pages) -> Pages {
         core::mem::replace(&mut self.pages().upgradeable_read().upgrade(), pages)
+    }
+
+    /// The pages as they were, while they are changed with the space's lock held exclusively.
+    fn before(&self) -> &RwLock<Pages>;
+
+    /// Begins a change that may fail.
+    fn begin(&self) {
+        *self.before().write() = self.share();
+    }
+
+    /// Undoes the change that was begun. What it added are nodes: all pages in them are others' too.
+    fn undo(&self) {
+        drop(self.replace(core::mem::take(&mut *self.before().write())));
+    }
+
+    /// The change is made: what it replaced are nodes whose pages are all there still.
+    fn commit(&self) {
+        drop(core::mem::take(&mut *self.before().write()));
     }
 
     /// The same pages, for another owner.
@@ -90,6 +180,8 @@ pub(crate) trait Inherited: Send + Sync {
 struct Tree {
     pages: RwLock<Pages>,
     keeper: RwLock<Option<Counted<dyn Keeper>>>,
+    leaving: RwLock<Leaving>,
+    before: RwLock<Pages>,
 }
 
 impl Inherited for Tree {
@@ -99,6 +191,14 @@ impl Inherited for Tree {
 
     fn keeper(&self) -> &RwLock<Option<Counted<dyn Keeper>>> {
         &self.keeper
+    }
+
+    fn before(&self) -> &RwLock<Pages> {
+        &self.before
+    }
+
+    fn leaving(&self) -> &RwLock<Leaving> {
+        &self.leaving
     }
 }
 

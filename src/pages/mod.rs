@@ -6,10 +6,13 @@
 //!
 //! Pages have numbers: in a space's tree that of their guest-physical address, in a region's that of their offset.
 
+mod asker;
 mod edit;
 mod end;
 mod inherited;
 mod keeper;
+#[cfg(all(test, loom))]
+mod model;
 mod node;
 mod slot;
 mod supply;
@@ -22,7 +25,7 @@ use memory_addr::PhysAddr;
 
 use self::node::{BITS, Child, FAN, Inner, Node, Record, Records};
 pub(crate) use self::{
-    end::Leaving,
+    asker::{Asker, is_still_missing},
     inherited::{Inherited, inherited},
     keeper::{Keeper, Payer, PlatformKeeper, Pool},
     node::Gone,

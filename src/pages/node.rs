@@ -203,6 +203,13 @@ impl Drop for Records {
     }
 }
 
+impl Gone {
+    /// Whether it has no frame.
+    pub fn is_missing(&self) -> bool {
+        self.what.at().is_none()
+    }
+}
+
 impl Drop for Gone {
     fn drop(&mut self) {
         if let Record::Own(at) = self.what {

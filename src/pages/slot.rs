@@ -116,21 +116,34 @@ impl Wanted {
             return Err(account.refusal());
         }
         let owner = self.0.owner();
-        let asking = match pager.enter(&owner, 0, offset) {
-            Entered::Other(supplied) => return Ok(supplied),
-            // Another CPU brought the page, or took it away, before this one's ticket was written down.
-            Entered::First(_) if !is_still_missing() => return Ok(Supplied::Ready),
-            Entered::First(asking) => asking,
-        };
-        let mut content = self.0.content.write();
-        (content.paid, content.asked) = (paid, Some(pager.clone()));
-        drop(content);
-        let asked = asking.ask();
+        let asked = ask(pager, &owner, offset, is_still_missing, || {
+            let mut content = self.0.content.write();
+            (content.paid, content.asked) = (paid, Some(pager.clone()));
+        });
         if self.0.sharers.load(Ordering::Acquire) == 0 {
             // It was let go before it was known that there is something to cancel.
             pager.cancel_pages(&owner, &(0..1));
         }
         asked
+    }
+}
+
+/// Asks for a page, once for all: `before` is called by the CPU that does, before it does.
+pub(super) fn ask(
+    pager: &Pager,
+    owner: &Counted<dyn PageOwner>,
+    offset: usize,
+    is_still_missing: impl FnOnce() -> bool,
+    before: impl FnOnce(),
+) -> Result<Supplied, Exhausted> {
+    match pager.enter(owner, 0, offset) {
+        Entered::Other(supplied) => Ok(supplied),
+        // Another CPU brought the page, or took it away, before this one's ticket was written down.
+        Entered::First(_) if !is_still_missing() => Ok(Supplied::Ready),
+        Entered::First(asking) => {
+            before();
+            asking.ask()
+        }
     }
 }
 

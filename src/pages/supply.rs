@@ -10,7 +10,8 @@ use crate::{account::Exhausted, counted::Counted, error::RegionError, source::Pa
 /// Sources behind ranges of pages, whoever has them.
 #[derive(Clone)]
 pub(crate) struct Supplies {
-    ranges: Counted<Vec<Supply>>,
+    /// Known by a trait, so that what lets go of sources is linked where there are any.
+    ranges: Counted<dyn Ranges>,
     /// From the number of a page to its number in the ranges; the difference wraps.
     shift: usize,
 }
@@ -21,6 +22,17 @@ pub(crate) struct Supply {
     pub pager: Pager,
     /// The first page's offset in the source, in bytes.
     pub offset: usize,
+}
+
+/// Sources in order.
+trait Ranges: Send + Sync {
+    fn all(&self) -> &[Supply];
+}
+
+impl Ranges for Vec<Supply> {
+    fn all(&self) -> &[Supply] {
+        self
+    }
 }
 
 impl Supply {
@@ -39,7 +51,8 @@ impl Supply {
 impl Supplies {
     /// Those of some ranges in order.
     pub(crate) fn new(ranges: Vec<Supply>) -> Result<Self, Exhausted> {
-        Counted::try_new(ranges).map(|ranges| Self { ranges, shift: 0 }).ok_or(Exhausted::Memory)
+        let ranges = Counted::<dyn Ranges>::try_new_as(ranges, |inner| inner);
+        ranges.map(|ranges| Self { ranges, shift: 0 }).ok_or(Exhausted::Memory)
     }
 
     /// That of one range.
@@ -58,14 +71,15 @@ impl Supplies {
     /// The source behind a page, and its offset there in bytes.
     pub(crate) fn behind(&self, page: usize) -> Option<(&Pager, usize)> {
         let page = page.wrapping_add(self.shift);
-        let supply = self.ranges.get(self.ranges.partition_point(|supply| supply.pages.end <= page))?;
+        let ranges = self.ranges.all();
+        let supply = ranges.get(ranges.partition_point(|supply| supply.pages.end <= page))?;
         let index = page.checked_sub(supply.pages.start)?;
         Some((&supply.pager, supply.offset + index * PAGE_SIZE_4K))
     }
 
     /// How many ranges there are at most.
     pub(crate) fn len(&self) -> usize {
-        self.ranges.len()
+        self.ranges.all().len()
     }
 
     /// Those of some parts, by other numbers: each part comes with its first page's.
@@ -91,7 +105,7 @@ impl Supplies {
     /// The parts of a range of pages that sources are behind.
     pub(crate) fn within(&self, pages: Range<usize>) -> impl Iterator<Item = Supply> {
         let shift = self.shift;
-        self.ranges.iter().filter_map(move |supply| {
+        self.ranges.all().iter().filter_map(move |supply| {
             // A part that lies elsewhere is a range whose end is not above its start.
             let first = supply.pages.start.max(pages.start.wrapping_add(shift));
             let end = supply.pages.end.min(pages.end.wrapping_add(shift));

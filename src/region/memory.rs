@@ -6,12 +6,12 @@ use core::{ops::Range, ptr::NonNull};
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 use spin::rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Asker, Behind, Book, Places, RegionError, supply};
+use super::{Behind, Book, Places, RegionError, supply};
 use crate::{
     account::Exhausted,
     counted::Counted,
     invalidate::Content,
-    pages::{Inherited, Keeper, Pages, Pool, Supplies, inherited},
+    pages::{Asker, Inherited, Keeper, Pages, Pool, Supplies, inherited},
     source::Supplied,
 };
 
@@ -28,6 +28,13 @@ pub(crate) trait Region: Send + Sync {
 
     /// What is behind its lock, for a caller that has it alone.
     fn book_mut(&mut self) -> &mut Book;
+
+    /// At its end: frees frames until `budget`, in frames of 4 KiB, is used up. Whether all are free.
+    fn free_some(&mut self, budget: &mut usize) -> bool {
+        let pages = &mut self.book_mut().pages;
+        pages.free_some(budget);
+        pages.is_empty()
+    }
 
     /// Who allocates its pages.
     fn keeper(&self) -> &Counted<dyn Keeper>;

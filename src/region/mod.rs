@@ -23,7 +23,7 @@ pub(crate) use self::{
     places::{Place, Places},
     removed::RemovedRegions,
     snapshot::Part,
-    supply::{Asker, Behind, is_still_missing},
+    supply::Behind,
     view::{Lease, View},
 };
 pub use crate::error::RegionError;
@@ -224,6 +224,3 @@ impl fmt::Debug for RegionWriter {
         f.debug_tuple("RegionWriter").field(&self.0).finish()
     }
 }
-
-#[cfg(all(test, loom))]
-mod model;

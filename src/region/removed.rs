@@ -26,10 +26,8 @@ impl RemovedRegions {
             && let Some(mut region) = self.0.take()
         {
             let Some(sole) = region.sole() else { continue };
-            let book = sole.book_mut();
-            book.pages.free_some(budget);
-            if book.pages.is_empty() {
-                self.0 = book.next.take();
+            if sole.free_some(budget) {
+                self.0 = sole.book_mut().next.take();
                 *budget = budget.saturating_sub(1);
             } else {
                 self.0 = Some(region);

@@ -5,6 +5,7 @@ use memory_addr::PAGE_SIZE_4K;
 use super::{Region, RegionError, SharedRegion};
 use crate::{
     account::Exhausted,
+    pages::{Asker, is_still_missing},
     source::{Pager, Supplied},
 };
 
@@ -16,14 +17,6 @@ pub(crate) enum Behind {
     Nothing,
     /// A source that has not been asked, or has not answered, and the page's offset there in bytes.
     Source(Pager, usize),
-}
-
-/// The guest that misses a page, whatever platform its space is of.
-pub(crate) trait Asker {
-    /// Runs `then` with its space's lock held shared, which gets to know whether the guest still misses the page: the
-    /// same is still behind the address, and no entry has a page of it there. A CPU that takes the page makes its entry
-    /// busy first.
-    fn hold(&self, then: &mut dyn FnMut(&dyn Fn() -> bool));
 }
 
 /// Brings the page of a region that a guest misses. Called without any lock.
@@ -48,16 +41,6 @@ fn populate(region: &(dyn Region + 'static), page: usize, guest: &dyn Asker) -> 
     let mut put = Ok(None);
     guest.hold(&mut |is_missing| put = fresh.put(page, is_missing));
     put.map(|_| ())
-}
-
-/// Whether a page is still missing, after a ticket for it was written down.
-///
-/// First `in_source` looks at who has it: a page that was brought before it was, and that another CPU took from there, is
-/// in the tables by then, or its entry busy.
-pub(crate) fn is_still_missing(in_source: &dyn Fn() -> bool, guest: &dyn Asker) -> bool {
-    let mut is_missing = false;
-    guest.hold(&mut |in_tables| is_missing = in_source() && in_tables());
-    is_missing
 }
 
 /// Asks the source behind a page of a region for it.

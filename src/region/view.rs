@@ -4,11 +4,12 @@ use core::{fmt, ops::Range};
 
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 
-use super::{Asker, Region, RegionError};
+use super::{Region, RegionError};
 use crate::{
     account::Exhausted,
     addr::{GuestPhysAddr, GuestPhysRange},
     counted::Counted,
+    pages::Asker,
     source::Supplied,
 };
 

@@ -16,7 +16,7 @@ use crate::{
     platform::Platform,
     region::{Lease, SharedRegion, View},
     set::MemoryArea,
-    table::{Context, Fill, Found, Gaps, Supplement},
+    table::{Context, Fill, Found, Gaps},
 };
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {

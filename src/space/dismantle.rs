@@ -4,7 +4,6 @@ use super::{GuestSpace, Progress, State, removed::Removed};
 use crate::{
     error::Error,
     lock::{LockFamily, SpaceLock},
-    pages::{Leaving, Pages},
     platform::Platform,
 };
 
@@ -56,13 +55,14 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let State { table, removed, life, inherited, .. } = self.state.get_mut();
         *life = Life::Ended;
         let mut areas = core::mem::take(removed);
-        let left = inherited.take().map(|inherited| inherited.replace(Pages::default()));
+        let left = inherited.take();
         // SAFETY: no CPU is in the guest, all were made to forget, and a CPU that enters needs `&self`, which none has
         // any more. Nothing looks at the table after this.
         #[allow(unsafe_code, reason = "the tables' end")]
         let memory = unsafe { table.end(&self.context) };
-        if let Some(pages) = left {
-            areas.inherited.get_or_insert_with(|| Leaving::new(&self.accounts)).add_all(pages);
+        if let Some(inherited) = left {
+            inherited.cut_all(&self.accounts);
+            areas.inherited = Some(inherited);
         }
         Ok(Removed { memory, areas, ..Removed::default() })
     }

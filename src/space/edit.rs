@@ -12,7 +12,7 @@ use crate::{
     error::{Error, RegionError},
     format::{Format, Inexpressible, Owner},
     lock::LockFamily,
-    pages::{Inherited, Leaving},
+    pages::Inherited,
     platform::Platform,
     region::{Lease, SharedRegion},
     set::{AreaError, MemoryArea},
@@ -154,16 +154,19 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let mut state = self.exclusive()?;
         state.check_free(range)?;
         let inherited = state.inherit(make).ok_or(Error::NoMemory(range))?;
-        let before = inherited.share();
-        let mut leaving = Leaving::new(&self.accounts);
-        let inserted = match inherit::make_room(&*inherited, range, &mut leaving).and_then(|()| pass_on(&*inherited)) {
+        inherited.begin();
+        let room = inherit::make_room(&*inherited, range, &self.accounts);
+        let inserted = match room.and_then(|()| pass_on(&*inherited)) {
             Ok(()) => state.areas.vacancy(range).map(|vacancy| vacancy.fill_joined(area)).map_err(refused),
             Err(exhausted) => Err(exhausted.at(range)),
         };
-        let other = if inserted.is_ok() { before } else { inherited.replace(before) };
+        if inserted.is_ok() {
+            inherited.commit();
+        } else {
+            inherited.undo();
+        }
         drop(state);
-        // Nodes that were copied go without the lock.
-        drop((other, leaving));
+        inherited.free_some(&mut { usize::MAX });
         inserted
     }
 

@@ -44,11 +44,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// What that removed goes after the lock's release: a source may be behind it, which is called without any lock.
     #[cold]
     fn settle(&self, mut state: Held<'_, L>) -> Result<(), Error> {
-        let State { table, removed, inherited, .. } = &mut *state;
+        let State { table, removed, .. } = &mut *state;
         let Some(flush) = table.unfinished(&self.context) else { return Ok(()) };
         let range = flush.range();
         flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
-        removed.give_back(inherited.as_deref(), &self.accounts);
+        removed.give_back(&self.accounts);
         let let_go = core::mem::take(removed);
         drop(state);
         self.free_removed(Removed { areas: let_go, ..Removed::default() });

@@ -10,7 +10,7 @@ use crate::{
     addr::{GuestPhysAddr, GuestPhysRange},
     backend::Backend,
     counted::Counted,
-    pages::{Gone, Inherited, Leaving, Look},
+    pages::{Gone, Inherited, Look, Payer},
 };
 
 /// The number of the page at an address.
@@ -31,27 +31,19 @@ pub(super) fn each_page(range: GuestPhysRange) -> impl Iterator<Item = GuestPhys
 
 /// Makes room for what is to be inherited in a range, where no area is: nodes that other trees have too must not come to
 /// name it.
-pub(super) fn make_room(
-    inherited: &dyn Inherited,
-    range: GuestPhysRange,
-    leaving: &mut Leaving,
-) -> Result<(), Exhausted> {
+pub(super) fn make_room(inherited: &dyn Inherited, range: GuestPhysRange, payer: &Payer) -> Result<(), Exhausted> {
     let pages = pages(range);
     inherited.isolate(&pages)?;
-    leaving.reserve(&pages)?;
-    inherited.cut(&pages, leaving);
+    inherited.reserve(&pages)?;
+    inherited.cut(&pages, payer);
     Ok(())
 }
 
 /// Makes room for taking out what is inherited in a range.
-pub(super) fn prepare_to_leave(
-    inherited: &dyn Inherited,
-    range: GuestPhysRange,
-    leaving: &mut Leaving,
-) -> Result<(), Exhausted> {
+pub(super) fn prepare_to_leave(inherited: &dyn Inherited, range: GuestPhysRange) -> Result<(), Exhausted> {
     let pages = pages(range);
     inherited.isolate_to_cut(&pages)?;
-    leaving.reserve(&pages)
+    inherited.reserve(&pages)
 }
 
 impl State {
@@ -75,7 +67,7 @@ impl State {
     pub(super) fn take_removed_missing(&mut self) -> Option<Gone> {
         let inherited = self.inherited.as_deref()?;
         let areas = self.removed.areas.iter().filter(|area| matches!(area.backend(), Backend::CopyOnWrite(_)));
-        areas.map(|area| pages(area.va_range())).find_map(|pages| inherited.take_missing(pages))
+        areas.map(|area| pages(area.va_range())).find_map(|mut pages| inherited.take_missing(&mut pages))
     }
 
     /// Whether an area of that kind stands at an address still.

@@ -5,8 +5,9 @@ use core::ops::Range;
 use super::{Progress, inherit, shared};
 use crate::{
     backend::Backend,
+    counted::Counted,
     loan::Loan,
-    pages::{Inherited, Leaving, Payer},
+    pages::{Inherited, Payer},
     platform::Platform,
     region::{Lease, RemovedRegions, View},
     set::{Few, MemoryArea, MemorySet},
@@ -52,10 +53,7 @@ impl Removed {
             if !self.regions.is_empty() {
                 self.regions.step(&mut budget);
             }
-            if let Some(inherited) = &mut self.areas.inherited {
-                inherited.step(&mut budget);
-            }
-            self.areas.inherited.take_if(|inherited| inherited.is_empty());
+            self.areas.inherited.take_if(|inherited| inherited.free_some(&mut budget));
             if let Some(loan) = &mut self.loan {
                 loan.free_some(&mut budget);
             }
@@ -104,18 +102,25 @@ pub(super) struct RemovedAreas {
     /// Permissions that areas have lost which are still there.
     pub leases: Few<Lease>,
     pub areas: Few<MemoryArea<Backend>>,
-    pub inherited: Option<Leaving>,
+    /// Where what was inherited is cut out, or was.
+    pub inherited: Option<Counted<dyn Inherited>>,
 }
 
 impl RemovedAreas {
+    /// Ends the waits for pages that were removed. Called without any lock: sources are told.
+    pub(super) fn end_waits(&self) {
+        if let Some(inherited) = &self.inherited {
+            inherited.end_waits();
+        }
+    }
+
     /// No CPU reaches what was removed any more: what was borrowed is returned, no region is shown and written through it,
     /// and what was inherited there is left.
-    pub(super) fn give_back(&mut self, inherited: Option<&dyn Inherited>, payer: &Payer) {
+    pub(super) fn give_back(&self, payer: &Payer) {
         self.areas.iter().for_each(shared::give_back);
-        let Some(inherited) = inherited else { return };
+        let Some(inherited) = &self.inherited else { return };
         for area in self.areas.iter().filter(|area| matches!(area.backend(), Backend::CopyOnWrite(_))) {
-            let leaving = self.inherited.get_or_insert_with(|| Leaving::new(payer));
-            inherited.cut(&inherit::pages(area.va_range()), leaving);
+            inherited.cut(&inherit::pages(area.va_range()), payer);
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     format::Owner,
     lock::LockFamily,
     ownership::PageState,
-    pages::{Inherited, Keeper, Leaving, Payer, PlatformKeeper, Supplies, inherited},
+    pages::{Inherited, Keeper, Payer, PlatformKeeper, Supplies, inherited},
     platform::Platform,
     region::{Part, Place, Places, SharedRegion, Snapshot},
     set::{MemoryArea, MemorySet},
@@ -124,14 +124,14 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             }
         }
         let inherited = state.inherit(inherited).ok_or(Error::NoMemory(everything))?;
-        let (before, mut leaving) = (inherited.share(), Leaving::new(&self.accounts));
+        inherited.begin();
         for (index, part) in snapshot.parts().iter().enumerate() {
             let first = part.offset / PAGE_SIZE_4K;
             let pages = first..first + part.range.size() / PAGE_SIZE_4K;
             let heritage = Heritage::new(part.range.start, part.offset, region.supplies().cloned());
             let backend = Backend::CopyOnWrite(heritage);
             let area = MemoryArea::new(part.range.start, part.range.size(), part.flags, backend);
-            let made = inherit::make_room(&*inherited, part.range, &mut leaving);
+            let made = inherit::make_room(&*inherited, part.range, &self.accounts);
             let passed_on = made
                 .and_then(|()| region.pass_on(&mut inherited.pages().write(), inherit::page(part.range.start), pages));
             if passed_on.is_err() || state.areas.insert(area).is_err() {
@@ -139,15 +139,16 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 for part in done {
                     state.areas.remove_whole(part.range);
                 }
-                let after = inherited.replace(before);
+                inherited.undo();
                 drop(state);
-                drop((after, leaving));
+                inherited.free_some(&mut { usize::MAX });
                 return Err(Error::NoMemory(part.range));
             }
         }
         snapshot.parts().iter().for_each(|part| state.areas.join_all(part.range));
+        inherited.commit();
         drop(state);
-        drop((before, leaving));
+        inherited.free_some(&mut { usize::MAX });
         Ok(())
     }
 

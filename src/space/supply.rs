@@ -17,9 +17,9 @@ use crate::{
     error::{Error, RegionError},
     fault::{Fault, Outcome},
     lock::{LockFamily, SpaceLock},
-    pages::{Supplies, Supply, inherited},
+    pages::{Asker, Supplies, Supply, inherited},
     platform::Platform,
-    region::{Asker, Behind, SharedRegion, is_still_missing},
+    region::{Behind, SharedRegion},
     set::MemoryArea,
     source::{Pager, Supplied},
     table::{Context, Found},
@@ -116,23 +116,14 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         brought.map_err(|exhausted| exhausted.at(Context::<P>::page_of(gpa)))
     }
 
-    /// Asks the source behind inherited memory for a page.
+    /// Has the source behind inherited memory bring a page.
     fn ask(&self, heritage: &Heritage, missing: &Missing<'_, P, L>) -> Result<Supplied, Exhausted> {
         let page = inherit::page(missing.gpa);
-        let (inherited, wanted, is_alone) = {
-            let state = self.state.shared(super::any_cpu());
-            // What is not there any more must not get a place for the page.
-            let inherited = state.inherited.clone().filter(|_| state.has(missing.gpa, missing.backend));
-            let Some(inherited) = inherited else { return Ok(Supplied::Ready) };
-            let wanted = inherited.wanted(page)?;
-            let is_alone = inherited.look(page).is_alone;
-            (inherited, wanted, is_alone)
-        };
-        let (Some(wanted), Some((pager, offset))) = (wanted, heritage.source(page)) else { return Ok(Supplied::Ready) };
-        let is_absent = || inherited.look(page).at.is_none();
-        // What others wait for too is on no account, as all that they have in common.
-        let paid = is_alone.then(|| (self.accounts.clone(), page));
-        wanted.ask(pager, offset, paid, || is_still_missing(&is_absent, missing))
+        let inherited = self.state.shared(super::any_cpu()).inherited.clone();
+        match (inherited, heritage.source(page)) {
+            (Some(inherited), Some(source)) => inherited.bring(page, source, &self.accounts, missing),
+            _ => Ok(Supplied::Ready),
+        }
     }
 
     /// Has all of a range brought that its regions' sources have not brought yet.

@@ -6,7 +6,6 @@ use crate::{
     backend::Backend,
     error::Error,
     lock::{LockFamily, SpaceLock},
-    pages::Leaving,
     platform::Platform,
     table::{Edit, RemovedPage},
 };
@@ -98,14 +97,13 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             return Err(Error::NotMapped(range));
         }
         let is_plain = plan.pieces().all(|(area, _)| shared::is_plain(area));
-        if let Some(inherited) = inherited.as_deref().filter(|_| !is_plain) {
-            let mut leaving = Leaving::new(&self.accounts);
+        if let Some(inherited) = inherited.as_ref().filter(|_| !is_plain) {
             let inherits = plan.pieces().filter(|(area, _)| matches!(area.backend(), Backend::CopyOnWrite(_)));
             for (_, part) in inherits {
-                let prepared = inherit::prepare_to_leave(inherited, part, &mut leaving);
+                let prepared = inherit::prepare_to_leave(&**inherited, part);
                 prepared.map_err(|exhausted| exhausted.at(range))?;
             }
-            into.areas.inherited = Some(leaving);
+            into.areas.inherited = Some(inherited.clone());
         }
         let flush = table.edit(&self.context, range, Edit::Unmap).map_err(|exhausted| exhausted.at(range))?;
         let flushed = flush.detach(&mut into.memory);
@@ -113,7 +111,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         match flushed {
             Ok(()) => {
                 if !is_plain {
-                    into.areas.give_back(inherited.as_deref(), &self.accounts);
+                    into.areas.give_back(&self.accounts);
+                    drop(guard);
+                    into.areas.end_waits();
                 }
                 Ok(())
             }

@@ -1,9 +1,8 @@
 //! A space's lock around which something happens elsewhere, when a thread has arranged it.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     ops::{Deref, DerefMut},
-    rc::Rc,
     thread::LocalKey,
 };
 
@@ -24,9 +23,6 @@ thread_local! {
     static AFTER_SHARED: RefCell<Option<Action>> = const { RefCell::new(None) };
 }
 
-/// Something that was arranged.
-pub struct Event(Rc<Cell<bool>>);
-
 /// The locks.
 pub struct Eventful;
 
@@ -34,35 +30,23 @@ pub struct Lock<T>(Striped<T>);
 
 pub struct Guard<G>(Option<G>);
 
-impl Event {
-    pub fn has_happened(&self) -> bool {
-        self.0.get()
-    }
-}
-
 /// Has something happen before this thread takes a space's lock shared the next time.
-pub fn before_shared(action: impl FnOnce() + 'static) -> Event {
-    arrange(&BEFORE_SHARED, action)
+pub fn before_shared(action: impl FnOnce() + 'static) {
+    arrange(&BEFORE_SHARED, action);
 }
 
 /// Has something happen before this thread takes a space's lock exclusively the next time.
-pub fn before_exclusive(action: impl FnOnce() + 'static) -> Event {
-    arrange(&BEFORE_EXCLUSIVE, action)
+pub fn before_exclusive(action: impl FnOnce() + 'static) {
+    arrange(&BEFORE_EXCLUSIVE, action);
 }
 
 /// Has something happen after the next time that this thread held a space's lock shared.
-pub fn after_shared(action: impl FnOnce() + 'static) -> Event {
-    arrange(&AFTER_SHARED, action)
+pub fn after_shared(action: impl FnOnce() + 'static) {
+    arrange(&AFTER_SHARED, action);
 }
 
-fn arrange(moment: &'static Moment, action: impl FnOnce() + 'static) -> Event {
-    let happened = Rc::new(Cell::new(false));
-    let event = Event(happened.clone());
-    moment.set(Some(Box::new(move || {
-        happened.set(true);
-        action();
-    })));
-    event
+fn arrange(moment: &'static Moment, action: impl FnOnce() + 'static) {
+    moment.set(Some(Box::new(action)));
 }
 
 fn happen(moment: &'static Moment) {

@@ -67,7 +67,7 @@ fn part(name: &str) -> &'static str {
         (&["table::"], "tables"),
         (&["space::"], "spaces: faults, map, unmap"),
         (&["arch::"], "the format, TLBI, the decoder of faults"),
-        (&["region::", "loan::", "source::", "backend::"], "regions, loans, sources"),
+        (&["pages::", "region::", "loan::", "source::", "backend::"], "pages, regions, loans, sources"),
     ];
     let found = PARTS.iter().filter_map(|(modules, part)| {
         let at = modules.iter().filter_map(|module| name.find(module)).min()?;

@@ -189,3 +189,31 @@ fn what_a_guest_wrote_since_its_last_checkpoint_can_become_a_regions_and_private
         assert_eq!((held(&board, [&space]), space.usage().frames), (COUNT, COUNT));
     }
 }
+
+/// Nothing was written since: it is the guest's own all the same.
+#[test]
+fn what_a_dropped_checkpoint_left_is_the_guests_again() {
+    for pooled in [true, false] {
+        let board = Board::new();
+        let (space, other) = (guest(&board, pooled), machine::space(&board, pooled));
+        drop(space.snapshot().unwrap());
+        assert_eq!(space.relocate(super::super::range(0, PAGE)), Ok(1), "moved");
+        let loan = space.share(super::super::range(PAGE, PAGE), &other, gpa(PAGE), READ).unwrap();
+        assert_eq!(other.load(gpa(PAGE)), Ok(2_u64));
+        space.reclaim(&loan, &other, Handover::Keep).unwrap();
+        let given = space.donate(super::super::range(2 * PAGE, PAGE), &other, gpa(0), RW, Handover::Keep);
+        assert_eq!(given.is_ok(), pooled, "only an allocator that tells its pool frees another's frames");
+        assert_eq!(other.load(gpa(0)).ok(), pooled.then_some(3_u64));
+        let region = space.make_shared(super::super::range(3 * PAGE, PAGE)).unwrap();
+        assert_eq!((region.frames(), held(&board, [&space, &other])), (1, COUNT));
+        // One that lives shares them, and nothing is given away.
+        let snapshot = space.snapshot().unwrap();
+        let refused = space.make_shared(super::super::range(4 * PAGE, PAGE)).unwrap_err();
+        assert!(matches!(refused, Error::State { .. }), "{refused}");
+        assert_eq!(space.relocate(super::super::range(4 * PAGE, PAGE)), Ok(0));
+        drop((snapshot, region));
+        assert_eq!(held(&board, [&space, &other]), COUNT);
+        drop((space, other));
+        assert_eq!(board.allocated(), 0);
+    }
+}

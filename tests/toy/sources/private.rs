@@ -396,3 +396,18 @@ fn bad_ranges_are_refused() {
     assert_eq!(space.map_from(range(0, 0), &pager, 0, RW), Err(Error::Empty(range(0, 0))));
     assert_eq!((space.stats().areas, script.settled().len()), (1, 0));
 }
+
+/// What is left to do in steps is to free: nobody waits for that.
+#[test]
+fn unmapping_in_steps_cancels_before_the_first_step() {
+    let board = Board::new();
+    let (space, (script, pager)) = (board.space(), pager(3));
+    space.map_from(range(0, 40 * PAGE), &pager, 0, RW).unwrap();
+    for at in [0, 20 * PAGE, 39 * PAGE] {
+        assert!(matches!(fault(&space, at, Access::Read), Outcome::NotYet(_)));
+    }
+    let unmapping = space.unmap_in_steps(range(0, 40 * PAGE)).unwrap();
+    assert_eq!(script.settled().len(), 3);
+    assert!(script.settled().iter().all(|(_, how)| *how == Settled::Cancelled));
+    drop((unmapping, pager));
+}

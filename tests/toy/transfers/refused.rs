@@ -170,14 +170,17 @@ fn what_is_not_the_givers_own_in_part() {
         giver.reclaim(&loan, taker, Handover::Keep).unwrap();
     };
     refused(lend, is_lent, reclaim, &WAYS);
+    let kept = std::cell::RefCell::new(None);
     let copy = |giver: &Space, _: &Space| {
-        let region = giver.region(PAGE).unwrap();
-        region.freeze().unwrap();
         giver.unmap(last).unwrap();
-        giver.map(last, Mapping::CopyOnWrite { region, offset: 0 }, RW).unwrap();
+        let region = giver.region(PAGE).unwrap();
+        region.writer().unwrap().write_obj(0, 0_u64).unwrap();
+        region.freeze().unwrap();
+        giver.map(last, Mapping::CopyOnWrite { region: region.clone(), offset: 0 }, RW).unwrap();
+        kept.replace(Some(region));
     };
     let is_frozen = |_, refusal| refusal == Error::State { range: last, state: PageState::Frozen };
-    refused(copy, is_frozen, |giver, _| giver.write_obj(last.start, 0_u64).unwrap(), &WAYS);
+    refused(copy, is_frozen, |_, _| drop(kept.take()), &WAYS);
 }
 
 #[test]

@@ -6,7 +6,9 @@ const BOOK: &str = "src/region/book.rs";
 const COPY: &str = "src/space/copy.rs";
 const FREEZE: &str = "src/table/freeze.rs";
 const LIMITS: &str = "src/space/limits.rs";
+const NODE: &str = "src/pages/node.rs";
 const REMOVED: &str = "src/table/removed.rs";
+const SLOT: &str = "src/pages/slot.rs";
 const SNAPSHOT: &str = "src/space/snapshot.rs";
 
 pub const DEFECTS: &[Defect] = &[
@@ -46,13 +48,9 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "a-page-taken-from-under-a-handle",
         rules: &["C4"],
-        edits: &[Edit {
-            file: BOOK,
-            text: "        self.handles == 0 && self.live == 1\n",
-            instead: "        self.live == 1\n",
-        }],
+        edits: &[Edit { file: SLOT, text: "self.0.sharers.fetch_add(1, Ordering::Relaxed);", instead: "" }],
         host: &[
-            unit("a_handle_keeps_every_page_shared"),
+            unit("a_page_that_two_trees_name_is_taken_by_neither"),
             host("cortex_a57::snapshots::a_guest_goes_back"),
             host("worlds_are_what_their_twins_are"),
         ],
@@ -61,21 +59,25 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "a-page-taken-while-another-guest-has-it",
         rules: &["C5"],
-        edits: &[Edit { file: BOOK, text: "copies + 1 == ever", instead: "copies + 2 >= ever" }],
-        host: &[unit("the_last_of_several_mappings_takes_the_page"), host("worlds_are_what_their_twins_are")],
+        edits: &[Edit {
+            file: NODE,
+            text: "frees && record.is_alone() && record.at()",
+            instead: "frees && record.at()",
+        }],
+        host: &[unit("a_page_that_two_trees_name_is_taken_by_neither"), toy("reach::snapshots_and_forks_hold")],
         emulator: Emulator::Cannot("no scenario has three guests that go one after the other"),
     },
     Defect {
         name: "freed-while-another-guest-maps-it",
         rules: &["C5", "H22"],
         edits: &[Edit {
-            file: BOOK,
-            text: "let unreachable = handles == 0 && record.copies() == Some(ever);",
-            instead: "let unreachable = handles == 0 && ever > 0;",
+            file: NODE,
+            text: "        if let Record::Own(at) = self.what {\n            // SAFETY: no leaf",
+            instead: "        if let Some(at) = self.what.at() {\n            // SAFETY: no leaf",
         }],
         host: &[
-            unit("a_page_that_all_copied_at_once_is_unreachable"),
-            host("cortex_a57::copying::the_last_sharer"),
+            unit("the_last_that_lets_go_of_a_page_frees_it"),
+            toy("reach::snapshots_and_forks_hold"),
             host("worlds_are_what_their_twins_are"),
         ],
         emulator: Emulator::Shows(A57, &["snapshots::a_fork_is_forked"]),
@@ -83,11 +85,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "what-a-snapshot-stands-on-forgotten",
         rules: &["C6"],
-        edits: &[Edit {
-            file: SNAPSHOT,
-            text: "self.region.inherit(&Part { range, flags: MappingFlags::empty(), offset }, view);",
-            instead: "drop(view);",
-        }],
+        edits: &[Edit { file: SNAPSHOT, text: "self.region.fill(|all| *all = pages);", instead: "drop(pages);" }],
         host: &[host("cortex_a57::snapshots::a_fork_is_forked"), host("worlds_are_what_their_twins_are")],
         emulator: Emulator::Shows(A57, &["snapshots::a_fork_is_forked"]),
     },
@@ -95,21 +93,21 @@ pub const DEFECTS: &[Defect] = &[
         name: "a-link-in-a-regions-frame",
         rules: &["R15", "H47"],
         edits: &[Edit {
-            file: "src/region/memory.rs",
-            text: "            if let Some(at) = self.book.get_mut().take_some() {\n",
-            instead: "            if let Some(mut at) = self.book.get_mut().take_some() {
-                if *budget > 0
-                    && let Some(next) = self.book.get_mut().take_some()
-                {
-                    *budget -= 1;
-                    let link = self.frames.pointer(next).cast();
-                    // SAFETY: none.
-                    at = unsafe {
-                        link.write(next);
-                        Region::free(self, at);
-                        link.read()
-                    };
-                }
+            file: "src/pages/end.rs",
+            text: "                    drop(records.take_out(index));\n",
+            instead: "                    let gone = records.take_out(index);
+                    if let Some(next) = records.pages.get_mut(index + 1)
+                        && let Some(at) = next.at()
+                    {
+                        let link = records.keeper.pointer(at).cast();
+                        // SAFETY: none.
+                        #[allow(unsafe_code)]
+                        unsafe {
+                            link.write(at);
+                            drop(gone);
+                            *next = super::node::Record::Own(link.read());
+                        }
+                    }
 ",
         }],
         host: &[
@@ -137,7 +135,7 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["C7"],
         edits: &[Edit {
             file: SNAPSHOT,
-            text: "        context.frames.account().give_back(bytes / memory_addr::PAGE_SIZE_4K);\n",
+            text: "        context.frames.account().give_back(bytes / PAGE_SIZE_4K);\n",
             instead: "        let _ = bytes;\n",
         }],
         host: &[host("cortex_a57::limits::a_snapshot_takes"), host("worlds_are_what_their_twins_are")],
@@ -146,7 +144,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "a-copy-on-no-account",
         rules: &["C8"],
-        edits: &[Edit { file: COPY, text: "        charge.keep();\n", instead: "        drop(charge);\n" }],
+        edits: &[Edit { file: COPY, text: "            charge.keep();\n", instead: "            drop(charge);\n" }],
         host: &[host("cortex_a57::limits::a_copy_counts"), host("worlds_are_what_their_twins_are")],
         emulator: Emulator::Shows(MAX, &["limits::a_copy_counts_and_so_does_a_page_that_is_taken"]),
     },

@@ -4,9 +4,11 @@ use super::table::{A57, Defect, Edit, Emulator, host, toy};
 
 const DESK: &str = "src/source/desk.rs";
 const FAULT: &str = "src/space/fault.rs";
-const MEMORY: &str = "src/region/memory.rs";
+const COPY: &str = "src/space/copy.rs";
+const KEEPER: &str = "src/pages/keeper.rs";
 const PAGER: &str = "src/source/pager.rs";
-const REGION: &str = "src/region/supply.rs";
+const ASKER: &str = "src/pages/asker.rs";
+const SLOT: &str = "src/pages/slot.rs";
 const SPACE: &str = "src/space/supply.rs";
 const UNMAP: &str = "src/space/unmap.rs";
 
@@ -17,7 +19,7 @@ pub const DEFECTS: &[Defect] = &[
         name: "a-page-asked-for-twice",
         rules: &["F1"],
         edits: &[Edit {
-            file: REGION,
+            file: SLOT,
             text: "Entered::First(_) if !is_still_missing() =>",
             instead: "Entered::First(_) if false && !is_still_missing() =>",
         }],
@@ -39,8 +41,8 @@ pub const DEFECTS: &[Defect] = &[
         name: "the-region-not-looked-at-again",
         rules: &["F1"],
         edits: &[Edit {
-            file: REGION,
-            text: "is_missing = matches!(behind(region, page), Behind::Source(..)) && in_tables()",
+            file: ASKER,
+            text: "is_missing = in_source() && in_tables()",
             instead: "is_missing = in_tables()",
         }],
         host: &[toy("sources::races::a_page_that_another_guest_brought")],
@@ -51,8 +53,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["F1"],
         edits: &[Edit {
             file: FAULT,
-            text: "        if look.at.is_none() {\n            return Some(Later::Bring(view.clone()));\n        }\n        is_left_to_it = look.is_alone",
-            instead: "        is_left_to_it = look.at.is_some() && look.is_alone",
+            text: "None if is_supplied => Some(Later::Bring(area.backend().clone())),",
+            instead: "None if is_supplied => None,",
         }],
         host: &[toy("sources::races::a_page_that_comes_while_a_fault_looks")],
         emulator: BETWEEN,
@@ -61,9 +63,9 @@ pub const DEFECTS: &[Defect] = &[
         name: "zeros-instead-of-the-sources",
         rules: &["G4"],
         edits: &[Edit {
-            file: REGION,
-            text: "        Some((view, page)) => behind(view.region(), page),",
-            instead: "        Some(_) => Behind::Nothing,",
+            file: "src/space/snapshot.rs",
+            text: "Backend::CopyOnWrite(heritage) => heritage.supplies().and(self.supplies.clone()),",
+            instead: "Backend::CopyOnWrite(_) => None,",
         }],
         host: &[toy("sources::snapshots::have_the_source"), host("cortex_a57::sources::a_snapshot_keeps")],
         emulator: Emulator::Shows(A57, &["sources::a_snapshot_keeps_its_source"]),
@@ -72,9 +74,9 @@ pub const DEFECTS: &[Defect] = &[
         name: "a-write-that-does-not-wait",
         rules: &["G4"],
         edits: &[Edit {
-            file: MEMORY,
-            text: "Given::Zeros if !matches!(supply::behind(this, page), Behind::Nothing) =>",
-            instead: "Given::Zeros if false && !matches!(supply::behind(this, page), Behind::Nothing) =>",
+            file: COPY,
+            text: "Taken::Nothing if heritage.source(page).is_some() =>",
+            instead: "Taken::Nothing if false && heritage.source(page).is_some() =>",
         }],
         host: &[toy("sources::snapshots::have_the_source"), host("threads::sources::everything_goes_on")],
         emulator: Emulator::Shows(A57, &["sources::a_snapshot_keeps_its_source"]),
@@ -83,7 +85,7 @@ pub const DEFECTS: &[Defect] = &[
         name: "a-source-sees-old-data",
         rules: &["G4"],
         edits: &[Edit {
-            file: MEMORY,
+            file: KEEPER,
             text: "ok_or(Exhausted::Memory)?.zeroed();
         let bytes",
             instead: "ok_or(Exhausted::Memory)?;
@@ -132,17 +134,13 @@ pub const DEFECTS: &[Defect] = &[
 ",
             instead: "",
         }],
-        host: &[toy("sources::private::unmapping_cancels"), host("cortex_a57::sources::unmapping_cancels")],
-        emulator: Emulator::Shows(A57, &["sources::unmapping_cancels"]),
+        host: &[toy("sources::private::unmapping_in_steps_cancels")],
+        emulator: Emulator::Cannot("what is not told when it is unmapped is told when it is freed"),
     },
     Defect {
         name: "waits-outlive-what-was-finished-late",
         rules: &["L4"],
-        edits: &[Edit {
-            file: "src/space/exclusive.rs",
-            text: "        let_go.end_waits();\n",
-            instead: "        drop(let_go);\n",
-        }],
+        edits: &[Edit { file: "src/space/exclusive.rs", text: "removed.give_back(&self.accounts);", instead: "" }],
         host: &[toy("sources::private::what_is_finished_meanwhile")],
         emulator: BETWEEN,
     },
@@ -161,9 +159,9 @@ pub const DEFECTS: &[Defect] = &[
         name: "pending-pages-without-limit",
         rules: &["L3"],
         edits: &[Edit {
-            file: SPACE,
-            text: "untaken < self.context.frames.account().room()",
-            instead: "untaken < usize::MAX",
+            file: SLOT,
+            text: "account.filter(|account| account.room() == 0)",
+            instead: "account.filter(|_| false)",
         }],
         host: &[toy("sources::private::what_was_brought_and_not_taken")],
         emulator: Emulator::Cannot("no scenario there has a limit and a source"),

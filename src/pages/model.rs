@@ -1,11 +1,11 @@
 //! Asking, answering, cancelling and going to sleep, in every interleaving of the locks that they take.
 //!
 //! Run by `cargo xtask test --only loom`. With [`Source::settled`] called before the desk knows that a ticket is over,
-//! a vCPU that is about to sleep sleeps for ever. Without [`supply`]'s second look, or where that looks at the tables first,
+//! a vCPU that is about to sleep sleeps for ever. Without [`ask`]'s second look, or where that looks at the tables first,
 //! a page is asked for twice.
 
 use alloc::sync::Arc;
-use core::{num::NonZeroUsize, ptr::NonNull};
+use core::num::NonZeroUsize;
 
 use loom::{
     sync::{
@@ -14,17 +14,12 @@ use loom::{
     },
     thread,
 };
-use memory_addr::{PAGE_SIZE_4K, PhysAddr};
-use spin::rwlock::RwLock;
+use memory_addr::PAGE_SIZE_4K;
 
-use super::{
-    Book, Pool, Region,
-    supply::{Supply, owner, supply},
-};
+use super::slot::ask;
 use crate::{
     account::Exhausted,
     counted::Counted,
-    invalidate::Content,
     source::{PageOwner, Pager, Settled, Source, SourceError, SourceFailed, Supplied, Waiting},
     ticket::Ticket,
 };
@@ -41,14 +36,14 @@ struct Host {
     wake: Condvar,
     /// Whether the page is in the tables.
     table: Mutex<bool>,
-    /// Whether it is in the region.
-    region: Mutex<bool>,
+    /// Whether it was brought, and is not in the tables yet.
+    page: Mutex<bool>,
 }
 
 struct World {
     host: Shared<Host>,
     pager: Pager,
-    region: Counted<dyn Region>,
+    owner: Counted<dyn PageOwner>,
 }
 
 struct Script(Shared<Host>);
@@ -66,49 +61,8 @@ impl Source for Script {
     }
 }
 
-/// A region of one page, whose lock the model sees.
-struct OnePage {
-    host: Shared<Host>,
-    supply: Supply,
-    book: RwLock<Book>,
-}
-
-impl Region for OnePage {
-    fn size(&self) -> usize {
-        PAGE_SIZE_4K
-    }
-
-    fn book(&self) -> &RwLock<Book> {
-        &self.book
-    }
-
-    fn book_mut(&mut self) -> &mut Book {
-        self.book.get_mut()
-    }
-
-    fn free_some(&mut self, _: &mut usize) {}
-
-    fn allocate(&self) -> Option<PhysAddr> {
-        None
-    }
-
-    fn supply(&self) -> Option<&Supply> {
-        Some(&self.supply)
-    }
-
-    #[allow(unsafe_code, reason = "the trait's")]
-    unsafe fn free(&self, _: PhysAddr) {}
-
-    fn pointer(&self, _: PhysAddr) -> NonNull<u8> {
-        NonNull::dangling()
-    }
-
-    fn synchronize(&self, _: NonNull<u8>, _: usize, _: Content) {}
-
-    fn pool(&self) -> Option<Pool> {
-        None
-    }
-}
+/// A page, whose lock the model sees.
+struct OnePage(Shared<Host>);
 
 impl PageOwner for OnePage {
     fn receive(
@@ -120,7 +74,7 @@ impl PageOwner for OnePage {
         if !write(&mut [0; PAGE_SIZE_4K]) {
             return Ok(false);
         }
-        let mut present = self.host.region.lock().unwrap();
+        let mut present = self.0.page.lock().unwrap();
         if !admit() {
             return Ok(false);
         }
@@ -139,24 +93,21 @@ impl World {
             scheduler: Mutex::new(()),
             wake: Condvar::new(),
             table: Mutex::new(false),
-            region: Mutex::new(false),
+            page: Mutex::new(false),
         });
         let pager = Pager::new(Arc::new(Script(host.clone())), NonZeroUsize::MIN).unwrap();
-        let supply = Supply::new(&pager, 0, PAGE_SIZE_4K).unwrap();
-        let book = RwLock::new(Book::new(1).unwrap());
-        let page = OnePage { host: host.clone(), supply, book };
-        let region = Counted::<dyn Region>::try_new_as(page, |inner| inner).unwrap();
-        Shared::new(Self { host, pager, region })
+        let owner = Counted::<dyn PageOwner>::try_new_as(OnePage(host.clone()), |inner| inner).unwrap();
+        Shared::new(Self { host, pager, owner })
     }
 
     /// As a space does.
     fn supply(&self) -> Supplied {
         let is_still_missing = || {
-            let present = *self.host.region.lock().unwrap();
+            let present = *self.host.page.lock().unwrap();
             let mapped = *self.host.table.lock().unwrap();
             !present && !mapped
         };
-        supply(&self.region, 0, is_still_missing).unwrap()
+        ask(&self.pager, &self.owner, 0, is_still_missing, || {}).unwrap()
     }
 
     /// A ticket of a source that answers later.
@@ -180,7 +131,7 @@ impl World {
         loop {
             {
                 let mut mapped = self.host.table.lock().unwrap();
-                let mut present = self.host.region.lock().unwrap();
+                let mut present = self.host.page.lock().unwrap();
                 if core::mem::take(&mut *present) {
                     *mapped = true;
                 }
@@ -197,12 +148,12 @@ impl World {
     }
 
     fn present(&self) -> bool {
-        *self.host.region.lock().unwrap()
+        *self.host.page.lock().unwrap()
     }
 
     /// The last pending page, and with it the world's last reference to itself.
     fn cancel(&self) {
-        self.pager.cancel_pages(&owner(&self.region), &(0..1));
+        self.pager.cancel_pages(&self.owner, &(0..1));
     }
 }
 
