@@ -206,6 +206,10 @@ impl Memory {
     /// # Panics
     /// If they are not allocated, not of one allocation, or not all of it where that is asked.
     pub fn release(&self, at: u64, count: u64, pieces: stage2::frames::Pieces) {
+        if std::thread::panicking() {
+            // What unwinds has failed already, and a second failure would end the process: sabotage damages tables.
+            return;
+        }
         for watcher in self.watchers().iter().filter_map(Weak::upgrade) {
             watcher.freed(at, count);
         }
