@@ -78,7 +78,7 @@ impl Pages {
     fn graft_page(&mut self, to: usize, from: &mut Self, page: usize) -> Result<(), Exhausted> {
         let Some(Node::Leaf(leaf)) = from.node(page, 0)? else { return Ok(()) };
         let (keeper, share) = {
-            let mut records = leaf.0.write();
+            let mut records = leaf.0.upgradeable_read().upgrade();
             (records.keeper.clone(), records.share(index(page, 0), from.supplied.as_ref())?)
         };
         if let Some(share) = share {
@@ -103,7 +103,7 @@ impl Pages {
         for at in (height + 1..=self.height).rev() {
             let Node::Inner(inner) = &node else { return Ok(None) };
             let below = {
-                let mut children = inner.children.write();
+                let mut children = inner.children.upgradeable_read().upgrade();
                 let child = &mut children[index(page, at)];
                 if child.is_none()
                     && let Some(keeper) = &self.supplied

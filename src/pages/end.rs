@@ -31,7 +31,22 @@ pub(super) struct LeavingTree {
     /// Whose account they may be on, from the page `next` on.
     payer: Payer,
     next: usize,
+    /// Pages from here on may wait for a source.
+    waits: usize,
 }
+
+/// What came of a look for pages that wait for a source.
+pub(super) enum Waiting {
+    /// One that does: what waits for it is told when it is dropped.
+    Page(Gone),
+    /// There may be others.
+    More,
+    /// There is none.
+    Nothing,
+}
+
+/// How many pages are looked at with a lock held.
+const MOST_LOOKS: usize = 256;
 
 impl LeavingTree {
     /// Takes pages off the account, and frees what no other tree names.
@@ -45,11 +60,15 @@ impl LeavingTree {
 }
 
 impl Leaving {
-    /// Room for what [`Pages::cut`] takes out of a range. For one page there always is.
-    pub(crate) fn reserve(&mut self, range: &Range<usize>) -> Result<(), Exhausted> {
-        let leaves = if range.len() < FAN { 0 } else { 2 * FAN * MOST_LEVELS };
-        let single = range.len().min(2 * FAN) - usize::from(self.page.is_none());
-        let room = self.trees.try_reserve(leaves).and_then(|()| self.pages.try_reserve(single));
+    /// Room for what [`Pages::cut`] takes out of some ranges. For one page there always is.
+    pub(crate) fn reserve(&mut self, ranges: impl Iterator<Item = Range<usize>>) -> Result<(), Exhausted> {
+        let (mut trees, mut pages) = (0, 0);
+        for range in ranges {
+            trees += if range.len() < FAN { 0 } else { 2 * FAN * MOST_LEVELS };
+            pages += range.len().min(2 * FAN);
+        }
+        let pages = pages.saturating_sub(usize::from(self.page.is_none()));
+        let room = self.trees.try_reserve(trees).and_then(|()| self.pages.try_reserve(pages));
         room.map_err(|_| Exhausted::Memory)
     }
 
@@ -58,7 +77,7 @@ impl Leaving {
         if pages.is_empty() || self.trees.try_reserve(1).is_err() {
             return pages.is_empty();
         }
-        self.trees.push(LeavingTree { pages: core::mem::take(pages), payer: payer.clone(), next: 0 });
+        self.trees.push(LeavingTree { pages: core::mem::take(pages), payer: payer.clone(), next: 0, waits: 0 });
         true
     }
 
@@ -82,25 +101,29 @@ impl Leaving {
 
     /// Puts a tree back that is not free yet, if there is memory to name it.
     pub(super) fn put_back(&mut self, tree: &mut LeavingTree) -> bool {
-        let LeavingTree { pages, payer, next } = tree;
-        let next = *next;
+        let LeavingTree { pages, payer, next, waits } = tree;
+        let (next, waits) = (*next, *waits);
         let is_back = self.push(pages, payer);
         if let Some(last) = self.trees.last_mut().filter(|_| is_back) {
-            last.next = next;
+            (last.next, last.waits) = (next, waits);
         }
         is_back
     }
 
-    /// Takes out what a source was to bring and has not brought: what waits for it is told when it is dropped.
-    pub(super) fn take_missing(&mut self) -> Option<Gone> {
+    /// Takes out what a source was to bring and has not brought, after a bounded number of looks.
+    pub(super) fn take_missing(&mut self) -> Waiting {
         if let Some(page) = self.page.take_if(|page| page.is_missing()) {
-            return Some(page);
+            return Waiting::Page(page);
         }
         if let Some(at) = self.pages.iter().position(Gone::is_missing) {
-            return Some(self.pages.remove(at));
+            return Waiting::Page(self.pages.remove(at));
         }
-        let supplied = self.trees.iter_mut().filter(|tree| tree.pages.supplied.is_some());
-        supplied.map(|tree| &mut tree.pages).find_map(|pages| pages.take_missing(&mut (0..usize::MAX)))
+        let waiting = |tree: &&mut LeavingTree| tree.pages.supplied.is_some() && tree.waits != usize::MAX;
+        let Some(tree) = self.trees.iter_mut().find(|tree| waiting(tree)) else { return Waiting::Nothing };
+        let mut rest = tree.waits..usize::MAX;
+        let missing = tree.pages.take_missing(&mut rest, MOST_LOOKS);
+        tree.waits = rest.start;
+        missing.map_or(Waiting::More, Waiting::Page)
     }
 
     /// Whether all is free.
@@ -130,9 +153,14 @@ impl Pages {
     }
 
     /// Takes the first page of a range out that a source was to bring and has not brought: what waits for it is told when it
-    /// is dropped. What has been looked at goes off the range; others wait for what is in nodes that they share.
-    pub(crate) fn take_missing(&mut self, range: &mut Range<usize>) -> Option<Gone> {
-        while let Some(page) = self.next(range.clone()) {
+    /// is dropped. What has been looked at, in so many looks, goes off the range; others wait for what is in nodes that they
+    /// share.
+    pub(crate) fn take_missing(&mut self, range: &mut Range<usize>, looks: usize) -> Option<Gone> {
+        for _ in 0..looks {
+            let Some(page) = self.next(range.clone()) else {
+                range.start = range.end;
+                return None;
+            };
             range.start = page + 1;
             if self.frame(page).is_none()
                 && let Some(leaf) = self.sole_leaf(page)

@@ -6,7 +6,7 @@ use spin::rwlock::{RwLock, RwLockReadGuard};
 
 use super::{
     Asker, Gone, Keeper, Look, Pages, Payer, Pool, Taken,
-    end::{Leaving, Piece},
+    end::{Leaving, Piece, Waiting},
     is_still_missing,
 };
 use crate::{
@@ -53,7 +53,7 @@ pub(crate) trait Inherited: Send + Sync {
     }
 
     /// As [`Pages::leave`].
-    fn leave(&self, page: usize, payer: &Payer) -> Option<Gone> {
+    fn leave(&self, page: usize, payer: &Payer) -> Option<(Gone, bool)> {
         self.pages().upgradeable_read().upgrade().leave(page, payer)
     }
 
@@ -93,8 +93,8 @@ pub(crate) trait Inherited: Send + Sync {
     fn leaving(&self) -> &RwLock<Leaving>;
 
     /// As [`Leaving::reserve`]. With the space's lock held exclusively the room is there until something is cut out.
-    fn reserve(&self, range: &Range<usize>) -> Result<(), Exhausted> {
-        self.leaving().write().reserve(range)
+    fn reserve(&self, mut ranges: &mut dyn Iterator<Item = Range<usize>>) -> Result<(), Exhausted> {
+        self.leaving().write().reserve(&mut ranges)
     }
 
     /// As [`Pages::cut`]: it goes to what is [leaving](Self::leaving).
@@ -114,8 +114,12 @@ pub(crate) trait Inherited: Send + Sync {
     /// Ends the waits for what was cut out. Called without any lock: sources are told.
     fn end_waits(&self) {
         let next = || self.leaving().write().take_missing();
-        while let Some(missing) = next() {
-            drop(missing);
+        loop {
+            match next() {
+                Waiting::Page(missing) => drop(missing),
+                Waiting::More => {}
+                Waiting::Nothing => return,
+            }
         }
     }
 
@@ -143,7 +147,7 @@ pub(crate) trait Inherited: Send + Sync {
 
     /// As [`Pages::take_missing`].
     fn take_missing(&self, range: &mut Range<usize>) -> Option<Gone> {
-        self.pages().upgradeable_read().upgrade().take_missing(range)
+        self.pages().upgradeable_read().upgrade().take_missing(range, usize::MAX)
     }
 
     /// Puts other pages in the place of all.
@@ -162,6 +166,11 @@ pub(crate) trait Inherited: Send + Sync {
     /// Undoes the change that was begun. What it added are nodes: all pages in them are others' too.
     fn undo(&self) {
         drop(self.replace(core::mem::take(&mut *self.before().write())));
+    }
+
+    /// Whether nothing waits to be freed: what this change cuts out is its own to free.
+    fn is_settled(&self) -> bool {
+        self.leaving().read().is_empty()
     }
 
     /// The change is made: what it replaced are nodes whose pages are all there still.

@@ -58,8 +58,8 @@ pub(crate) struct Look {
 /// What came of taking a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
-    /// The page itself.
-    Page(PhysAddr),
+    /// The page itself, and whether it was on the account: then the charge comes with it.
+    Page(PhysAddr, bool),
     /// Others name it too, or free it: it stays.
     Shared(PhysAddr),
     /// It has no frame.
@@ -94,7 +94,7 @@ impl Pages {
     /// behind any page.
     pub(crate) fn wanted(&mut self, page: usize) -> Result<Option<Wanted>, Exhausted> {
         let Some(Node::Leaf(leaf)) = self.node(page, 0)? else { return Ok(None) };
-        let share = leaf.0.write().share(index(page, 0), self.supplied.as_ref())?;
+        let share = leaf.0.upgradeable_read().upgrade().share(index(page, 0), self.supplied.as_ref())?;
         Ok(share.filter(|share| share.at().is_none()).map(|share| share.wanted()))
     }
 
@@ -275,8 +275,7 @@ impl Pages {
     }
 
     /// Takes a page itself out, which was [prepared](Self::prepare), if nothing else names it, and its keeper is that one or
-    /// of that pool; else it is to be copied. It is on no account any more, but if it was on the one of `payer`, the charge is
-    /// the caller's.
+    /// of that pool; else it is to be copied. It is on no account any more.
     pub(crate) fn take(
         &mut self,
         page: usize,
@@ -286,14 +285,14 @@ impl Pages {
         let Some(leaf) = self.sole_leaf(page) else { return Taken::Nothing };
         let at = leaf.pages[index(page, 0)].at();
         if leaf.is_takable(index(page, 0), by) {
-            return leaf.take(page, payer).map_or(Taken::Nothing, Taken::Page);
+            return leaf.take(page, payer).map_or(Taken::Nothing, |(at, was_paid)| Taken::Page(at, was_paid));
         }
         at.map_or(Taken::Nothing, Taken::Shared)
     }
 
     /// Takes a page out for the one that has its own copy of it. It was [prepared](Self::prepare); if it was on the account of
-    /// `payer`, the charge is the caller's.
-    pub(crate) fn leave(&mut self, page: usize, payer: &Payer) -> Option<Gone> {
+    /// `payer`, the charge comes with it.
+    pub(crate) fn leave(&mut self, page: usize, payer: &Payer) -> Option<(Gone, bool)> {
         Some(self.sole_leaf(page)?.remove(page, payer))
     }
 

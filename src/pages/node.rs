@@ -148,13 +148,12 @@ impl Records {
         }
     }
 
-    /// Takes a page out for the one that has its own copy; it is off that account, and the charge is the caller's.
-    pub fn remove(&mut self, page: usize, payer: &Payer) -> Gone {
+    /// Takes a page out for the one that has its own copy; it is off that account: whether it was on it. Then the charge is
+    /// the caller's.
+    pub fn remove(&mut self, page: usize, payer: &Payer) -> (Gone, bool) {
         let gone = self.take_out(page & (FAN - 1));
-        if let Record::Shared(share) = &gone.what {
-            share.take_charge(payer, page);
-        }
-        gone
+        let was_paid = matches!(&gone.what, Record::Shared(share) if share.take_charge(payer, page));
+        (gone, was_paid)
     }
 
     /// Whether a page may be taken by the one whose frames `keeper` or `pool` frees: nothing else names it.
@@ -174,15 +173,15 @@ impl Records {
         gone
     }
 
-    /// Takes the page itself out, which is [takable](Self::is_takable); it is off all accounts, and the charge is the caller's
-    /// if it was on that one by that number.
-    pub fn take(&mut self, page: usize, payer: Option<&Payer>) -> Option<PhysAddr> {
+    /// Takes the page itself out, which is [takable](Self::is_takable); it is off all accounts; whether it was on that
+    /// one by that number, when the charge is the caller's.
+    pub fn take(&mut self, page: usize, payer: Option<&Payer>) -> Option<(PhysAddr, bool)> {
         match core::mem::take(&mut self.pages[page & (FAN - 1)]) {
             Record::Absent => None,
-            Record::Own(at) => Some(at),
+            Record::Own(at) => Some((at, false)),
             Record::Shared(share) => {
-                payer.inspect(|payer| share.take_charge(payer, page));
-                share.take()
+                let was_paid = payer.is_some_and(|payer| share.take_charge(payer, page));
+                share.take().map(|at| (at, was_paid))
             }
         }
     }
@@ -260,11 +259,11 @@ impl Node {
         }
         let copy = match self {
             Self::Leaf(leaf) => {
-                let records = leaf.0.write().copied(supplied)?;
+                let records = leaf.0.upgradeable_read().upgrade().copied(supplied)?;
                 Counted::try_new(Leaf(RwLock::new(records))).map(Self::Leaf)
             }
             Self::Inner(inner) => {
-                let mut children = inner.children.write();
+                let mut children = inner.children.upgradeable_read().upgrade();
                 if let Some(keeper) = supplied {
                     for child in children.iter_mut().filter(|child| child.is_none()) {
                         *child = Some(Self::empty(height - 1, keeper)?);

@@ -72,9 +72,11 @@ impl Share {
         content.at.is_some() && content.paid.as_ref().is_some_and(|(now, number)| now == payer && *number == page)
     }
 
-    /// Takes it off that account, if it is there by that number. The charge is the caller's.
-    pub(super) fn take_charge(&self, payer: &Payer, page: usize) {
-        self.0.content.write().paid.take_if(|paid| *paid == (payer.clone(), page));
+    /// Takes it off that account, if it is there by that number: whether it was. The charge is the caller's.
+    pub(super) fn take_charge(&self, payer: &Payer, page: usize) -> bool {
+        let mut content = self.0.content.write();
+        let was_paid = content.paid.take_if(|paid| *paid == (payer.clone(), page)).is_some();
+        was_paid && content.at.is_some()
     }
 
     /// Takes it off that account, if it is there by that number.
@@ -117,8 +119,7 @@ impl Wanted {
         }
         let owner = self.0.owner();
         let asked = ask(pager, &owner, offset, is_still_missing, || {
-            let mut content = self.0.content.write();
-            (content.paid, content.asked) = (paid, Some(pager.clone()));
+            self.0.content.write().ask(paid, pager);
         });
         if self.0.sharers.load(Ordering::Acquire) == 0 {
             // It was let go before it was known that there is something to cancel.
@@ -148,6 +149,28 @@ pub(super) fn ask(
 }
 
 impl Content {
+    /// Its frame comes, if `admit` allows that: then it is on the account of the one that it was asked for, and nobody has
+    /// to be told any more.
+    fn come(&mut self, at: PhysAddr, admit: &mut dyn FnMut() -> bool) -> Result<(bool, Option<Pager>), Exhausted> {
+        let payer = self.paid.as_ref().map(|(payer, _)| payer);
+        let charge = payer.map(|payer| payer.of(Resource::Frames).charge(1)).transpose()?;
+        if !admit() {
+            return Ok((false, None));
+        }
+        if let Some(charge) = charge {
+            charge.keep();
+        }
+        self.at = Some(at);
+        Ok((true, self.asked.take()))
+    }
+
+    /// It is asked for, if it has not come yet: another CPU that waits for it may have had it answered.
+    fn ask(&mut self, paid: Option<Paid>, pager: &Pager) {
+        if self.at.is_none() {
+            (self.paid, self.asked) = (paid, Some(pager.clone()));
+        }
+    }
+
     /// It is on no account any more, and not for anybody.
     fn unpay(&mut self) {
         if let Some((payer, _)) = self.paid.take()
@@ -193,24 +216,14 @@ impl PageOwner for Slot {
         write: &mut dyn FnMut(&mut [u8]) -> bool,
         admit: &mut dyn FnMut() -> bool,
     ) -> Result<bool, Exhausted> {
-        let payer = self.content.read().paid.clone();
-        let charge = payer.as_ref().map(|(payer, _)| payer.of(Resource::Frames).charge(1)).transpose()?;
         let Some(at) = self.keeper.allocate(write)? else { return Ok(false) };
-        let mut content = self.content.write();
-        let is_admitted = admit();
-        if is_admitted {
-            content.at = Some(at);
-            // Nobody pays any more who does not reach it any more.
-            if let Some(charge) = charge.filter(|_| content.paid == payer) {
-                charge.keep();
-            }
-        }
-        drop(content);
-        if !is_admitted {
+        let came = self.content.write().come(at, admit);
+        if !matches!(came, Ok((true, _))) {
             // SAFETY: just allocated, and nothing has seen it.
             unsafe { self.keeper.free(at) }
         }
-        Ok(is_admitted)
+        // The pager is let go without the lock.
+        came.map(|(is_admitted, _)| is_admitted)
     }
 }
 

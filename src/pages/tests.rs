@@ -10,7 +10,7 @@ use std::vec::Vec;
 use memory_addr::PhysAddr;
 
 use super::{
-    end::{Leaving, Piece},
+    end::{Leaving, Piece, Waiting},
     *,
 };
 use crate::{
@@ -130,7 +130,7 @@ fn a_page_that_two_trees_name_is_taken_by_neither() {
     let at = one.frame(20).unwrap();
     assert_eq!((world.take(&mut one, 20), world.take(&mut two, 20)), (Taken::Shared(at), Taken::Shared(at)));
     drop(two);
-    assert_eq!((world.take(&mut one, 20), one.frame(20), world.out()), (Taken::Page(at), None, 37));
+    assert_eq!((world.take(&mut one, 20), one.frame(20), world.out()), (Taken::Page(at, false), None, 37));
     drop(one);
     assert_eq!(world.out(), 1, "the page that was taken");
 }
@@ -159,7 +159,7 @@ fn what_is_cut_out_goes_in_steps_and_the_rest_stays() {
         let other = tree.share();
         let mut leaving = Leaving::default();
         tree.isolate(&range).unwrap();
-        leaving.reserve(&range).unwrap();
+        leaving.reserve(core::iter::once(range.clone())).unwrap();
         tree.cut(&range, &world.payer, &mut leaving);
         assert_eq!(there(&tree), (0..4096).filter(|page| !range.contains(page)).collect::<Vec<_>>(), "{range:?}");
         assert_eq!((other.count(), world.out()), (4096, 4096), "another tree has them all");
@@ -200,11 +200,9 @@ fn what_others_wait_for_stays_theirs() {
     assert!(tree.wanted(20).unwrap().is_some());
     let mut leaving = Leaving::default();
     tree.isolate(&(16..32)).unwrap();
-    leaving.reserve(&(16..32)).unwrap();
+    leaving.reserve(core::iter::once(16..32)).unwrap();
     tree.cut(&(16..32), &world.payer, &mut leaving);
-    while let Some(missing) = leaving.take_missing() {
-        drop(missing);
-    }
+    while !matches!(leaving.take_missing(), Waiting::Nothing) {}
     while !leaving.is_empty() {
         step(&mut leaving, 1);
     }

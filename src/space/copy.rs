@@ -28,8 +28,8 @@ pub(super) enum Copied {
 
 /// What a space that wants a page of its own gets.
 enum Given {
-    /// The page itself, since nothing else can reach it.
-    Taken(PhysAddr),
+    /// The page itself, since nothing else can reach it, and whether it was on the account.
+    Taken(PhysAddr, bool),
     /// A page to copy, which stays until the space has left it.
     Copied(PhysAddr),
     /// It was never touched.
@@ -87,14 +87,15 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let own = |at| Leaf { at, flags: area.flags(), owner: Owner::Space, used };
         // Asked after the claim, so that no other CPU of this space asks for the page. Until it is left this space is one
         // of those that can reach it: no other space takes a page that is still copied from here.
-        match self.given(state, heritage, fault) {
+        let was_paid = match self.given(state, heritage, fault) {
             Given::Missing => return Ok(Copied::Missing(area.backend().clone())),
             Given::Nothing => return Ok(Copied::Lost),
-            Given::Taken(at) => {
+            Given::Taken(at, was_paid) => {
                 let leaf = own(at);
                 self.context.synchronize_page(&leaf);
                 // The same frame, and more allowed: nothing that a CPU has cached is wrong.
                 claim.make(&leaf);
+                was_paid
             }
             given @ (Given::Copied(_) | Given::Zeros) => {
                 let mut from = None;
@@ -106,10 +107,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 self.context.fill_page(from, &frame, &leaf);
                 frame.into_raw();
                 claim.make(&leaf);
-                drop(inherited.and_then(|inherited| inherited.leave(page, payer)));
+                inherited.and_then(|inherited| inherited.leave(page, payer)).is_some_and(|(_, was_paid)| was_paid)
             }
-        }
-        if let Some(charge) = charge {
+        };
+        // One that came meanwhile brought its own charge.
+        debug_assert!(charge.is_some() || was_paid, "it stays on the account until it is taken or left");
+        if let Some(charge) = charge.filter(|_| !was_paid) {
             charge.keep();
         }
         operations.publish();
@@ -121,7 +124,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let (page, pool) = (inherit::page(fault.gpa), Pool::of(self.context.frames.plain()));
         let inherited = state.inherited.as_deref();
         match inherited.map_or(Taken::Nothing, |inherited| inherited.take(page, pool, &self.accounts)) {
-            Taken::Page(at) => Given::Taken(at),
+            Taken::Page(at, was_paid) => Given::Taken(at, was_paid),
             Taken::Shared(at) if fault.access == Access::Write => Given::Copied(at),
             Taken::Shared(_) => Given::Nothing,
             Taken::Nothing if heritage.source(page).is_some() => Given::Missing,

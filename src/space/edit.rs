@@ -155,6 +155,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         state.check_free(range)?;
         let inherited = state.inherit(make).ok_or(Error::NoMemory(range))?;
         inherited.begin();
+        // What waits already is freed in somebody else's steps.
+        let mut budget = if inherited.is_settled() { usize::MAX } else { 0 };
         let room = inherit::make_room(&*inherited, range, &self.accounts);
         let inserted = match room.and_then(|()| pass_on(&*inherited)) {
             Ok(()) => state.areas.vacancy(range).map(|vacancy| vacancy.fill_joined(area)).map_err(refused),
@@ -166,7 +168,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             inherited.undo();
         }
         drop(state);
-        inherited.free_some(&mut { usize::MAX });
+        inherited.free_some(&mut budget);
         inserted
     }
 

@@ -34,16 +34,18 @@ pub(super) fn each_page(range: GuestPhysRange) -> impl Iterator<Item = GuestPhys
 pub(super) fn make_room(inherited: &dyn Inherited, range: GuestPhysRange, payer: &Payer) -> Result<(), Exhausted> {
     let pages = pages(range);
     inherited.isolate(&pages)?;
-    inherited.reserve(&pages)?;
+    inherited.reserve(&mut core::iter::once(pages.clone()))?;
     inherited.cut(&pages, payer);
     Ok(())
 }
 
-/// Makes room for taking out what is inherited in a range.
-pub(super) fn prepare_to_leave(inherited: &dyn Inherited, range: GuestPhysRange) -> Result<(), Exhausted> {
-    let pages = pages(range);
-    inherited.isolate_to_cut(&pages)?;
-    inherited.reserve(&pages)
+/// Makes room for taking out what is inherited in some ranges.
+pub(super) fn prepare_to_leave<I: Iterator<Item = GuestPhysRange>>(
+    inherited: &dyn Inherited,
+    ranges: impl Fn() -> I,
+) -> Result<(), Exhausted> {
+    ranges().map(pages).try_for_each(|pages| inherited.isolate_to_cut(&pages))?;
+    inherited.reserve(&mut ranges().map(pages))
 }
 
 impl State {

@@ -175,5 +175,6 @@ impl State {
         core::mem::forget(core::mem::take(&mut self.areas));
         core::mem::forget(core::mem::take(&mut self.removed));
         core::mem::forget(core::mem::take(&mut self.loans));
+        core::mem::forget(self.inherited.take());
     }
 }

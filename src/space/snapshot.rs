@@ -125,6 +125,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         let inherited = state.inherit(inherited).ok_or(Error::NoMemory(everything))?;
         inherited.begin();
+        // What waits already is freed in somebody else's steps.
+        let mut budget = if inherited.is_settled() { usize::MAX } else { 0 };
         for (index, part) in snapshot.parts().iter().enumerate() {
             let first = part.offset / PAGE_SIZE_4K;
             let pages = first..first + part.range.size() / PAGE_SIZE_4K;
@@ -141,14 +143,14 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 }
                 inherited.undo();
                 drop(state);
-                inherited.free_some(&mut { usize::MAX });
+                inherited.free_some(&mut budget);
                 return Err(Error::NoMemory(part.range));
             }
         }
         snapshot.parts().iter().for_each(|part| state.areas.join_all(part.range));
         inherited.commit();
         drop(state);
-        inherited.free_some(&mut { usize::MAX });
+        inherited.free_some(&mut budget);
         Ok(())
     }
 

@@ -98,12 +98,15 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         let is_plain = plan.pieces().all(|(area, _)| shared::is_plain(area));
         if let Some(inherited) = inherited.as_ref().filter(|_| !is_plain) {
-            let inherits = plan.pieces().filter(|(area, _)| matches!(area.backend(), Backend::CopyOnWrite(_)));
-            for (_, part) in inherits {
-                let prepared = inherit::prepare_to_leave(&**inherited, part);
-                prepared.map_err(|exhausted| exhausted.at(range))?;
+            let inherits = || {
+                let parts = plan.pieces().filter(|(area, _)| matches!(area.backend(), Backend::CopyOnWrite(_)));
+                parts.map(|(_, part)| part)
+            };
+            let prepared = inherit::prepare_to_leave(&**inherited, inherits);
+            prepared.map_err(|exhausted| exhausted.at(range))?;
+            if inherits().next().is_some() {
+                into.areas.inherited = Some(inherited.clone());
             }
-            into.areas.inherited = Some(inherited.clone());
         }
         let flush = table.edit(&self.context, range, Edit::Unmap).map_err(|exhausted| exhausted.at(range))?;
         let flushed = flush.detach(&mut into.memory);

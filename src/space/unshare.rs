@@ -59,7 +59,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         let charge = self.context.frames.account().charge(unpaid).map_err(failed)?;
         for page in pages() {
-            let _ = inherited.take(page, pool, &self.accounts);
+            inherited.take(page, pool, &self.accounts);
         }
         charge.keep();
         state.table.change_owners(&self.context, span, Owner::Frozen, Owner::Space);

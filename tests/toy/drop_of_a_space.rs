@@ -24,3 +24,17 @@ fn leaks_rather_than_frees_under_a_cpu_in_the_guest() {
     drop(space);
     assert_eq!(board.allocated(), allocated);
 }
+
+/// What it shares with a snapshot that is gone is reached by that CPU as what it has for itself is.
+#[test]
+fn leaks_what_it_inherited_too() {
+    let board = Board::new();
+    let space = board.space();
+    space.map(range(0, 4 * PAGE), LAZY, RW).unwrap();
+    space.write(gpa(0), &[7; 2 * PAGE]).unwrap();
+    drop(space.snapshot().unwrap());
+    space.enter(CpuId(2), VcpuId(0)).unwrap();
+    let allocated = board.allocated();
+    drop(space);
+    assert_eq!(board.allocated(), allocated);
+}

@@ -88,6 +88,25 @@ fn a_page_that_now_comes_from_elsewhere_is_not_asked_for_there() {
     }
 }
 
+/// A CPU that waits with it has the ticket answered, before the CPU whose ticket it is has asked.
+#[test]
+fn a_page_that_is_answered_before_it_was_asked_for_is_charged_once() {
+    let board = Board::new();
+    let (script, pager) = pager(2);
+    let space = Arc::new(GuestSpace::<Machine, Eventful>::new(board.config()).unwrap());
+    space.map_from(range(0, 2 * PAGE), &pager, 4 * PAGE, RW).unwrap();
+    let (elsewhere, answers) = (space.clone(), pager.clone());
+    after(LOOKS, move || {
+        let Ok(Outcome::NotYet(ticket)) = elsewhere.fault(CpuId(1), read()) else { panic!("it was not asked for yet") };
+        answers.complete(ticket, Ok(&page(ticket.offset()))).unwrap();
+    });
+    let _ = space.fault(CpuId(0), read()).unwrap();
+    assert_eq!(space.load(gpa(0)), Ok(content(4 * PAGE)));
+    assert_eq!((space.stats().owned_frames, space.usage().frames, script.settled()), (1, 1, vec![(4, Settled::Ready)]));
+    space.unmap(range(0, 2 * PAGE)).unwrap();
+    assert_eq!(space.usage().frames, 0);
+}
+
 /// A guest that found no page, and then that no CPU has asked for it, looks at the region again: another guest may have
 /// brought the page in between, and it is in no table of this guest's.
 #[test]
@@ -144,4 +163,28 @@ fn a_page_that_comes_while_a_fault_looks_for_it_is_taken() {
             assert_eq!((leaf.flags, space.usage().frames), (RW, index + 1), "page {index}");
         }
     });
+}
+
+/// Two CPUs miss the same pages at once: each page is charged once.
+#[test]
+fn what_two_cpus_miss_is_charged_once() {
+    const PAGES: usize = 4000;
+    let board = Board::new();
+    let (space, (script, pager)) = (board.space(), pager(4));
+    script.answers(Supply::Ready);
+    space.map_from(range(0, PAGES * PAGE), &pager, 0, RW).unwrap();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| (0..PAGES).for_each(|page| until_there(&space, page * PAGE)));
+        }
+    });
+    assert_eq!((space.stats().owned_frames, space.usage().frames), (PAGES, PAGES));
+    assert_eq!(script.asked().len(), PAGES);
+}
+
+/// Reads until no fault is left.
+fn until_there(space: &GuestSpace<Machine>, at: usize) {
+    while space.translate(gpa(at)).is_none() {
+        assert!(!matches!(fault(space, at, Access::Read), Outcome::NotMapped | Outcome::Denied { .. }));
+    }
 }
