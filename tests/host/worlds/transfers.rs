@@ -160,11 +160,12 @@ impl<M: Machine> World<M> {
             let end = self.twin.first_mapped(guest, &(hole..pages.end)).unwrap_or(pages.end);
             return assert_eq!(result, Err(Error::NotMapped(range(&(hole..end)))));
         }
-        if !pages.clone().all(|page| self.gives(guest, page)) {
-            return assert!(matches!(result, Err(Error::State { .. } | Error::NotMapped(_))), "{result:?}");
-        }
+        // What was left to the guest of a snapshot becomes its own first, which may take a table.
         if self.is_short(&[guest], &result) {
             return;
+        }
+        if !pages.clone().all(|page| self.gives(guest, page)) {
+            return assert!(matches!(result, Err(Error::State { .. } | Error::NotMapped(_))), "{result:?}");
         }
         let region = result.expect("nothing is in its way");
         let cells = pages.clone().filter_map(|page| self.twin.guests[guest][page]);
