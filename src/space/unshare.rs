@@ -4,6 +4,7 @@ use memory_addr::PAGE_SIZE_4K;
 
 use super::{GuestSpace, State, inherit};
 use crate::{
+    account::Exhausted,
     addr::{GuestPhysAddr, GuestPhysRange},
     error::Error,
     format::{Access, Leaf, Owner},
@@ -41,23 +42,24 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         if !inherited.is_takable(inherit::page(gpa), pool) {
             return Ok(end);
         }
-        if let Found::Absent(_) = state.table.find(&self.context, gpa)
-            && let Some(area) = state.areas.find(gpa)
-        {
-            self.map_page(state, area, gpa)?;
-        }
-        let found = state.table.find(&self.context, gpa);
-        let Found::Leaf { leaf: Leaf { owner: Owner::Frozen, .. }, span, .. } = found else { return Ok(end) };
+        let (span, is_mapped) = match state.table.find(&self.context, gpa) {
+            Found::Leaf { leaf: Leaf { owner: Owner::Frozen, .. }, span, .. } => (span, true),
+            Found::Absent(_) => (Context::<P>::page_of(gpa), false),
+            _ => return Ok(end),
+        };
         let pages = || inherit::pages(span);
         if !pages().all(|page| inherited.is_takable(page, pool)) {
             return Ok(span.end);
         }
-        let failed = |exhausted: crate::account::Exhausted| exhausted.at(span);
+        let failed = |exhausted: Exhausted| exhausted.at(span);
         let mut unpaid = 0;
         for page in pages() {
             unpaid += usize::from(!inherited.prepare(page, &self.accounts).map_err(failed)?);
         }
         let charge = self.context.frames.account().charge(unpaid).map_err(failed)?;
+        if let Some(area) = state.areas.find(gpa).filter(|_| !is_mapped) {
+            self.map_page(state, area, gpa)?;
+        }
         for page in pages() {
             inherited.take(page, pool, &self.accounts);
         }
