@@ -158,12 +158,8 @@ impl Cut<'_> {
             }
             Cover::Part => {}
         }
+        // Where nodes are shared there is nothing in the range, or it would be isolated.
         let Some(node) = child else { return };
-        // What a source brings later to nodes that are shared must not come to this tree.
-        let is_empty = self.supplied.is_none() && super::is_empty(node, height, base, range);
-        if is_empty || node.make_sole(height, self.supplied).is_err() {
-            return;
-        }
         let is_empty = match node {
             Node::Leaf(_) => node.records_mut().is_some_and(|records| {
                 for page in range.start.max(base)..range.end.min(base + FAN) {

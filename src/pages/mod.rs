@@ -229,31 +229,13 @@ impl Pages {
     /// Makes the way to a page this tree's alone, if it has a frame: then it can be taken out without any memory. Whether it is
     /// on the account of `payer`.
     pub(crate) fn prepare(&mut self, page: usize, payer: &Payer) -> Result<bool, Exhausted> {
-        if !self.covers(page) {
-            return Ok(false);
-        }
-        let mut at = self.height;
-        let Self { root, supplied, .. } = self;
-        let mut child = root;
-        while let Some(node) = child {
-            if !node.is_sole() {
-                if look_in(node, at, page, false).at.is_none() {
-                    return Ok(false);
-                }
-                node.make_sole(at, supplied.as_ref())?;
-            }
-            let inner = match node {
-                Node::Leaf(_) => return Ok(node.records_mut().is_some_and(|leaf| leaf.is_paid_by(page, payer))),
-                Node::Inner(inner) => inner.sole().ok_or(Exhausted::Memory)?,
-            };
-            child = &mut inner.children.get_mut()[index(page, at)];
-            at -= 1;
-        }
-        Ok(false)
+        let leaf = self.sole_way(page, |look| look.at.is_some())?;
+        Ok(leaf.is_some_and(|leaf| leaf.is_paid_by(page, payer)))
     }
 
-    /// Makes the way to a page this tree's alone: its leaf.
-    fn sole_way(&mut self, page: usize) -> Result<Option<&mut Records>, Exhausted> {
+    /// Makes the way to a page this tree's alone: its leaf. Where nodes have to be copied for that, `wants` decides by a look
+    /// at the page.
+    fn sole_way(&mut self, page: usize, wants: impl Fn(Look) -> bool) -> Result<Option<&mut Records>, Exhausted> {
         if !self.covers(page) {
             return Ok(None);
         }
@@ -261,7 +243,12 @@ impl Pages {
         let Self { root, supplied, .. } = self;
         let mut child = root;
         while let Some(node) = child {
-            node.make_sole(at, supplied.as_ref())?;
+            if !node.is_sole() {
+                if !wants(look_in(node, at, page, false)) {
+                    return Ok(None);
+                }
+                node.make_sole(at, supplied.as_ref())?;
+            }
             let Node::Inner(inner) = node else { return Ok(node.records_mut()) };
             child = &mut inner.sole().ok_or(Exhausted::Memory)?.children.get_mut()[index(page, at)];
             at -= 1;
@@ -304,7 +291,7 @@ impl Pages {
             return None;
         };
         range.start = page + 1;
-        Some(self.sole_way(page).ok()??.take_out(index(page, 0)))
+        Some(self.sole_way(page, |_| true).ok()??.take_out(index(page, 0)))
     }
 
     /// The first page of a range that has a frame or waits for one.
@@ -344,16 +331,8 @@ fn is_takable(child: &Child, height: u32, page: usize, by: (Option<&Counted<dyn 
     }
 }
 
-/// Whether a node has no page of a range that has a frame or waits for one.
-fn is_empty(node: &Node, height: u32, base: usize, range: &Range<usize>) -> bool {
-    next_in(node, height, base, range).is_none()
-}
-
 fn next(child: &Child, height: u32, base: usize, range: &Range<usize>) -> Option<usize> {
-    next_in(child.as_ref()?, height, base, range)
-}
-
-fn next_in(node: &Node, height: u32, base: usize, range: &Range<usize>) -> Option<usize> {
+    let node = child.as_ref()?;
     let last = base + ((1 << bits(height)) - 1);
     if range.start > last || range.end <= base {
         return None;

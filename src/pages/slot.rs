@@ -69,20 +69,19 @@ impl Share {
     /// Whether it is on that account, by that number.
     pub(super) fn is_paid_by(&self, payer: &Payer, page: usize) -> bool {
         let content = self.0.content.read();
-        content.at.is_some() && content.paid.as_ref().is_some_and(|(now, number)| now == payer && *number == page)
+        content.at.is_some() && content.is_for(payer, page)
     }
 
     /// Takes it off that account, if it is there by that number: whether it was. The charge is the caller's.
     pub(super) fn take_charge(&self, payer: &Payer, page: usize) -> bool {
         let mut content = self.0.content.write();
-        let was_paid = content.paid.take_if(|paid| *paid == (payer.clone(), page)).is_some();
-        was_paid && content.at.is_some()
+        content.is_for(payer, page) && content.paid.take().is_some() && content.at.is_some()
     }
 
     /// Takes it off that account, if it is there by that number.
     pub(super) fn unpay(&self, payer: &Payer, page: usize) {
         let mut content = self.0.content.write();
-        if content.paid.as_ref() == Some(&(payer.clone(), page)) {
+        if content.is_for(payer, page) {
             content.unpay();
         }
     }
@@ -162,6 +161,11 @@ impl Content {
         }
         self.at = Some(at);
         Ok((true, self.asked.take()))
+    }
+
+    /// Whether it was asked for that one, by that number.
+    fn is_for(&self, payer: &Payer, page: usize) -> bool {
+        self.paid.as_ref().is_some_and(|(now, number)| now == payer && *number == page)
     }
 
     /// It is asked for, if it has not come yet: another CPU that waits for it may have had it answered.
