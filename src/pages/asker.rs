@@ -11,9 +11,14 @@ pub(crate) trait Asker {
 /// Whether a page is still missing, after a ticket for it was written down.
 ///
 /// First `in_source` looks at who has it: a page that was brought before it was, and that another CPU took from there, is
-/// in the tables by then, or its entry busy.
-pub(crate) fn is_still_missing(in_source: &dyn Fn() -> bool, guest: &dyn Asker) -> bool {
+/// in the tables by then, or its entry busy. If it is missing, `then` is run with the guest's lock still held.
+pub(crate) fn is_still_missing(in_source: &dyn Fn() -> bool, guest: &dyn Asker, then: &mut dyn FnMut()) -> bool {
     let mut is_missing = false;
-    guest.hold(&mut |in_tables| is_missing = in_source() && in_tables());
+    guest.hold(&mut |in_tables| {
+        is_missing = in_source() && in_tables();
+        if is_missing {
+            then();
+        }
+    });
     is_missing
 }

@@ -73,10 +73,13 @@ pub(crate) trait Inherited: Send + Sync {
             }
         });
         let Some(wanted) = wanted? else { return Ok(Supplied::Ready) };
-        // What others wait for too is on no account, as all that they have in common.
-        let paid = self.look(page).is_alone.then(|| (payer.clone(), page));
+        if self.look(page).is_alone {
+            wanted.check_room(payer)?;
+        }
         let is_absent = || self.look(page).at.is_none();
-        wanted.ask(pager, offset, paid, || is_still_missing(&is_absent, guest))
+        // What others wait for too is on no account, as all that they have in common. No snapshot comes between look and note.
+        let mut note = || wanted.note(self.look(page).is_alone.then(|| (payer.clone(), page)), pager);
+        wanted.ask(pager, offset, || is_still_missing(&is_absent, guest, &mut note))
     }
 
     /// As [`Pages::isolate`].

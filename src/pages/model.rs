@@ -107,7 +107,7 @@ impl World {
             let mapped = *self.host.table.lock().unwrap();
             !present && !mapped
         };
-        ask(&self.pager, &self.owner, 0, is_still_missing, || {}).unwrap()
+        ask(&self.pager, &self.owner, 0, is_still_missing).unwrap()
     }
 
     /// A ticket of a source that answers later.

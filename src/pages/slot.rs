@@ -100,26 +100,29 @@ impl Share {
 }
 
 impl Wanted {
+    /// Refuses what an account has no room for, unless it was asked for before.
+    pub(super) fn check_room(&self, payer: &Payer) -> Result<(), Exhausted> {
+        let account = payer.of(Resource::Frames);
+        let is_full = account.room() == 0 && self.0.content.read().asked.is_none();
+        if is_full { Err(account.refusal()) } else { Ok(()) }
+    }
+
+    /// It is about to be asked for: when it comes it is on that account.
+    pub(crate) fn note(&self, paid: Option<Paid>, pager: &Pager) {
+        self.0.content.write().ask(paid, pager);
+    }
+
     /// Asks the source for it, once for all that name it: `offset` is where it is there. The CPU that is to ask first
-    /// looks once more whether it is missing: another CPU may have brought it before. When it comes it is on that
-    /// account; at its limit it is not asked for. Called without any lock.
+    /// looks once more whether it is missing, and [notes](Self::note) that it asks: another CPU may have brought it before.
+    /// Called without any lock.
     pub(crate) fn ask(
-        self,
+        &self,
         pager: &Pager,
         offset: usize,
-        paid: Option<Paid>,
         is_still_missing: impl FnOnce() -> bool,
     ) -> Result<Supplied, Exhausted> {
-        let account = paid.as_ref().map(|(payer, _)| payer.of(Resource::Frames));
-        if let Some(account) = account.filter(|account| account.room() == 0)
-            && self.0.content.read().asked.is_none()
-        {
-            return Err(account.refusal());
-        }
         let owner = self.0.owner();
-        let asked = ask(pager, &owner, offset, is_still_missing, || {
-            self.0.content.write().ask(paid, pager);
-        });
+        let asked = ask(pager, &owner, offset, is_still_missing);
         if self.0.sharers.load(Ordering::Acquire) == 0 {
             // It was let go before it was known that there is something to cancel.
             pager.cancel_pages(&owner, &(0..1));
@@ -128,22 +131,18 @@ impl Wanted {
     }
 }
 
-/// Asks for a page, once for all: `before` is called by the CPU that does, before it does.
+/// Asks for a page, once for all.
 pub(super) fn ask(
     pager: &Pager,
     owner: &Counted<dyn PageOwner>,
     offset: usize,
     is_still_missing: impl FnOnce() -> bool,
-    before: impl FnOnce(),
 ) -> Result<Supplied, Exhausted> {
     match pager.enter(owner, 0, offset) {
         Entered::Other(supplied) => Ok(supplied),
         // Another CPU brought the page, or took it away, before this one's ticket was written down.
         Entered::First(_) if !is_still_missing() => Ok(Supplied::Ready),
-        Entered::First(asking) => {
-            before();
-            asking.ask()
-        }
+        Entered::First(asking) => asking.ask(),
     }
 }
 

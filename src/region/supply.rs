@@ -24,8 +24,8 @@ pub(super) fn bring(region: &(dyn Region + 'static), page: usize, guest: &dyn As
     match region.behind(page) {
         Behind::Frame => Ok(Supplied::Ready),
         Behind::Nothing => populate(region, page, guest).map(|()| Supplied::Ready),
-        Behind::Source(pager, offset) => ask(region, page, (&pager, offset), || {
-            is_still_missing(&|| matches!(region.behind(page), Behind::Source(..)), guest)
+        Behind::Source(pager, offset) => ask(region, page, (&pager, offset), |note| {
+            is_still_missing(&|| matches!(region.behind(page), Behind::Source(..)), guest, note)
         }),
     }
 }
@@ -48,10 +48,11 @@ fn ask(
     region: &(dyn Region + 'static),
     page: usize,
     (pager, offset): (&Pager, usize),
-    is_still_missing: impl FnOnce() -> bool,
+    is_still_missing: impl FnOnce(&mut dyn FnMut()) -> bool,
 ) -> Result<Supplied, Exhausted> {
     let wanted = region.writing().pages.wanted(region.places().of(page))?;
-    wanted.map_or(Ok(Supplied::Ready), |wanted| wanted.ask(pager, offset, None, is_still_missing))
+    let Some(wanted) = wanted else { return Ok(Supplied::Ready) };
+    wanted.ask(pager, offset, || is_still_missing(&mut || wanted.note(None, pager)))
 }
 
 impl SharedRegion {
@@ -59,7 +60,13 @@ impl SharedRegion {
     pub(super) fn bring(&self, offset: usize, size: usize) -> Result<(), RegionError> {
         let (region, page) = (self.0.as_dyn(), offset / PAGE_SIZE_4K);
         while let Behind::Source(pager, at) = region.behind(page) {
-            let is_still_missing = || matches!(region.behind(page), Behind::Source(..));
+            let is_still_missing = |note: &mut dyn FnMut()| {
+                let is_missing = matches!(region.behind(page), Behind::Source(..));
+                if is_missing {
+                    note();
+                }
+                is_missing
+            };
             match ask(region, page, (&pager, at), is_still_missing) {
                 Ok(Supplied::Ready) => {}
                 Ok(Supplied::NotYet(ticket)) => return Err(RegionError::NotYet { offset, size, ticket }),

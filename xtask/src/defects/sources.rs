@@ -158,11 +158,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "pending-pages-without-limit",
         rules: &["L3"],
-        edits: &[Edit {
-            file: SLOT,
-            text: "account.filter(|account| account.room() == 0)",
-            instead: "account.filter(|_| false)",
-        }],
+        edits: &[Edit { file: SLOT, text: "account.room() == 0 && ", instead: "false && " }],
         host: &[toy("sources::private::what_was_brought_and_not_taken")],
         emulator: Emulator::Cannot("no scenario there has a limit and a source"),
     },
