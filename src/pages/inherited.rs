@@ -73,9 +73,7 @@ pub(crate) trait Inherited: Send + Sync {
             }
         });
         let Some(wanted) = wanted? else { return Ok(Supplied::Ready) };
-        if self.look(page).is_alone {
-            wanted.check_room(payer)?;
-        }
+        wanted.check_room(payer, || self.look(page).is_alone)?;
         let is_absent = || self.look(page).at.is_none();
         // What others wait for too is on no account, as all that they have in common. No snapshot comes between look and note.
         let mut note = || wanted.note(self.look(page).is_alone.then(|| (payer.clone(), page)), pager);

@@ -100,10 +100,10 @@ impl Share {
 }
 
 impl Wanted {
-    /// Refuses what an account has no room for, unless it was asked for before.
-    pub(super) fn check_room(&self, payer: &Payer) -> Result<(), Exhausted> {
+    /// Refuses what an account has no room for, unless it was asked for before, or others wait for it too.
+    pub(super) fn check_room(&self, payer: &Payer, is_alone: impl FnOnce() -> bool) -> Result<(), Exhausted> {
         let account = payer.of(Resource::Frames);
-        let is_full = account.room() == 0 && self.0.content.read().asked.is_none();
+        let is_full = account.room() == 0 && self.0.content.read().asked.is_none() && is_alone();
         if is_full { Err(account.refusal()) } else { Ok(()) }
     }
 
