@@ -36,7 +36,7 @@ use stage2::{
     frames::Pieces,
     pager::{Pager, Settled, Source, SourceError, Supply, Ticket, Waiting},
     region::RegionError,
-    space::{Area, Progress, Resource},
+    space::{Area, Progress, Refill, Resource},
     x86_64::{
         ept::{self, Depth, Ept},
         npt::{self, Asid, Npt},

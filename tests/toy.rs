@@ -8,6 +8,8 @@ mod balloon;
 mod board;
 #[path = "toy/caches.rs"]
 mod caches;
+#[path = "toy/discard.rs"]
+mod discard;
 #[path = "toy/drop_of_a_space.rs"]
 mod drop_of_a_space;
 #[path = "toy/eventful.rs"]

@@ -100,15 +100,15 @@ impl<'a, B: Backing> Plan<'a, B> {
         self.areas.set_flags(&self.touched, flags);
     }
 
-    /// Puts another backend behind every piece, cutting the areas at the range's ends, and gives the old ones, as
-    /// [`carve`](Self::carve) does.
-    pub(crate) fn rebase(self, mut backend: impl FnMut() -> B) -> Few<MemoryArea<B>> {
+    /// Puts another backend behind every piece for which `backend` answers one, cutting the areas at the range's ends, and
+    /// gives the old ones, as [`carve`](Self::carve) does.
+    pub(crate) fn rebase(self, backend: impl FnMut(&MemoryArea<B>) -> Option<B>) -> Few<MemoryArea<B>> {
         let mut gone = Few::in_room(self.room);
         let apply = |area: &mut MemoryArea<B>, new| {
             let old = core::mem::replace(area.backend_mut(), new);
             gone.push(MemoryArea::over(area.va_range(), area.flags(), old));
         };
-        self.areas.change(&self.touched, |_| Some(backend()), apply);
+        self.areas.change(&self.touched, backend, apply);
         gone
     }
 

@@ -71,7 +71,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         });
         self.context.frames.account().give_back(bytes / PAGE_SIZE_4K);
         table.change_owners(&self.context, range, Owner::Space, Owner::Shared);
-        let replaced = plan.rebase(|| Backend::Shared(view.clone()));
+        let replaced = plan.rebase(|_| Some(Backend::Shared(view.clone())));
         areas.join_all(range);
         lease.keep();
         drop(guard);
@@ -136,7 +136,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         unmapped.graft(&self.context, table);
         table.change_owners(&self.context, range, Owner::Shared, Owner::Space);
         charge.keep();
-        let replaced = plan.rebase(|| Backend::Private(LeafPolicy::Pages));
+        let replaced = plan.rebase(|_| Some(Backend::Private(LeafPolicy::Pages)));
         areas.join_all(range);
         drop(guard);
         drop((leases, replaced));

@@ -3,6 +3,7 @@
 mod access;
 mod convert;
 mod copy;
+mod discard;
 mod dismantle;
 mod donate;
 mod edit;
@@ -28,6 +29,7 @@ mod unshare;
 mod window;
 
 pub use self::{
+    discard::Refill,
     dismantle::Dismantling,
     protect::Protecting,
     query::{Area, AreaKind, Stats},

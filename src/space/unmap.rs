@@ -10,8 +10,8 @@ use crate::{
     table::{Edit, RemovedPage},
 };
 
-/// A range that no CPU reaches any more, and whose memory is still to be freed:
-/// [`GuestSpace::unmap_in_steps`] makes it.
+/// Memory that no CPU reaches any more, and that is still to be freed: [`GuestSpace::unmap_in_steps`] and
+/// [`GuestSpace::discard_in_steps`] make it.
 ///
 /// Dropped, it frees the rest at once. The space's lock is not held meanwhile, and other memory may come to the range.
 #[must_use = "dropping it frees everything at once"]
@@ -75,7 +75,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.check(range)?;
         let mut removed = Removed::default();
         self.take(self.exclusive_over(range)?, range, &mut removed)?;
-        Ok(Unmapping { space: self, removed })
+        Ok(Unmapping::of(self, removed))
     }
 
     /// Frees all of what was taken away, without the lock.
@@ -144,7 +144,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 }
 
-impl<P: Platform, L: LockFamily> Unmapping<'_, P, L> {
+impl<'s, P: Platform, L: LockFamily> Unmapping<'s, P, L> {
+    pub(super) const fn of(space: &'s GuestSpace<P, L>, removed: Removed) -> Self {
+        Self { space, removed }
+    }
+
     /// Frees up to `budget` frames of 4 KiB: of memory, of tables, and of regions whose pages nothing else shows.
     /// An area counts as one too. What the allocator takes back only as a whole may exceed the budget.
     pub fn step(&mut self, budget: usize) -> Progress {

@@ -102,6 +102,34 @@ impl<'t, P: Platform> Flush<'t, P> {
         result
     }
 
+    /// The same as [`detach`](Self::detach), but nothing has changed if a CPU could not be told.
+    ///
+    /// # Errors
+    /// As for [`invalidate`](Self::invalidate).
+    pub(crate) fn detach_or_restore(mut self, removed: &mut RemovedMemory) -> Result<(), Unreachable> {
+        self.reap(removed).inspect_err(|_| self.restore())
+    }
+
+    /// Takes an unmapping back of which a CPU may not have been told: every marked entry is again what it was, which is no
+    /// conflict with what a CPU still holds.
+    pub(crate) fn restore(&mut self) {
+        let Some(Pending { range, edit, .. }) = self.pending.take() else { return };
+        debug_assert!(edit == Edit::Unmap, "what was changed in place is not marked");
+        let context = self.context;
+        context.walk(self.tree.top(context), range, &mut |visit| {
+            if let Visit::Entries(chunk) = visit {
+                chunk.slots::<P>().for_each(|slot| match slot.decode(&context.format) {
+                    Entry::Marked(Marked::Leaf(leaf)) => slot.store(context.format.leaf(slot.level, &leaf)),
+                    Entry::Marked(Marked::Table(table)) => slot.store(context.format.table(table)),
+                    _ => {}
+                });
+            }
+            Step::Into
+        });
+        context.operations().publish();
+        context.discard_cuts(self.cuts);
+    }
+
     fn complete(&mut self) -> Result<(), Unreachable> {
         if self.pending.as_ref().is_none_or(|pending| !pending.has_marks) {
             self.invalidate()?;

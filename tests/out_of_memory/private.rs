@@ -23,6 +23,7 @@ pub(super) fn cases<F: Format>() -> Vec<Case<F>> {
         case("map into a crowd", crowd, |s| s.map(range(PAGE, PAGE), PAGES, RW), Keeps::Everything),
         case("unmap a middle", two_blocks, |s| s.unmap(range(RAM + PAGE, BLOCK)), Keeps::Everything),
         case("unmap in a crowd", crowd, |s| s.unmap(range(4 * PAGE, 90 * PAGE)), Keeps::Everything),
+        case("discard a middle", two_blocks, |s| s.discard(range(RAM + PAGE, BLOCK), Refill::Zeros), Keeps::Everything),
         case("protect a middle", two_blocks, |s| s.protect(range(RAM + PAGE, BLOCK), READ), Keeps::Everything),
         case("fault on a page", lazy_pages, |s| fault(s, RAM + PAGE, Access::Write), Keeps::Translations),
         case(

@@ -119,6 +119,18 @@ pub(super) fn region_cases<F: Format>() -> Vec<Case<F>> {
             Keeps::Everything,
         ),
         case(
+            "discard a middle of frozen blocks",
+            frozen_blocks,
+            |s| s.discard(range(RAM + PAGE, BLOCK), Refill::Zeros),
+            Keeps::Everything,
+        ),
+        case(
+            "discard what was inherited",
+            |s| inherit(s).and_then(|()| s.protect(range(RAM, PAGE), READ)).expect("memory"),
+            |s| s.discard(range(RAM, 3 * PAGE), Refill::Source),
+            Keeps::Everything,
+        ),
+        case(
             "take a page",
             |s| {
                 three_pages(s);

@@ -66,6 +66,15 @@ pub(super) fn source_cases<F: Format>() -> Vec<Case<F>> {
             |s| s.snapshot().map(drop),
             Keeps::Everything,
         ),
+        case(
+            "discard a source's pages, in several areas",
+            |s| {
+                from_source(s).and_then(|()| fault(s, RAM, Access::Read)).expect("memory");
+                s.protect(range(RAM + PAGE, PAGE), MappingFlags::READ).expect("memory");
+            },
+            |s| s.discard(range(RAM, 3 * PAGE), Refill::Zeros),
+            Keeps::Everything,
+        ),
         case("read a source's region", nothing, |s| read_source(s), Keeps::Everything),
     ]
 }

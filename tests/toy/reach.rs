@@ -6,6 +6,8 @@
 mod act;
 #[path = "reach/check.rs"]
 mod check;
+#[path = "reach/discards.rs"]
+mod discards;
 #[path = "reach/forks.rs"]
 mod forks;
 #[path = "reach/limits.rs"]
@@ -109,6 +111,7 @@ const SNAPSHOTS: &[Kind] = &[
     Kind::Restore,
     Kind::Map,
     Kind::Unmap,
+    Kind::Discard,
     Kind::End,
     Kind::Get,
 ];
@@ -124,6 +127,7 @@ const REGIONS: &[Kind] = &[
     Kind::Write,
     Kind::Read,
     Kind::Unmap,
+    Kind::Discard,
     Kind::Get,
     Kind::End,
 ];

@@ -17,6 +17,7 @@ mod stale;
 
 pub mod addresses;
 pub mod copying;
+pub mod discarding;
 pub mod faults;
 pub mod guest_memory;
 pub mod lending;

@@ -50,6 +50,13 @@ macro_rules! for_each_scenario {
                 pages_take_the_place_of_a_block,
                 a_long_range_goes_whole,
             }
+            discarding {
+                what_is_discarded_is_zeros_and_free,
+                the_middle_of_a_block_is_zeros_and_the_rest_stays,
+                the_other_cpu_finds_zeros,
+                a_fork_keeps_what_its_parent_discards,
+                discarded_code_is_not_executed,
+            }
             protecting {
                 a_restriction_is_seen_at_once,
                 permissions_go_down_and_up,

@@ -9,7 +9,7 @@ pub(crate) use stage2::{
     format::Used,
     loan::{Handover, PageState},
     region::RegionError,
-    space::{AreaKind, Resource},
+    space::{AreaKind, Refill, Resource},
 };
 
 pub(crate) use crate::{

@@ -44,6 +44,7 @@ impl World {
                 return self.map_from(guest, pages);
             }
             Kind::Unmap => return self.unmap(guest, start..(start + 1 + three % 6).min(PAGES), four),
+            Kind::Discard => return self.discard(guest, (start, most), (four, five)),
             Kind::Write | Kind::Read => return self.access(guest, start, op.kind == Kind::Write, three % 2 == 0),
             Kind::Snapshot => return self.snapshot(guest, two % 4 == 0),
             Kind::Fork | Kind::Rewind | Kind::Restore => {
@@ -115,7 +116,8 @@ impl World {
         self.spaces[guest].map(span(&pages), LAZY, RW).map_err(|error| format!("map: {error}"))?;
         for page in pages {
             let cell = self.twin.cell(Holds::Zeros);
-            self.twin.guests[guest].slots[page] = Some(Slot { cell, stand: Stand::Private, own: Own::No });
+            self.twin.guests[guest].slots[page] =
+                Some(Slot { cell, stand: Stand::Private, own: Own::No, origin: None });
         }
         Ok(())
     }
@@ -128,7 +130,7 @@ impl World {
         mapped.map_err(|error| format!("map_from: {error}"))?;
         for (index, page) in pages.enumerate() {
             let cell = self.twin.cell(Holds::Missing(first + index));
-            self.twin.inherit(guest, page, cell);
+            self.twin.inherit(guest, page, (cell, Some(first + index)));
         }
         Ok(())
     }
@@ -224,8 +226,9 @@ impl World {
         self.note(format!("guest {guest}: restore handle {handle}"));
         restored.map_err(|error| format!("restore: {error}"))?;
         for (index, page) in places.into_iter().enumerate() {
-            let cell = self.twin.regions[region].cells[index];
-            self.twin.inherit(guest, page, cell);
+            let twin::Region { cells, origins, .. } = &self.twin.regions[region];
+            let (cell, origin) = (cells[index], origins[index]);
+            self.twin.inherit(guest, page, (cell, origin));
         }
         Ok(())
     }
@@ -248,10 +251,11 @@ impl World {
         let region = self.spaces[guest].make_shared(span(&pages)).map_err(|error| format!("make_shared: {error}"))?;
         let window = self.new_window();
         let cells: Vec<_> = pages.clone().map(|page| self.twin.slot(guest, page).cell).collect();
-        self.twin.regions.push(twin::Region { cells, frozen: false, places: Vec::new() });
+        let origins = vec![None; cells.len()];
+        self.twin.regions.push(twin::Region { cells, origins, frozen: false, places: Vec::new() });
         let index = self.twin.regions.len() - 1;
         for slot in self.twin.guests[guest].slots[pages].iter_mut().flatten() {
-            (slot.stand, slot.own) = (Stand::Shared(index, window), Own::No);
+            (slot.stand, slot.own, slot.origin) = (Stand::Shared(index, window), Own::No, None);
         }
         if is_kept {
             self.handles.push(Handle::Region(region));
@@ -287,7 +291,7 @@ impl World {
             self.twin.bring(cell);
             let is_page = matches!(self.twin.cells[cell], Holds::Page(_));
             let own = if is_page { Own::Yes } else { Own::No };
-            self.twin.guests[guest].slots[page] = Some(Slot { cell, stand: Stand::Private, own });
+            self.twin.guests[guest].slots[page] = Some(Slot { cell, stand: Stand::Private, own, origin: None });
         }
         Ok(())
     }

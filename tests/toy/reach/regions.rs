@@ -7,7 +7,8 @@ impl World {
     pub(super) fn region(&mut self, guest: usize, pages: usize, (written, frozen): (usize, usize)) {
         let region = self.spaces[guest].region(pages * PAGE).expect("memory for a region");
         let cells = (0..pages).map(|_| self.twin.cell(Holds::Zeros)).collect();
-        self.twin.regions.push(twin::Region { cells, frozen: false, places: Vec::new() });
+        let origins = vec![None; pages];
+        self.twin.regions.push(twin::Region { cells, origins, frozen: false, places: Vec::new() });
         let index = self.twin.regions.len() - 1;
         let mut wrote = Vec::new();
         for page in (0..pages).filter(|page| written >> page & 1 == 1) {
@@ -36,7 +37,8 @@ impl World {
             region.freeze().expect("nothing writes it");
         }
         let cells = (0..pages).map(|page| self.twin.cell(Holds::Missing(first + page))).collect();
-        self.twin.regions.push(twin::Region { cells, frozen: is_frozen, places: Vec::new() });
+        let origins = (first..first + pages).map(Some).collect();
+        self.twin.regions.push(twin::Region { cells, origins, frozen: is_frozen, places: Vec::new() });
         let (number, frozen) = (self.handles.len(), if is_frozen { "frozen" } else { "not frozen" });
         self.note(format!("a region of {pages} pages from a source, {frozen}: handle {number}"));
         self.handles.push(Handle::Region(region));
@@ -84,9 +86,10 @@ impl World {
         self.spaces[guest].map(span(&pages), mapping, RW).map_err(|error| format!("map: {error}"))?;
         let window = self.new_window();
         for (index, page) in pages.enumerate() {
-            let cell = self.twin.regions[region].cells[from + index];
+            let twin::Region { cells, origins, .. } = &self.twin.regions[region];
+            let (cell, origin) = (cells[from + index], origins[from + index].filter(|_| inherits));
             let stand = if inherits { Stand::Inherited } else { Stand::Shared(region, window) };
-            self.twin.guests[guest].slots[page] = Some(Slot { cell, stand, own: Own::No });
+            self.twin.guests[guest].slots[page] = Some(Slot { cell, stand, own: Own::No, origin });
         }
         Ok(())
     }

@@ -12,6 +12,8 @@ pub enum Kind {
     Map,
     MapFrom,
     Unmap,
+    /// A guest's memory goes, and its areas stay.
+    Discard,
     Write,
     Read,
     Snapshot,

@@ -41,7 +41,7 @@ impl World {
         self.populate(guest, &pages);
         for (from, to) in pages.zip(place) {
             let slot = self.twin.guests[guest].slots[from].take().expect("a page");
-            self.twin.guests[taker].slots[to] = Some(Slot { stand: Stand::Private, ..slot });
+            self.twin.guests[taker].slots[to] = Some(Slot { stand: Stand::Private, origin: None, ..slot });
         }
         Ok(())
     }

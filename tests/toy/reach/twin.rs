@@ -45,12 +45,16 @@ pub struct Slot {
     pub cell: Cell,
     pub stand: Stand,
     pub own: Own,
+    /// The page of the source that is behind it.
+    pub origin: Option<usize>,
 }
 
 /// A region.
 #[derive(Debug)]
 pub struct Region {
     pub cells: Vec<Cell>,
+    /// The pages of the source that are behind it; none for a region that has no source.
+    pub origins: Vec<Option<usize>>,
     pub frozen: bool,
     /// For a snapshot: the guest's pages that its own are, one after the other.
     pub places: Vec<usize>,
@@ -115,7 +119,7 @@ impl Twin {
         for (number, guest) in self.guests.iter().enumerate() {
             writeln!(text, "  guest {number}{}:", if guest.pooled { "" } else { ", without a pool" })?;
             for (page, slot) in guest.slots.iter().enumerate() {
-                let Some(Slot { cell, stand, own }) = slot else { continue };
+                let Some(Slot { cell, stand, own, .. }) = slot else { continue };
                 writeln!(text, "    page {page}: #{cell} {:x?} {stand:?} own:{own:?}", self.cells[*cell])?;
             }
         }
@@ -147,7 +151,7 @@ impl Twin {
 
     /// A guest reads a page, or writes a value there.
     pub fn touch(&mut self, guest: usize, page: usize, value: Option<u64>) {
-        let Slot { cell, stand, own } = self.slot(guest, page);
+        let Slot { cell, stand, own, .. } = self.slot(guest, page);
         let came = self.bring(cell);
         if let Stand::Shared(..) | Stand::Borrowed = stand {
             self.put(cell, value);
@@ -203,21 +207,22 @@ impl Twin {
 
     /// What a guest has for itself, or inherits, is frozen into a region, for which there is a handle.
     pub fn snapshot(&mut self, guest: usize) -> usize {
-        let (mut cells, mut places) = (Vec::new(), Vec::new());
+        let (mut cells, mut origins, mut places) = (Vec::new(), Vec::new(), Vec::new());
         for (page, slot) in self.guests[guest].slots.iter_mut().enumerate() {
             let Some(slot) = slot.as_mut().filter(|slot| slot.is_its_own()) else { continue };
             (slot.stand, slot.own) = (Stand::Inherited, Own::No);
             cells.push(slot.cell);
+            origins.push(slot.origin);
             places.push(page);
         }
-        self.regions.push(Region { cells, frozen: true, places });
+        self.regions.push(Region { cells, origins, frozen: true, places });
         self.handles.push(self.regions.len() - 1);
         self.regions.len() - 1
     }
 
     /// Puts pages of a region into a guest that inherits them.
-    pub fn inherit(&mut self, guest: usize, page: usize, cell: Cell) {
-        self.guests[guest].slots[page] = Some(Slot { cell, stand: Stand::Inherited, own: Own::No });
+    pub fn inherit(&mut self, guest: usize, page: usize, (cell, origin): (Cell, Option<usize>)) {
+        self.guests[guest].slots[page] = Some(Slot { cell, stand: Stand::Inherited, own: Own::No, origin });
     }
 
     /// Whether a handle for a region is left.
