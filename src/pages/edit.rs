@@ -1,4 +1,4 @@
-//! Taking the pages of a range out of a tree, and sharing them with another tree.
+//! Taking the pages of a range out of a tree, sharing them with another tree, and bringing that into a third.
 
 use core::ops::Range;
 
@@ -75,6 +75,25 @@ impl Pages {
         Ok(())
     }
 
+    /// Makes the way for a tree to be [merged](Self::merge) with this one. Nodes on it may be added.
+    pub(crate) fn make_way(&mut self, other: &Self) -> Result<(), Exhausted> {
+        if other.root.is_some() { self.place(other.base, other.height).map(drop) } else { Ok(()) }
+    }
+
+    /// Has all pages of a tree too, for which the [way](Self::make_way) is made, the ranges of which are
+    /// [isolated](Self::isolate), and in which no page is here.
+    pub(crate) fn merge(&mut self, mut other: Self) {
+        if self.supplied.is_none() {
+            self.supplied = other.supplied.take();
+        }
+        let Some(node) = other.root.take() else { return };
+        let place = self.place(other.base, other.height);
+        debug_assert!(place.is_ok(), "the way was made");
+        if let Ok(child) = place {
+            merge(child, node);
+        }
+    }
+
     fn graft_page(&mut self, to: usize, from: &mut Self, page: usize) -> Result<(), Exhausted> {
         let Some(Node::Leaf(leaf)) = from.node(page, 0)? else { return Ok(()) };
         let (keeper, share) = {
@@ -116,6 +135,31 @@ impl Pages {
             node = below;
         }
         Ok(Some(node))
+    }
+}
+
+/// Puts what is in a node where nothing of it is. Where both trees have a node, neither shares it: a range ends in it.
+fn merge(child: &mut Child, node: Node) {
+    match (child, node) {
+        (child @ None, node) => *child = Some(node),
+        (Some(Node::Inner(to)), Node::Inner(mut from)) => {
+            let (to, from) = (to.sole(), from.sole());
+            debug_assert!(to.is_some() && from.is_some(), "a range ends in it");
+            let (Some(to), Some(from)) = (to, from) else { return };
+            for (child, node) in to.children.get_mut().iter_mut().zip(from.children.get_mut()) {
+                if let Some(node) = node.take() {
+                    merge(child, node);
+                }
+            }
+        }
+        (Some(to), mut from) => {
+            let (to, from) = (to.records_mut(), from.records_mut());
+            debug_assert!(to.is_some() && from.is_some(), "a range ends in it");
+            let (Some(to), Some(from)) = (to, from) else { return };
+            for (record, page) in to.pages.iter_mut().zip(&mut from.pages).filter(|(_, page)| !page.is_absent()) {
+                *record = core::mem::take(page);
+            }
+        }
     }
 }
 

@@ -151,32 +151,24 @@ pub(crate) trait Inherited: Send + Sync {
         self.pages().upgradeable_read().upgrade().take_missing(range, usize::MAX)
     }
 
+    /// As [`Pages::make_way`].
+    fn make_way(&self, pages: &Pages) -> Result<(), Exhausted> {
+        self.pages().upgradeable_read().upgrade().make_way(pages)
+    }
+
+    /// As [`Pages::merge`].
+    fn merge(&self, pages: Pages) {
+        self.pages().upgradeable_read().upgrade().merge(pages);
+    }
+
     /// Puts other pages in the place of all.
     fn replace(&self, pages: Pages) -> Pages {
         core::mem::replace(&mut self.pages().upgradeable_read().upgrade(), pages)
     }
 
-    /// The pages as they were, while they are changed with the space's lock held exclusively.
-    fn before(&self) -> &RwLock<Pages>;
-
-    /// Begins a change that may fail.
-    fn begin(&self) {
-        *self.before().write() = self.share();
-    }
-
-    /// Undoes the change that was begun. What it added are nodes: all pages in them are others' too.
-    fn undo(&self) {
-        drop(self.replace(core::mem::take(&mut *self.before().write())));
-    }
-
     /// Whether nothing waits to be freed: what this change cuts out is its own to free.
     fn is_settled(&self) -> bool {
         self.leaving().read().is_empty()
-    }
-
-    /// The change is made: what it replaced are nodes whose pages are all there still.
-    fn commit(&self) {
-        drop(core::mem::take(&mut *self.before().write()));
     }
 
     /// The same pages, for another owner.
@@ -191,7 +183,6 @@ struct Tree {
     pages: RwLock<Pages>,
     keeper: RwLock<Option<Counted<dyn Keeper>>>,
     leaving: RwLock<Leaving>,
-    before: RwLock<Pages>,
 }
 
 impl Inherited for Tree {
@@ -201,10 +192,6 @@ impl Inherited for Tree {
 
     fn keeper(&self) -> &RwLock<Option<Counted<dyn Keeper>>> {
         &self.keeper
-    }
-
-    fn before(&self) -> &RwLock<Pages> {
-        &self.before
     }
 
     fn leaving(&self) -> &RwLock<Leaving> {

@@ -85,11 +85,6 @@ impl Pages {
         Self { supplied: Some(keeper.clone()), ..Self::default() }
     }
 
-    /// A source is behind some pages from now on.
-    pub(crate) fn supply(&mut self, keeper: &Counted<dyn Keeper>) {
-        self.supplied.get_or_insert_with(|| keeper.clone());
-    }
-
     /// The page that a source is to be asked for, for all that share it now; `None` if it has a frame, or no source is
     /// behind any page.
     pub(crate) fn wanted(&mut self, page: usize) -> Result<Option<Wanted>, Exhausted> {

@@ -208,3 +208,31 @@ fn what_others_wait_for_stays_theirs() {
     }
     assert_eq!((there(&tree), there(&other)), (Vec::new(), [20].to_vec()), "another tree waits still");
 }
+
+/// Wherever the ends of a range lie, and whatever was there before: what comes has the places of what goes.
+#[test]
+fn pages_come_in_the_place_of_others() {
+    for range in [0..1, 5..9, 16..32, 5..300, 255..257, 4000..4096, 4096..4100, 5000..9000] {
+        let world = World::new();
+        let mut tree = world.tree(&[(0, 4096)]);
+        let (other, before) = (tree.share(), |page| tree.frame(page));
+        let old: Vec<_> = (0..10_000).map(before).collect();
+        let mut from = world.tree(&[(0, 70_000)]);
+        let mut comes = Pages::default();
+        comes.graft(range.start, &mut from, range.start + 3, range.len()).unwrap();
+        let mut leaving = Leaving::default();
+        tree.isolate(&range).unwrap();
+        leaving.reserve(core::iter::once(range.clone())).unwrap();
+        tree.make_way(&comes).unwrap();
+        tree.cut(&range, &world.payer, &mut leaving);
+        tree.merge(comes);
+        for page in 0..10_000 {
+            let at = if range.contains(&page) { from.frame(page + 3) } else { old[page] };
+            assert_eq!(tree.frame(page), at, "{range:?}: {page}");
+        }
+        step(&mut leaving, usize::MAX);
+        assert_eq!((other.count(), from.count(), world.out()), (4096, 70_000, 74_096), "{range:?}");
+        drop((tree, other, from));
+        assert_eq!(world.out(), 0, "{range:?}");
+    }
+}

@@ -12,7 +12,7 @@ use crate::{
     error::{Error, RegionError},
     format::{Format, Inexpressible, Owner},
     lock::LockFamily,
-    pages::Inherited,
+    pages::{Inherited, Pages},
     platform::Platform,
     region::{Lease, SharedRegion},
     set::{AreaError, MemoryArea},
@@ -138,38 +138,35 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.insert_inherited(
             area,
             || region.heir(),
-            |inherited| region.pass_on(&mut inherited.pages().write(), to, pages),
+            |_| {
+                let mut comes = Pages::default();
+                region.pass_on(&mut comes, to, pages).map(|()| comes)
+            },
         )
     }
 
-    /// Adds an area that inherits: `make` makes what a space has that inherits for the first time, and `pass_on` gives it
-    /// the area's pages.
+    /// Adds an area that inherits: `make` makes what a space has that inherits for the first time, and `pass_on` answers the
+    /// area's pages.
     pub(super) fn insert_inherited(
         &self,
         area: MemoryArea<Backend>,
         make: impl FnOnce() -> Option<Counted<dyn Inherited>>,
-        pass_on: impl FnOnce(&dyn Inherited) -> Result<(), Exhausted>,
+        pass_on: impl FnOnce(&dyn Inherited) -> Result<Pages, Exhausted>,
     ) -> Result<(), Error> {
         let range = area.va_range();
         let mut state = self.exclusive()?;
-        state.check_free(range)?;
         let inherited = state.inherit(make).ok_or(Error::NoMemory(range))?;
-        inherited.begin();
-        // What waits already is freed in somebody else's steps.
+        let vacancy = state.areas.vacancy(range).map_err(refused)?;
+        let failed = |exhausted: Exhausted| exhausted.at(range);
+        let comes = pass_on(&*inherited).map_err(failed)?;
+        inherit::make_room(&*inherited, || core::iter::once(range), &comes).map_err(failed)?;
+        // Nothing fails from here on. What waits already is freed in somebody else's steps.
         let mut budget = if inherited.is_settled() { usize::MAX } else { 0 };
-        let room = inherit::make_room(&*inherited, range, &self.accounts);
-        let inserted = match room.and_then(|()| pass_on(&*inherited)) {
-            Ok(()) => state.areas.vacancy(range).map(|vacancy| vacancy.fill_joined(area)).map_err(refused),
-            Err(exhausted) => Err(exhausted.at(range)),
-        };
-        if inserted.is_ok() {
-            inherited.commit();
-        } else {
-            inherited.undo();
-        }
+        vacancy.fill_joined(area);
+        inherit::put(&*inherited, core::iter::once(range), comes, &self.accounts);
         drop(state);
         inherited.free_some(&mut budget);
-        inserted
+        Ok(())
     }
 
     /// Refuses to copy on write what may still change, or what no entry expresses without the writing.

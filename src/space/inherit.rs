@@ -10,7 +10,7 @@ use crate::{
     addr::{GuestPhysAddr, GuestPhysRange},
     backend::Backend,
     counted::Counted,
-    pages::{Gone, Inherited, Look, Payer},
+    pages::{Gone, Inherited, Look, Pages, Payer},
 };
 
 /// The number of the page at an address.
@@ -29,14 +29,27 @@ pub(super) fn each_page(range: GuestPhysRange) -> impl Iterator<Item = GuestPhys
     starts.map(|start| GuestPhysRange::from_start_size(start.into(), PAGE_SIZE_4K))
 }
 
-/// Makes room for what is to be inherited in a range, where no area is: nodes that other trees have too must not come to
-/// name it.
-pub(super) fn make_room(inherited: &dyn Inherited, range: GuestPhysRange, payer: &Payer) -> Result<(), Exhausted> {
-    let pages = pages(range);
-    inherited.isolate(&pages)?;
-    inherited.reserve(&mut core::iter::once(pages.clone()))?;
-    inherited.cut(&pages, payer);
-    Ok(())
+/// Makes room for pages that are to be inherited in some ranges: nodes that other trees have too must not come to name them.
+pub(super) fn make_room<I: Iterator<Item = GuestPhysRange>>(
+    inherited: &dyn Inherited,
+    ranges: impl Fn() -> I,
+    comes: &Pages,
+) -> Result<(), Exhausted> {
+    ranges().map(pages).try_for_each(|pages| inherited.isolate(&pages))?;
+    inherited.reserve(&mut ranges().map(pages))?;
+    inherited.make_way(comes)
+}
+
+/// Puts pages into some ranges, for which there is [room](make_room), and takes out what else is there. No area shows that any
+/// more.
+pub(super) fn put(
+    inherited: &dyn Inherited,
+    ranges: impl Iterator<Item = GuestPhysRange>,
+    comes: Pages,
+    payer: &Payer,
+) {
+    ranges.for_each(|range| inherited.cut(&pages(range), payer));
+    inherited.merge(comes);
 }
 
 /// Makes room for taking out what is inherited in some ranges.

@@ -14,7 +14,7 @@ use crate::{
     format::Owner,
     lock::LockFamily,
     ownership::PageState,
-    pages::{Inherited, Keeper, Payer, PlatformKeeper, Supplies, inherited},
+    pages::{Inherited, Keeper, Pages, Payer, PlatformKeeper, Supplies, inherited},
     platform::Platform,
     region::{Part, Place, Places, SharedRegion, Snapshot},
     set::{MemoryArea, MemorySet},
@@ -124,31 +124,28 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             }
         }
         let inherited = state.inherit(inherited).ok_or(Error::NoMemory(everything))?;
-        inherited.begin();
-        // What waits already is freed in somebody else's steps.
-        let mut budget = if inherited.is_settled() { usize::MAX } else { 0 };
-        for (index, part) in snapshot.parts().iter().enumerate() {
+        let ranges = || snapshot.parts().iter().map(|part| part.range);
+        let mut comes = Pages::default();
+        for part in snapshot.parts() {
             let first = part.offset / PAGE_SIZE_4K;
             let pages = first..first + part.range.size() / PAGE_SIZE_4K;
+            let passed_on = region.pass_on(&mut comes, inherit::page(part.range.start), pages);
+            passed_on.map_err(|exhausted| exhausted.at(part.range))?;
+        }
+        inherit::make_room(&*inherited, ranges, &comes).map_err(|exhausted| exhausted.at(everything))?;
+        for (index, part) in snapshot.parts().iter().enumerate() {
             let heritage = Heritage::new(part.range.start, part.offset, region.supplies().cloned());
             let backend = Backend::CopyOnWrite(heritage);
             let area = MemoryArea::new(part.range.start, part.range.size(), part.flags, backend);
-            let made = inherit::make_room(&*inherited, part.range, &self.accounts);
-            let passed_on = made
-                .and_then(|()| region.pass_on(&mut inherited.pages().write(), inherit::page(part.range.start), pages));
-            if passed_on.is_err() || state.areas.insert(area).is_err() {
-                let done = &snapshot.parts()[..index];
-                for part in done {
-                    state.areas.remove_whole(part.range);
-                }
-                inherited.undo();
-                drop(state);
-                inherited.free_some(&mut budget);
+            if state.areas.insert(area).is_err() {
+                ranges().take(index).for_each(|range| state.areas.remove_whole(range));
                 return Err(Error::NoMemory(part.range));
             }
         }
-        snapshot.parts().iter().for_each(|part| state.areas.join_all(part.range));
-        inherited.commit();
+        // Nothing fails from here on. What waits already is freed in somebody else's steps.
+        let mut budget = if inherited.is_settled() { usize::MAX } else { 0 };
+        inherit::put(&*inherited, ranges(), comes, &self.accounts);
+        ranges().for_each(|range| state.areas.join_all(range));
         drop(state);
         inherited.free_some(&mut budget);
         Ok(())

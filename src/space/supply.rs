@@ -17,7 +17,7 @@ use crate::{
     error::{Error, RegionError},
     fault::{Fault, Outcome},
     lock::{LockFamily, SpaceLock},
-    pages::{Asker, Supplies, Supply, inherited},
+    pages::{Asker, Pages, Supplies, Supply, inherited},
     platform::Platform,
     region::{Behind, SharedRegion},
     set::MemoryArea,
@@ -82,8 +82,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let area = MemoryArea::new(range.start, range.size(), flags, Backend::CopyOnWrite(heritage));
         self.insert_inherited(area, inherited, |inherited| {
             let keeper = self.keeper(inherited).ok_or(Exhausted::Memory)?;
-            inherited.pages().write().supply(&keeper);
-            Ok(())
+            Ok(Pages::supplied_by(&keeper))
         })
     }
 
