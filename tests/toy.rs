@@ -47,6 +47,8 @@ mod reach;
 mod regions;
 #[path = "toy/relocate.rs"]
 mod relocate;
+#[path = "toy/replace.rs"]
+mod replace;
 #[path = "toy/rest.rs"]
 mod rest;
 #[path = "toy/shootdown.rs"]

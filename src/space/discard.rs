@@ -111,7 +111,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let State { areas, table, inherited, .. } = &mut *guard;
         let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
         Self::check_discardable(&plan)?;
-        let inherits = || plan.pieces().filter(|(area, _)| is_inherited(area)).map(|(_, part)| part);
+        let inherits = || plan.pieces().filter(|(area, _)| inherit::is_inherited(area)).map(|(_, part)| part);
         let inherited = inherited.as_ref().filter(|_| inherits().next().is_some());
         if let Some(inherited) = inherited {
             inherit::prepare_to_leave(&**inherited, inherits).map_err(|exhausted| exhausted.at(range))?;
@@ -149,10 +149,6 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         if start < end { Err(Error::NotMapped(GuestPhysRange { start, end })) } else { Ok(()) }
     }
-}
-
-fn is_inherited(area: &MemoryArea<Backend>) -> bool {
-    matches!(area.backend(), Backend::CopyOnWrite(_))
 }
 
 /// Whether sources may be behind what an area has not touched yet.

@@ -1,5 +1,7 @@
 //! Changing the map: every call excludes all others while the tables change and the CPUs forget.
 
+use core::ops::Range;
+
 use memory_addr::PAGE_SIZE_4K;
 use page_table_multiarch::MappingFlags;
 
@@ -19,6 +21,40 @@ use crate::{
     table::{Context, Detached, Fill},
 };
 
+/// What a mapping puts into a range.
+pub(super) struct Incoming {
+    pub area: MemoryArea<Backend>,
+    pub content: Content,
+    /// The permission to write a region, which is revoked if it is dropped.
+    pub lease: Option<Lease>,
+}
+
+/// What is in an area that is mapped.
+pub(super) enum Content {
+    /// Nothing until it is touched. The region's handle stays until the area shows it.
+    Lazy(Option<SharedRegion>),
+    /// This at once.
+    Filled(Fill<'static>),
+    /// What is inherited.
+    Inherited(Heirloom),
+}
+
+/// Pages of a frozen region that a space is to inherit.
+pub(super) struct Heirloom {
+    pub region: SharedRegion,
+    pages: Range<usize>,
+    /// The number of the first one in the space.
+    to: usize,
+}
+
+impl Heirloom {
+    /// A tree of them, by their numbers in the space.
+    pub(super) fn pages(&self) -> Result<Pages, Exhausted> {
+        let mut pages = Pages::default();
+        self.region.region().pass_on(&mut pages, self.to, self.pages.clone()).map(|()| pages)
+    }
+}
+
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Maps `range`, all of it or nothing.
     ///
@@ -36,25 +72,53 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::NoMemory`], [`Error::Limit`];
     /// - [`Error::Invalidation`] if an earlier operation's invalidation still fails.
     pub fn map(&self, range: GuestPhysRange, mapping: Mapping, flags: MappingFlags) -> Result<(), Error> {
+        let Incoming { area, content, lease } = self.incoming(range, mapping, flags)?;
+        match content {
+            Content::Lazy(handle) => {
+                self.insert(area)?;
+                drop(handle);
+            }
+            Content::Filled(fill) => self.insert_filled(area, fill)?,
+            Content::Inherited(heirloom) => {
+                let region = heirloom.region.region();
+                self.insert_inherited(area, || region.heir(), |_| heirloom.pages())?;
+            }
+        }
+        lease.into_iter().for_each(Lease::keep);
+        Ok(())
+    }
+
+    /// What a mapping puts into `range`, if nothing but the map can refuse it.
+    #[inline]
+    pub(super) fn incoming(
+        &self,
+        range: GuestPhysRange,
+        mapping: Mapping,
+        flags: MappingFlags,
+    ) -> Result<Incoming, Error> {
         self.check(range)?;
         self.check_flags(range, flags)?;
-        // The handle stays until the area shows the region.
-        let mut handle = None;
-        let (backend, fill) = match mapping {
+        let (backend, content) = match mapping {
             Mapping::Linear { to } => {
                 self.check_target(range, to)?;
-                (Backend::Linear(Offset::new(range.start, to)), Some(Fill::linear(to, flags)))
+                (Backend::Linear(Offset::new(range.start, to)), Content::Filled(Fill::linear(to, flags)))
             }
             Mapping::Shared { region, offset } => {
                 check_private(range, flags)?;
                 let view = Self::view(range, &region, offset)?;
-                handle = Some(region);
-                (Backend::Shared(view), None)
+                (Backend::Shared(view), Content::Lazy(Some(region)))
             }
-            Mapping::CopyOnWrite { region, offset } => return self.map_inherited(range, &region, offset, flags),
-            Mapping::Private { populate, leaf } => {
+            Mapping::CopyOnWrite { region, offset } => {
+                let (heritage, heirloom) = self.heirloom(range, region, offset, flags)?;
+                (Backend::CopyOnWrite(heritage), Content::Inherited(heirloom))
+            }
+            Mapping::Private { populate: Populate::Now, leaf } => {
                 check_private(range, flags)?;
-                (Backend::Private(leaf), (populate == Populate::Now).then_some(Fill::Own(leaf, flags)))
+                (Backend::Private(leaf), Content::Filled(Fill::Own(leaf, flags)))
+            }
+            Mapping::Private { populate: Populate::Lazy, leaf } => {
+                check_private(range, flags)?;
+                (Backend::Private(leaf), Content::Lazy(None))
             }
         };
         let lease = match &backend {
@@ -62,14 +126,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             _ => None,
         };
         let lease = lease.transpose().map_err(|cause| Error::Region { range, cause })?;
-        let area = MemoryArea::new(range.start, range.size(), flags, backend);
-        match fill {
-            None => self.insert(area)?,
-            Some(fill) => self.insert_filled(area, fill)?,
-        }
-        drop(handle);
-        lease.into_iter().for_each(Lease::keep);
-        Ok(())
+        Ok(Incoming { area: MemoryArea::new(range.start, range.size(), flags, backend), content, lease })
     }
 
     /// Adds an area in which nothing is mapped at once.
@@ -120,29 +177,20 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.context.format.check(flags).map_err(|flags| Error::Flags { range, flags })
     }
 
-    /// Maps a part of a frozen region copy-on-write.
-    fn map_inherited(
+    /// What is inherited of a part of a frozen region.
+    fn heirloom(
         &self,
         range: GuestPhysRange,
-        region: &SharedRegion,
+        region: SharedRegion,
         offset: usize,
         flags: MappingFlags,
-    ) -> Result<(), Error> {
-        self.check_inherited(range, region, flags)?;
-        Self::check_part(range, region, offset)?;
-        let (to, from, region) = (inherit::page(range.start), offset / PAGE_SIZE_4K, region.region());
+    ) -> Result<(Heritage, Heirloom), Error> {
+        self.check_inherited(range, &region, flags)?;
+        Self::check_part(range, &region, offset)?;
+        let (to, from) = (inherit::page(range.start), offset / PAGE_SIZE_4K);
         let pages = from..from + range.size() / PAGE_SIZE_4K;
-        let supplies = region.supplies_of(pages.clone(), to).map_err(|exhausted| exhausted.at(range))?;
-        let heritage = Heritage::new(range.start, offset, supplies);
-        let area = MemoryArea::new(range.start, range.size(), flags, Backend::CopyOnWrite(heritage));
-        self.insert_inherited(
-            area,
-            || region.heir(),
-            |_| {
-                let mut comes = Pages::default();
-                region.pass_on(&mut comes, to, pages).map(|()| comes)
-            },
-        )
+        let supplies = region.region().supplies_of(pages.clone(), to).map_err(|exhausted| exhausted.at(range))?;
+        Ok((Heritage::new(range.start, offset, supplies), Heirloom { region, pages, to }))
     }
 
     /// Adds an area that inherits: `make` makes what a space has that inherits for the first time, and `pass_on` answers the

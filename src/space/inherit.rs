@@ -11,7 +11,13 @@ use crate::{
     backend::Backend,
     counted::Counted,
     pages::{Gone, Inherited, Look, Pages, Payer},
+    set::MemoryArea,
 };
+
+/// Whether an area's memory was inherited, or is the space's own copy of it.
+pub(super) fn is_inherited(area: &MemoryArea<Backend>) -> bool {
+    matches!(area.backend(), Backend::CopyOnWrite(_))
+}
 
 /// The number of the page at an address.
 pub(super) fn page(gpa: GuestPhysAddr) -> usize {
@@ -81,7 +87,7 @@ impl State {
     /// Takes a page out that a source was to bring to an area which was removed, though a CPU could not be told.
     pub(super) fn take_removed_missing(&mut self) -> Option<Gone> {
         let inherited = self.inherited.as_deref()?;
-        let areas = self.removed.areas.iter().filter(|area| matches!(area.backend(), Backend::CopyOnWrite(_)));
+        let areas = self.removed.areas.iter().filter(|area| is_inherited(area));
         areas.map(|area| pages(area.va_range())).find_map(|mut pages| inherited.take_missing(&mut pages))
     }
 

@@ -18,6 +18,7 @@ mod protect;
 mod query;
 mod relocate;
 mod removed;
+mod replace;
 mod shared;
 mod show;
 mod snapshot;

@@ -119,7 +119,7 @@ impl RemovedAreas {
     pub(super) fn give_back(&self, payer: &Payer) {
         self.areas.iter().for_each(shared::give_back);
         let Some(inherited) = &self.inherited else { return };
-        for area in self.areas.iter().filter(|area| matches!(area.backend(), Backend::CopyOnWrite(_))) {
+        for area in self.areas.iter().filter(|area| inherit::is_inherited(area)) {
             inherited.cut(&inherit::pages(area.va_range()), payer);
         }
     }

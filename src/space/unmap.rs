@@ -3,7 +3,6 @@
 use super::{GuestSpace, Progress, State, exclusive::Held, inherit, removed::Removed, shared};
 use crate::{
     addr::GuestPhysRange,
-    backend::Backend,
     error::Error,
     lock::{LockFamily, SpaceLock},
     platform::Platform,
@@ -99,7 +98,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let is_plain = plan.pieces().all(|(area, _)| shared::is_plain(area));
         if let Some(inherited) = inherited.as_ref().filter(|_| !is_plain) {
             let inherits = || {
-                let parts = plan.pieces().filter(|(area, _)| matches!(area.backend(), Backend::CopyOnWrite(_)));
+                let parts = plan.pieces().filter(|(area, _)| inherit::is_inherited(area));
                 parts.map(|(_, part)| part)
             };
             let prepared = inherit::prepare_to_leave(&**inherited, inherits);

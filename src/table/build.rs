@@ -113,7 +113,7 @@ impl<'c, P: Platform> Detached<'c, P> {
     }
 
     /// The level of the entries that it replaces.
-    pub(super) const fn level(&self) -> Level {
+    pub(crate) const fn level(&self) -> Level {
         self.level
     }
 

@@ -2,6 +2,8 @@
 
 use core::sync::atomic::Ordering;
 
+use memory_addr::PhysAddr;
+
 use super::{
     Table, Tree,
     context::{Context, needs_resynchronization},
@@ -86,7 +88,9 @@ impl Tree {
         progress: &mut Progress,
     ) {
         context.walk(self.top(context), range, &mut |visit| match visit {
-            Visit::Table(chunk, table) if edit == Edit::Unmap && context.goes(&chunk, table) => {
+            Visit::Table(chunk, table)
+                if edit == Edit::Unmap && context.goes(chunk.level, chunk.span, chunk.part, table) =>
+            {
                 chunk.slot().update(|old| Some(context.format.mark(chunk.level, old)));
                 progress.mark(chunk.span, Changed::Tables);
                 Step::Over
@@ -159,9 +163,10 @@ impl<P: Platform> Context<P> {
         if needs_resynchronization(leaf.flags, flags) { Sweep::Synchronize(flags, bits) } else { Sweep::Flip(bits) }
     }
 
-    /// Whether unmapping `chunk.part` leaves no entry in the table, so that the table goes too.
-    fn goes(&self, chunk: &Chunk<'_>, table: memory_addr::PhysAddr) -> bool {
-        chunk.is_whole() || self.is_sole(self.below(chunk.level, chunk.span.start, table), chunk.part)
+    /// Whether unmapping `part` of what an entry of `level` translates leaves nothing in the table that it points to, so that
+    /// the table goes too.
+    pub(super) fn goes(&self, level: Level, span: GuestPhysRange, part: GuestPhysRange, table: PhysAddr) -> bool {
+        span == part || self.is_sole(self.below(level, span.start, table), part)
     }
 
     /// Whether all entries of `node` outside `part` are absent.

@@ -88,6 +88,22 @@ impl Table {
         self.graft_node(context, range, Level::PAGE).level
     }
 
+    /// The same for a mapping that takes the place of all that is mapped in `range`: of the lowest table that stays then.
+    pub(crate) fn level_that_stays<P: Platform>(&self, context: &Context<P>, range: GuestPhysRange) -> Level {
+        let mut node = self.root(context);
+        while node.level > Level::PAGE {
+            let slot = node.slot::<P>(range.start);
+            let span = Context::<P>::entry_range(node.level, range.start);
+            match slot.decode(&context.format) {
+                Entry::Table(table) if span.contains_range(range) && !context.goes(node.level, span, range, table) => {
+                    node = context.below(node.level, slot.start, table);
+                }
+                _ => break,
+            }
+        }
+        node.level
+    }
+
     /// Whether a mapping still fits on the tables that it was built for: the table that it was built for may have gone.
     pub(crate) fn fits<P: Platform>(&self, context: &Context<P>, detached: &Detached<'_, P>) -> bool {
         self.graft_node(context, detached.range(), detached.level()).level == detached.level()

@@ -24,6 +24,8 @@ pub(super) fn cases<F: Format>() -> Vec<Case<F>> {
         case("unmap a middle", two_blocks, |s| s.unmap(range(RAM + PAGE, BLOCK)), Keeps::Everything),
         case("unmap in a crowd", crowd, |s| s.unmap(range(4 * PAGE, 90 * PAGE)), Keeps::Everything),
         case("discard a middle", two_blocks, |s| s.discard(range(RAM + PAGE, BLOCK), Refill::Zeros), Keeps::Everything),
+        case("replace a middle", two_blocks, |s| s.replace(range(RAM + PAGE, BLOCK), PAGES, RW), Keeps::Everything),
+        case("replace by a linear page", crowd, |s| s.replace(range(RAM, PAGE), linear(0), RW), Keeps::Everything),
         case("protect a middle", two_blocks, |s| s.protect(range(RAM + PAGE, BLOCK), READ), Keeps::Everything),
         case("fault on a page", lazy_pages, |s| fault(s, RAM + PAGE, Access::Write), Keeps::Translations),
         case(

@@ -24,12 +24,21 @@ fn share_at<F: Format>(space: &Space<F>, at: usize) -> Result<(), Error> {
 
 /// Four pages of a frozen region, the first of which was written.
 pub fn inherit<F: Format>(space: &Space<F>) -> Result<(), Error> {
+    space.map(range(RAM, 4 * PAGE), frozen(space)?, RW)
+}
+
+/// The same where something is.
+fn inherit_in_place<F: Format>(space: &Space<F>) -> Result<(), Error> {
+    space.replace(range(RAM + 3 * PAGE, 4 * PAGE), frozen(space)?, RW)
+}
+
+fn frozen<F: Format>(space: &Space<F>) -> Result<Mapping, Error> {
     let region = region(space)?;
     let writer = region.writer().expect("it is fresh");
     writer.write_obj(0, 5_u64).map_err(|_| Error::NoMemory(range(RAM, PAGE)))?;
     drop(writer);
     region.freeze().expect("no handle or mapping writes it");
-    space.map(range(RAM, 4 * PAGE), Mapping::CopyOnWrite { region, offset: 0 }, RW)
+    Ok(Mapping::CopyOnWrite { region, offset: 0 })
 }
 
 fn snapshot_in_steps<F: Format>(space: &Space<F>) -> Result<(), Error> {
@@ -130,6 +139,13 @@ pub(super) fn region_cases<F: Format>() -> Vec<Case<F>> {
             |s| s.discard(range(RAM, 3 * PAGE), Refill::Source),
             Keeps::Everything,
         ),
+        case(
+            "replace a part by a region",
+            two_blocks,
+            |s| s.replace(range(RAM + PAGE, 4 * PAGE), Mapping::Shared { region: region(s)?, offset: 0 }, RW),
+            Keeps::Everything,
+        ),
+        case("replace frozen blocks by what is inherited", frozen_blocks, inherit_in_place, Keeps::Everything),
         case(
             "take a page",
             |s| {

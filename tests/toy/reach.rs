@@ -112,6 +112,7 @@ const SNAPSHOTS: &[Kind] = &[
     Kind::Map,
     Kind::Unmap,
     Kind::Discard,
+    Kind::Replace,
     Kind::End,
     Kind::Get,
 ];
@@ -128,6 +129,7 @@ const REGIONS: &[Kind] = &[
     Kind::Read,
     Kind::Unmap,
     Kind::Discard,
+    Kind::Replace,
     Kind::Get,
     Kind::End,
 ];

@@ -28,6 +28,7 @@ pub mod out_of_memory;
 pub mod protecting;
 pub mod refusals;
 pub mod relocating;
+pub mod replacing;
 pub mod shared;
 pub mod snapshots;
 pub mod sources;

@@ -68,6 +68,12 @@ macro_rules! for_each_scenario {
                 a_range_of_several_areas_changes_in_all,
                 what_the_cpu_noted_stays,
             }
+            replacing {
+                a_page_of_registers_is_laid_over_memory_and_taken_off,
+                the_other_cpu_sees_what_came,
+                a_guest_writes_while_its_memory_is_replaced,
+                a_guest_goes_back_to_its_template,
+            }
             relocating {
                 a_moved_page_keeps_its_contents,
                 a_moved_page_is_not_seen_where_it_was,

@@ -35,4 +35,47 @@ impl World {
         }
         Ok(())
     }
+
+    /// By private memory, or by a part of a region; what is borrowed there is returned.
+    pub(super) fn replace(
+        &mut self,
+        guest: usize,
+        (start, most): (usize, usize),
+        (number, from): (usize, usize),
+        how: usize,
+    ) -> Verdict {
+        let handle = self.any_handle(number, |_, _| true).filter(|_| !how.is_multiple_of(3));
+        let region = handle.map(|handle| self.twin.handles[handle]);
+        let size = region.map_or(PAGES, |region| self.twin.regions[region].cells.len());
+        let from = from % size;
+        let pages = start..(start + most.min(size - from)).min(PAGES);
+        let inherits = region.is_some_and(|region| self.twin.regions[region].frozen);
+        let mapping = match handle.map(|handle| (handle, self.handles[handle].region().clone())) {
+            None => {
+                self.note(format!("guest {guest}: replace {pages:?} by private memory"));
+                LAZY
+            }
+            Some((handle, region)) => {
+                let by = if inherits { "copy-on-write" } else { "shared" };
+                self.note(format!("guest {guest}: replace {pages:?} {by} by handle {handle}, from page {from} on"));
+                let offset = from * PAGE;
+                if inherits { Mapping::CopyOnWrite { region, offset } } else { Mapping::Shared { region, offset } }
+            }
+        };
+        let replaced = self.spaces[guest].replace(span(&pages), mapping, RW);
+        replaced.map_err(|error| format!("replace: {error}"))?;
+        let window = self.new_window();
+        for (index, page) in pages.enumerate() {
+            let (cell, stand, origin) = match region {
+                None => (self.twin.cell(Holds::Zeros), Stand::Private, None),
+                Some(region) => {
+                    let twin::Region { cells, origins, .. } = &self.twin.regions[region];
+                    let stand = if inherits { Stand::Inherited } else { Stand::Shared(region, window) };
+                    (cells[from + index], stand, origins[from + index].filter(|_| inherits))
+                }
+            };
+            self.twin.guests[guest].slots[page] = Some(Slot { cell, stand, own: Own::No, origin });
+        }
+        Ok(())
+    }
 }

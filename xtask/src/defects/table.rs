@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{areas, formats, invalidation, loans, sharing, sources, space, walker};
+use super::{areas, discards, formats, invalidation, loans, sharing, sources, space, walker};
 
 /// A defect: a change of the sources that makes them wrong.
 #[derive(Debug)]
@@ -149,6 +149,7 @@ pub fn all() -> impl Iterator<Item = &'static Defect> {
         areas::DEFECTS,
         sources::DEFECTS,
         loans::DEFECTS,
+        discards::DEFECTS,
         sharing::DEFECTS,
     ]
     .into_iter()

@@ -151,8 +151,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["W5"],
         edits: &[Edit {
             file: EDIT,
-            text: "chunk.is_whole() || self.is_sole(self.below(chunk.level, chunk.span.start, table), chunk.part)",
-            instead: "chunk.is_whole() && self.is_sole(self.below(chunk.level, chunk.span.start, table), chunk.part)",
+            text: "span == part || self.is_sole(self.below(level, span.start, table), part)",
+            instead: "span == part && self.is_sole(self.below(level, span.start, table), part)",
         }],
         host: &[host("cortex_a57::unmapping::empty_tables_go"), toy("leaves_room_for_a_block")],
         emulator: Emulator::Shows(A57, &["unmapping::empty_tables_go_and_a_block_takes_their_place"]),

@@ -1,0 +1,124 @@
+//! Defects in memory that goes from areas that stay, and in mappings that take the place of others.
+
+use super::table::{A57, Defect, Edit, Emulator, toy};
+
+const DISCARD: &str = "src/space/discard.rs";
+const EDIT: &str = "src/pages/edit.rs";
+const FLUSH: &str = "src/table/flush.rs";
+const REPLACE: &str = "src/space/replace.rs";
+
+pub const DEFECTS: &[Defect] = &[
+    Defect {
+        name: "discarded-and-still-inherited",
+        rules: &["R16"],
+        edits: &[Edit {
+            file: DISCARD,
+            text: "inherits().for_each(|part| inherited.cut(&inherit::pages(part), &self.accounts));",
+            instead: "",
+        }],
+        host: &[
+            toy("discard::what_was_inherited_is_left_to_others"),
+            toy("reach::snapshots_and_forks_hold_what_somebody_reaches"),
+        ],
+        emulator: Emulator::Shows(A57, &["discarding::a_fork_keeps_what_its_parent_discards"]),
+    },
+    Defect {
+        name: "discarded-for-zeros-and-asked-for-again",
+        rules: &["R16"],
+        edits: &[Edit {
+            file: DISCARD,
+            text: "            if refill == Refill::Zeros {",
+            instead: "            if refill == Refill::Zeros && false {",
+        }],
+        host: &[
+            toy("discard::a_source_is_asked_again_or_never"),
+            toy("reach::snapshots_of_what_comes_from_a_source_hold_what_somebody_reaches"),
+        ],
+        emulator: Emulator::Cannot("no scenario of a source"),
+    },
+    Defect {
+        name: "a-wait-for-what-was-discarded",
+        rules: &["R16"],
+        edits: &[Edit { file: DISCARD, text: "        into.areas.end_waits();", instead: "" }],
+        host: &[toy("discard::no_cpu_waits_for_it_any_longer")],
+        emulator: Emulator::Cannot("no scenario of a source"),
+    },
+    Defect {
+        name: "refused-and-not-put-back",
+        rules: &["R16", "R17"],
+        edits: &[Edit {
+            file: FLUSH,
+            text: "self.reap(removed).inspect_err(|_| self.restore())",
+            instead: "let result = self.reap(removed);
+        core::mem::forget(self);
+        result",
+        }],
+        host: &[
+            toy("discard::refused::when_a_cpu_cannot_be_told_nothing_has_changed"),
+            toy("replace::refused::while_a_cpu_cannot_be_told"),
+        ],
+        emulator: Emulator::Cannot("every CPU can be told"),
+    },
+    Defect {
+        name: "a-table-put-back-as-nothing",
+        rules: &["R16", "R17"],
+        edits: &[Edit {
+            file: FLUSH,
+            text: "                    Entry::Marked(Marked::Table(table)) => slot.store(context.format.table(table)),
+                    _ => {}",
+            instead: "                    _ => {}",
+        }],
+        host: &[
+            toy("discard::refused::when_a_cpu_cannot_be_told_nothing_has_changed"),
+            toy("replace::refused::while_a_cpu_cannot_be_told"),
+        ],
+        emulator: Emulator::Cannot("every CPU can be told"),
+    },
+    Defect {
+        name: "a-replacement-that-leaves-a-hole",
+        rules: &["R17"],
+        edits: &[Edit {
+            file: REPLACE,
+            text: "        if let Some(built) = built.take() {
+            table.graft(&self.context, built);
+        }",
+            instead: "        drop(guard);
+        if let Some(built) = built.take() {
+            let mut guard = self.exclusive()?;
+            guard.table.graft(&self.context, built);
+        }",
+        }],
+        host: &[toy("replace::no_cpu_finds_a_hole_in_between")],
+        emulator: Emulator::Cannot("no CPU touches it at that moment"),
+    },
+    Defect {
+        name: "built-for-a-table-that-goes",
+        rules: &["R17"],
+        edits: &[Edit {
+            file: REPLACE,
+            text: "                if level == detached.level() {",
+            instead: "                if level >= detached.level() {",
+        }],
+        host: &[toy("replace::tables_that_change_meanwhile_are_found_again")],
+        emulator: Emulator::Cannot("no CPU unmaps at that moment"),
+    },
+    Defect {
+        name: "a-refused-mapping-that-shows-its-region",
+        rules: &["R17"],
+        edits: &[Edit { file: REPLACE, text: "                view.hide(range);", instead: "" }],
+        host: &[toy("replace::refused::while_a_cpu_cannot_be_told")],
+        emulator: Emulator::Cannot("every CPU can be told"),
+    },
+    Defect {
+        name: "what-comes-is-lost-where-a-range-ends",
+        rules: &["R17"],
+        edits: &[Edit {
+            file: EDIT,
+            text: "                *record = core::mem::take(page);",
+            instead: "                drop(core::mem::take(page));
+                let _ = record;",
+        }],
+        host: &[toy("replace::whatever_was_there_the_new_mapping_is"), toy("reach::")],
+        emulator: Emulator::Cannot("its pages are shared with others whole"),
+    },
+];
