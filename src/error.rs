@@ -216,6 +216,23 @@ pub enum RegionError {
         /// How many [`SharedRegion`](crate::SharedRegion)s there are, and what has one.
         handles: usize,
     },
+    /// Another space shows some of it, or shows it once more.
+    #[error("{size:#x} bytes at offset {offset:#x} are shown by a space that was not named")]
+    ShownElsewhere {
+        /// The offset in bytes that was asked for.
+        offset: usize,
+        /// The size in bytes that was asked for.
+        size: usize,
+    },
+    /// A CPU of a space that shows the region could not be told.
+    #[error("the region cannot be taken from a CPU: {cause}")]
+    Invalidation {
+        /// The CPU.
+        cause: Unreachable,
+    },
+    /// A snapshot is being taken in steps of a space that shows the region.
+    #[error("a snapshot is being taken of a space that shows the region")]
+    Snapshotting,
     /// The space's pages are not the region's, which have 4 KiB.
     #[error("a region has pages of 4 KiB, the space of {page_size:#x} bytes")]
     PageSize {

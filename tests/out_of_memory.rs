@@ -152,6 +152,41 @@ fn a_snapshot_is_restored_whole_or_not_at_all() {
     assert_eq!(memory.allocated(), 0);
 }
 
+#[test]
+fn a_region_loses_pages_for_all_or_for_none() {
+    let memory = Memory::new(0, 64 << 20);
+    let (one, two) = (space(&memory, &arm()).expect("memory"), space(&memory, &arm()).expect("memory"));
+    let region = one.region(100 * PAGE).expect("memory");
+    for space in [&one, &two] {
+        let mapping = Mapping::Shared { region: region.clone(), offset: 0 };
+        space.map(range(RAM, 100 * PAGE), mapping, RW).expect("memory");
+        space.protect(range(RAM + 40 * PAGE, PAGE), READ).expect("memory");
+    }
+    let mut left = 0;
+    loop {
+        for page in 0..100 {
+            let at = (RAM + page * PAGE).into();
+            let wrote = if page == 40 { Ok(()) } else { one.store(at, 7_u64) };
+            assert_eq!((wrote, two.load::<u64>(at).is_ok()), (Ok(()), true));
+        }
+        let before = [picture(&one, &memory), picture(&two, &memory)];
+        let (result, allocations) = with(Luck::From(left), || region.discard(9 * PAGE, 80 * PAGE, &[&one, &two]));
+        if let Err(error) = result {
+            assert_eq!(error, RegionError::NoMemory { offset: 9 * PAGE, size: 80 * PAGE });
+            let after = [picture(&one, &memory), picture(&two, &memory)];
+            before.iter().zip(&after).for_each(|(before, after)| compare("discard", Keeps::Readings, before, after));
+            assert_eq!((region.frames(), region.load(50 * PAGE)), (100, Ok(7_u64)));
+        } else {
+            assert_eq!((region.frames(), region.load(50 * PAGE)), (20, Ok(0_u64)));
+        }
+        if allocations <= left {
+            break;
+        }
+        left += 1;
+    }
+    assert!(left > 1, "it allocates nothing");
+}
+
 /// The hypervisor's own writes into a region, each page of which gets its frame, and room for its record.
 #[test]
 fn a_region_is_written_up_to_where_memory_ran_out() {

@@ -10,6 +10,8 @@ mod board;
 mod caches;
 #[path = "toy/discard.rs"]
 mod discard;
+#[path = "toy/discard_region.rs"]
+mod discard_region;
 #[path = "toy/drop_of_a_space.rs"]
 mod drop_of_a_space;
 #[path = "toy/eventful.rs"]

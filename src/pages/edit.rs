@@ -28,8 +28,8 @@ impl Pages {
     }
 
     /// Takes the pages of a range out, which is [isolated](Self::isolate), and for which `into` has [room](Leaving::reserve).
-    /// They go off the account of `payer`.
-    pub(crate) fn cut(&mut self, range: &Range<usize>, payer: &Payer, into: &mut Leaving) {
+    /// They go off the account of `payer`, if they may be on one.
+    pub(crate) fn cut(&mut self, range: &Range<usize>, payer: Option<&Payer>, into: &mut Leaving) {
         let Self { root, height, base, supplied } = self;
         Cut { range, supplied: supplied.as_ref(), payer, into }.node(root, *height, *base);
     }
@@ -184,7 +184,7 @@ fn isolate(
 struct Cut<'c> {
     range: &'c Range<usize>,
     supplied: Option<&'c Counted<dyn Keeper>>,
-    payer: &'c Payer,
+    payer: Option<&'c Payer>,
     into: &'c mut Leaving,
 }
 

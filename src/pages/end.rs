@@ -29,7 +29,7 @@ pub(super) enum Piece {
 pub(super) struct LeavingTree {
     pages: Pages,
     /// Whose account they may be on, from the page `next` on.
-    payer: Payer,
+    payer: Option<Payer>,
     next: usize,
     /// Pages from here on may wait for a source.
     waits: usize,
@@ -51,7 +51,7 @@ const MOST_LOOKS: usize = 256;
 impl LeavingTree {
     /// Takes pages off the account, and frees what no other tree names.
     pub(super) fn step(&mut self, budget: &mut usize) {
-        self.pages.leave_some(&self.payer, &mut self.next, budget);
+        self.pages.leave_some(self.payer.as_ref(), &mut self.next, budget);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -73,16 +73,16 @@ impl Leaving {
     }
 
     /// All pages of a tree, if there is memory to name it.
-    pub(super) fn push(&mut self, pages: &mut Pages, payer: &Payer) -> bool {
+    pub(super) fn push(&mut self, pages: &mut Pages, payer: Option<&Payer>) -> bool {
         if pages.is_empty() || self.trees.try_reserve(1).is_err() {
             return pages.is_empty();
         }
-        self.trees.push(LeavingTree { pages: core::mem::take(pages), payer: payer.clone(), next: 0, waits: 0 });
+        self.trees.push(LeavingTree { pages: core::mem::take(pages), payer: payer.cloned(), next: 0, waits: 0 });
         true
     }
 
     /// A page of a leaf, if there is memory to name it: for one there always is.
-    pub(super) fn add_page(&mut self, records: &mut Records, page: usize, payer: &Payer) {
+    pub(super) fn add_page(&mut self, records: &mut Records, page: usize, payer: Option<&Payer>) {
         if records.pages[super::index(page, 0)].is_absent() {
             return;
         }
@@ -103,7 +103,7 @@ impl Leaving {
     pub(super) fn put_back(&mut self, tree: &mut LeavingTree) -> bool {
         let LeavingTree { pages, payer, next, waits } = tree;
         let (next, waits) = (*next, *waits);
-        let is_back = self.push(pages, payer);
+        let is_back = self.push(pages, payer.as_ref());
         if let Some(last) = self.trees.last_mut().filter(|_| is_back) {
             (last.next, last.waits) = (next, waits);
         }
@@ -126,6 +126,23 @@ impl Leaving {
         missing.map_or(Waiting::More, Waiting::Page)
     }
 
+    /// Ends the waits for all of it, and frees it. Called without any lock.
+    pub(crate) fn end(mut self) {
+        loop {
+            match self.take_missing() {
+                Waiting::Page(missing) => drop(missing),
+                Waiting::More => {}
+                Waiting::Nothing => break,
+            }
+        }
+        while let Some(piece) = self.pop() {
+            match piece {
+                Piece::Page(page) => drop(page),
+                Piece::Tree(mut tree) => tree.step(&mut { usize::MAX }),
+            }
+        }
+    }
+
     /// Whether all is free.
     pub(crate) fn is_empty(&self) -> bool {
         self.page.is_none() && self.pages.is_empty() && self.trees.is_empty()
@@ -134,8 +151,9 @@ impl Leaving {
 
 impl Pages {
     /// Takes pages from `next` on off an account, and then frees what no other tree names, until `budget` is used up.
-    pub(super) fn leave_some(&mut self, payer: &Payer, next: &mut usize, budget: &mut usize) {
+    pub(super) fn leave_some(&mut self, payer: Option<&Payer>, next: &mut usize, budget: &mut usize) {
         while *budget > 0
+            && let Some(payer) = payer
             && let Some(page) = self.next(*next..usize::MAX)
         {
             *budget -= 1;

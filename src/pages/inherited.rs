@@ -100,15 +100,15 @@ pub(crate) trait Inherited: Send + Sync {
 
     /// As [`Pages::cut`]: it goes to what is [leaving](Self::leaving).
     fn cut(&self, range: &Range<usize>, payer: &Payer) {
-        self.pages().upgradeable_read().upgrade().cut(range, payer, &mut self.leaving().write());
+        self.pages().upgradeable_read().upgrade().cut(range, Some(payer), &mut self.leaving().write());
     }
 
     /// Cuts all out, when no lock is held.
     fn cut_all(&self, payer: &Payer) {
         let mut all = self.replace(Pages::default());
-        if !self.leaving().write().push(&mut all, payer) {
+        if !self.leaving().write().push(&mut all, Some(payer)) {
             // There is no memory to name it: it goes at once.
-            all.leave_some(payer, &mut 0, &mut { usize::MAX });
+            all.leave_some(Some(payer), &mut 0, &mut { usize::MAX });
         }
     }
 

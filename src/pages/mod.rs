@@ -26,6 +26,7 @@ use memory_addr::PhysAddr;
 use self::node::{BITS, Child, FAN, Inner, Node, Record, Records};
 pub(crate) use self::{
     asker::{Asker, is_still_missing},
+    end::Leaving,
     inherited::{Inherited, inherited},
     keeper::{Keeper, Payer, PlatformKeeper, Pool},
     node::Gone,

@@ -165,9 +165,9 @@ impl Records {
     }
 
     /// Takes a page out; it is off that account, if it is on it by that number.
-    pub fn unpaid(&mut self, page: usize, payer: &Payer) -> Gone {
+    pub fn unpaid(&mut self, page: usize, payer: Option<&Payer>) -> Gone {
         let gone = self.take_out(page & (FAN - 1));
-        if let Record::Shared(share) = &gone.what {
+        if let (Record::Shared(share), Some(payer)) = (&gone.what, payer) {
             share.unpay(payer, page);
         }
         gone

@@ -160,7 +160,7 @@ fn what_is_cut_out_goes_in_steps_and_the_rest_stays() {
         let mut leaving = Leaving::default();
         tree.isolate(&range).unwrap();
         leaving.reserve(core::iter::once(range.clone())).unwrap();
-        tree.cut(&range, &world.payer, &mut leaving);
+        tree.cut(&range, Some(&world.payer), &mut leaving);
         assert_eq!(there(&tree), (0..4096).filter(|page| !range.contains(page)).collect::<Vec<_>>(), "{range:?}");
         assert_eq!((other.count(), world.out()), (4096, 4096), "another tree has them all");
         drop(other);
@@ -201,7 +201,7 @@ fn what_others_wait_for_stays_theirs() {
     let mut leaving = Leaving::default();
     tree.isolate(&(16..32)).unwrap();
     leaving.reserve(core::iter::once(16..32)).unwrap();
-    tree.cut(&(16..32), &world.payer, &mut leaving);
+    tree.cut(&(16..32), Some(&world.payer), &mut leaving);
     while !matches!(leaving.take_missing(), Waiting::Nothing) {}
     while !leaving.is_empty() {
         step(&mut leaving, 1);
@@ -223,7 +223,7 @@ fn pages_come_in_the_place_of_others() {
         tree.isolate(&range).unwrap();
         leaving.reserve(core::iter::once(range.clone())).unwrap();
         tree.make_way(&comes).unwrap();
-        tree.cut(&range, &world.payer, &mut leaving);
+        tree.cut(&range, Some(&world.payer), &mut leaving);
         tree.merge(comes);
         for page in 0..10_000 {
             let at = if range.contains(&page) { from.frame(page + 3) } else { other.frame(page) };

@@ -26,11 +26,15 @@ impl SharedRegion {
             let len = in_page(offset + done, to.len() - done);
             self.bring(offset + done, to.len() - done)?;
             let part = &mut to[done..done + len];
-            match self.existing(offset + done, len) {
-                // SAFETY: this handle keeps the frame, and all accesses to it are atomic.
+            let read = self.existing(offset + done, len, |bytes| {
+                // SAFETY: the frame stays meanwhile, and all accesses to it are atomic.
                 #[allow(unsafe_code, reason = "shared memory")]
-                Some(bytes) => unsafe { plain::copy_out(bytes, part) },
-                None => part.fill(0),
+                unsafe {
+                    plain::copy_out(bytes, part);
+                }
+            });
+            if read.is_none() {
+                part.fill(0);
             }
             done += len;
         }
@@ -52,21 +56,22 @@ impl SharedRegion {
     pub fn load<T: Word>(&self, offset: usize) -> Result<T, RegionError> {
         self.check_word::<T>(offset)?;
         self.bring(offset, size_of::<T>())?;
-        match self.existing(offset, size_of::<T>()) {
-            // SAFETY: as in `read`; the word is aligned.
-            #[allow(unsafe_code, reason = "shared memory")]
-            Some(bytes) => Ok(unsafe { T::load(bytes) }),
-            None => plain::from_bytes(|_| Ok(())),
-        }
+        // SAFETY: as in `read`; the word is aligned.
+        #[allow(unsafe_code, reason = "shared memory")]
+        let word = self.existing(offset, size_of::<T>(), |bytes| unsafe { T::load(bytes) });
+        word.map_or_else(|| plain::from_bytes(|_| Ok(())), Ok)
     }
 
-    /// Where the hypervisor sees `len` bytes within a page, in step with what was written past the caches.
-    fn existing(&self, offset: usize, len: usize) -> Option<NonNull<u8>> {
-        // The frame stays without the lock: this handle keeps it.
-        let at = self.0.frame(offset / PAGE_SIZE_4K)?;
+    /// Runs `each` on `len` bytes within a page, in step with what was written past the caches; `None` if it has no frame.
+    fn existing<R>(&self, offset: usize, len: usize, each: impl FnOnce(NonNull<u8>) -> R) -> Option<R> {
+        // With the lock: the page may be discarded.
+        let book = self.0.reading();
+        let at = book.pages.frame(self.0.places().of(offset / PAGE_SIZE_4K))?;
         let bytes = self.0.pointer(at + offset % PAGE_SIZE_4K);
         self.0.synchronize(bytes, len, Content::Data);
-        Some(bytes)
+        let result = each(bytes);
+        drop(book);
+        Some(result)
     }
 
     fn check(&self, offset: usize, size: usize) -> Result<(), RegionError> {
@@ -105,7 +110,7 @@ impl RegionWriter {
         while done < from.len() {
             let len = in_page(offset + done, from.len() - done);
             self.change(offset + done, len, from.len() - done, |bytes| {
-                // SAFETY: the handle keeps the frame, and all accesses to it are atomic.
+                // SAFETY: the frame stays meanwhile, and all accesses to it are atomic.
                 #[allow(unsafe_code, reason = "shared memory")]
                 unsafe {
                     plain::copy_in(&from[done..done + len], bytes);
@@ -158,17 +163,23 @@ impl RegionWriter {
         left: usize,
         each: impl FnOnce(NonNull<u8>) -> R,
     ) -> Result<R, RegionError> {
-        self.0.bring(offset, left)?;
-        let region = &self.0.0;
-        let frame = region.as_dyn().populate(offset / PAGE_SIZE_4K);
-        let at = frame.map_err(|_| RegionError::NoMemory { offset, size: left })?;
-        let bytes = region.pointer(at + offset % PAGE_SIZE_4K);
-        // A guest may have written the rest of a line past the caches.
-        region.synchronize(bytes, len, Content::Data);
-        let result = each(bytes);
-        // Some guest may fetch from it, another go past the caches.
-        region.synchronize(bytes, len, Content::Uncached);
-        Ok(result)
+        let mut each = Some(each);
+        loop {
+            self.0.bring(offset, left)?;
+            let region = &self.0.0;
+            let populated = region.as_dyn().populate(offset / PAGE_SIZE_4K);
+            populated.map_err(|_| RegionError::NoMemory { offset, size: left })?;
+            let written = self.0.existing(offset, len, |bytes| {
+                let result = each.take().map(|each| each(bytes));
+                // Some guest may fetch from it, another go past the caches.
+                region.synchronize(bytes, len, Content::Uncached);
+                result
+            });
+            if let Some(Some(result)) = written {
+                return Ok(result);
+            }
+            // It was discarded meanwhile.
+        }
     }
 }
 

@@ -7,11 +7,11 @@ use crate::account::Exhausted;
 
 /// Runs of pages that as many mappings show: the first page of each, and how many. Before the first run it is none.
 #[derive(Default)]
-pub(super) struct Cover(Vec<(usize, usize)>);
+pub(crate) struct Cover(Vec<(usize, usize)>);
 
 impl Cover {
     /// A mapping shows some pages.
-    pub(super) fn show(&mut self, pages: Range<usize>) -> Result<(), Exhausted> {
+    pub(crate) fn show(&mut self, pages: Range<usize>) -> Result<(), Exhausted> {
         self.change(pages, |count| count + 1)
     }
 
@@ -32,6 +32,19 @@ impl Cover {
             first = end;
         }
         None
+    }
+
+    /// Whether some pages are shown exactly as often as another cover says.
+    pub(super) fn agrees(&self, other: &Self, pages: Range<usize>) -> bool {
+        self.runs(pages.clone()).eq(other.runs(pages))
+    }
+
+    /// Where in a range of pages a run begins, and how many mappings show it.
+    fn runs(&self, pages: Range<usize>) -> impl Iterator<Item = (usize, usize)> {
+        let next = self.0.partition_point(|run| run.0 <= pages.start);
+        let first = next.checked_sub(1).map_or(0, |run| self.0[run].1);
+        let rest = self.0[next..].iter().copied().take_while(move |run| run.0 < pages.end);
+        core::iter::once((pages.start, first)).chain(rest)
     }
 
     fn change(&mut self, pages: Range<usize>, change: impl Fn(usize) -> usize) -> Result<(), Exhausted> {
@@ -74,5 +87,24 @@ mod tests {
         cover.hide(5..6).unwrap();
         cover.hide(4..8).unwrap();
         assert_eq!((cover.hidden(0..9), cover.0.len()), (Some(0..9), 0));
+    }
+
+    #[test]
+    fn two_agree_where_as_many_mappings_show_each_page() {
+        let covers = [&[2..9, 4..6][..], &[2..9, 5..6], &[2..5, 5..9, 4..6], &[]].map(|shown| {
+            let mut cover = Cover::default();
+            for pages in shown {
+                cover.show(pages.clone()).unwrap();
+            }
+            cover
+        });
+        for start in 0..10 {
+            for end in start + 1..11 {
+                let differ = |at: usize| (start..end).any(|page| page == at);
+                assert_eq!(covers[0].agrees(&covers[1], start..end), !differ(4), "{start}..{end}");
+                assert!(covers[0].agrees(&covers[2], start..end), "{start}..{end}");
+                assert_eq!(covers[0].agrees(&covers[3], start..end), !(2..9).any(differ), "{start}..{end}");
+            }
+        }
     }
 }

@@ -6,12 +6,12 @@ use core::{ops::Range, ptr::NonNull};
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 use spin::rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Behind, Book, Places, RegionError, supply};
+use super::{Behind, Book, Cover, Places, RegionError, supply};
 use crate::{
     account::Exhausted,
     counted::Counted,
     invalidate::Content,
-    pages::{Asker, Inherited, Keeper, Pages, Pool, Supplies, inherited},
+    pages::{Asker, Inherited, Keeper, Leaving, Pages, Pool, Supplies, inherited},
     source::Supplied,
 };
 
@@ -155,6 +155,26 @@ pub(crate) trait Region: Send + Sync {
             // Without the lock: it is freed, and a source may be told.
             drop(gone);
         }
+    }
+
+    /// Makes ready to [lose](Self::lose) some pages: `leaving` gets room for them. Refuses a frozen region, and pages that
+    /// are shown more often than `shown` says.
+    fn prepare_to_lose(&self, pages: &Range<usize>, shown: &Cover, leaving: &mut Leaving) -> Result<(), RegionError> {
+        let (offset, size) = (pages.start * PAGE_SIZE_4K, pages.len() * PAGE_SIZE_4K);
+        let mut book = self.writing();
+        if book.is_frozen() {
+            return Err(RegionError::Frozen);
+        }
+        if !book.cover.agrees(shown, pages.clone()) {
+            return Err(RegionError::ShownElsewhere { offset, size });
+        }
+        let isolated = book.pages.isolate(pages).and_then(|()| leaving.reserve(core::iter::once(pages.clone())));
+        isolated.map_err(|_| RegionError::NoMemory { offset, size })
+    }
+
+    /// Loses some pages, which no CPU reaches any more.
+    fn lose(&self, pages: &Range<usize>, leaving: &mut Leaving) {
+        self.writing().pages.cut(pages, None, leaving);
     }
 
     /// Brings a page that a guest misses. Called without any lock.

@@ -19,6 +19,7 @@ use self::memory::Memory;
 pub use self::snapshot::Snapshot;
 pub(crate) use self::{
     book::Book,
+    cover::Cover,
     memory::Region,
     places::{Place, Places},
     removed::RemovedRegions,

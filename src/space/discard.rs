@@ -28,8 +28,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     ///
     /// When it returns no CPU can reach what was there. The frames that were the space's own are free, and what it inherited
     /// is left, as by [`unmap`](Self::unmap). The guest's next touch finds what `refill` says. A mapping of a region loses
-    /// its leaves alone: the next touch finds the region's page. No CPU waits any longer for a page that a source was to
-    /// bring. [`discard_in_steps`](Self::discard_in_steps) frees some at a time.
+    /// its leaves alone: the next touch finds the region's page, which
+    /// [`SharedRegion::discard`](crate::SharedRegion::discard) takes away for all. No CPU waits any longer for a page that
+    /// a source was to bring. [`discard_in_steps`](Self::discard_in_steps) frees some at a time.
     ///
     /// # Errors
     /// Nothing has changed then.

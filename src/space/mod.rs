@@ -4,6 +4,7 @@ mod access;
 mod convert;
 mod copy;
 mod discard;
+mod discard_region;
 mod dismantle;
 mod donate;
 mod edit;

@@ -61,6 +61,7 @@ struct State {
     on_free: Option<Box<dyn FnOnce() + Send>>,
     on_invalidation: Option<Box<dyn FnOnce() + Send>>,
     on_publication: Option<Box<dyn FnOnce() + Send>>,
+    on_synchronization: Option<Box<dyn FnOnce() + Send>>,
 }
 
 // SAFETY: the memory is reached through `Frames::pointer` under the crate's rules; everything else is behind the mutex.
@@ -163,6 +164,11 @@ impl Board {
     /// What happens elsewhere while entries are published the next time.
     pub fn on_publication(&self, event: impl FnOnce() + Send + 'static) {
         self.state().on_publication = Some(Box::new(event));
+    }
+
+    /// What happens elsewhere while memory is brought in step with the caches the next time.
+    pub fn on_synchronization(&self, event: impl FnOnce() + Send + 'static) {
+        self.state().on_synchronization = Some(Box::new(event));
     }
 
     /// What happens elsewhere during the next invalidation of a range.
@@ -319,7 +325,13 @@ impl Invalidate<u64> for Board {
 
     fn synchronize(&self, bytes: NonNull<u8>, len: usize, content: Content) {
         let at = PhysAddr::from_usize(bytes.as_ptr().addr() - self.0.memory.as_ptr().addr());
-        self.state().synchronized.push((at, len, content));
+        let mut state = self.state();
+        state.synchronized.push((at, len, content));
+        let elsewhere = state.on_synchronization.take();
+        drop(state);
+        if let Some(event) = elsewhere {
+            event();
+        }
     }
 
     fn activate(&self, _root: u64) {}

@@ -121,6 +121,7 @@ const REGIONS: &[Kind] = &[
     Kind::Region,
     Kind::Freeze,
     Kind::Share,
+    Kind::Punch,
     Kind::Inherit,
     Kind::Put,
     Kind::Clone,

@@ -46,6 +46,7 @@ impl World {
             Kind::Unmap => return self.unmap(guest, start..(start + 1 + three % 6).min(PAGES), four),
             Kind::Discard => return self.discard(guest, (start, most), (four, five)),
             Kind::Replace => return self.replace(guest, (start, most), (four, five), six),
+            Kind::Punch => return self.punch(one, (two, three)),
             Kind::Write | Kind::Read => return self.access(guest, start, op.kind == Kind::Write, three % 2 == 0),
             Kind::Snapshot => return self.snapshot(guest, two % 4 == 0),
             Kind::Fork | Kind::Rewind | Kind::Restore => {

@@ -1,6 +1,6 @@
 //! Memory that goes, from areas that stay.
 
-use stage2::space::Refill;
+use stage2::{region::RegionError, space::Refill};
 
 use super::*;
 
@@ -32,6 +32,38 @@ impl World {
             let stand = if origin == slot.origin { slot.stand } else { Stand::Private };
             let cell = self.twin.cell(origin.map_or(Holds::Zeros, Holds::Missing));
             self.twin.guests[guest].slots[page] = Some(Slot { cell, stand, own: Own::No, origin });
+        }
+        Ok(())
+    }
+
+    /// With all guests named, or all but one.
+    pub(super) fn punch(&mut self, number: usize, (start, most): (usize, usize)) -> Verdict {
+        let Some(handle) = self.any_handle(number, |_, region| !self.twin.regions[region].frozen) else {
+            return Ok(());
+        };
+        let region = self.twin.handles[handle];
+        let size = self.twin.regions[region].cells.len();
+        let pages = start % size..(start % size + 1 + most % 4).min(size);
+        let unnamed = if most % 3 == 0 { Some(start % self.spaces.len()) } else { None };
+        let but = unnamed.map_or_else(String::new, |guest| format!(", guest {guest} is not named"));
+        self.note(format!("handle {handle}: discard {pages:?}{but}"));
+        let named = self.spaces.iter().enumerate().filter(|(guest, _)| Some(*guest) != unnamed);
+        let named: Vec<_> = named.map(|(_, space)| space).collect();
+        let discarded = self.handles[handle].region().discard(pages.start * PAGE, pages.len() * PAGE, &named);
+        let cells = &self.twin.regions[region].cells[pages.clone()];
+        let shows = |slot: &Slot| matches!(slot.stand, Stand::Shared(..)) && cells.contains(&slot.cell);
+        let is_shown = unnamed.is_some_and(|guest| self.twin.guests[guest].slots.iter().flatten().any(shows));
+        match discarded {
+            Ok(()) if !is_shown => {}
+            Err(RegionError::ShownElsewhere { .. }) if is_shown => return Ok(()),
+            other => return Err(format!("discard: {other:?}")),
+        }
+        for page in pages {
+            let (old, origin) = (self.twin.regions[region].cells[page], self.twin.regions[region].origins[page]);
+            let new = self.twin.cell(origin.map_or(Holds::Zeros, Holds::Missing));
+            self.twin.regions[region].cells[page] = new;
+            let slots = self.twin.guests.iter_mut().flat_map(|guest| guest.slots.iter_mut().flatten());
+            slots.filter(|slot| slot.cell == old).for_each(|slot| slot.cell = new);
         }
         Ok(())
     }

@@ -14,6 +14,8 @@ pub enum Kind {
     Unmap,
     /// A guest's memory goes, and its areas stay.
     Discard,
+    /// Pages of a region go for all.
+    Punch,
     /// Another mapping takes the place of what is there.
     Replace,
     Write,

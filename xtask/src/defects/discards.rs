@@ -2,9 +2,12 @@
 
 use super::table::{A57, Defect, Edit, Emulator, toy};
 
+const ACCESS: &str = "src/region/access.rs";
 const DISCARD: &str = "src/space/discard.rs";
 const EDIT: &str = "src/pages/edit.rs";
 const FLUSH: &str = "src/table/flush.rs";
+const MEMORY: &str = "src/region/memory.rs";
+const PUNCH: &str = "src/space/discard_region.rs";
 const REPLACE: &str = "src/space/replace.rs";
 
 pub const DEFECTS: &[Defect] = &[
@@ -120,5 +123,43 @@ pub const DEFECTS: &[Defect] = &[
         }],
         host: &[toy("replace::whatever_was_there_the_new_mapping_is"), toy("reach::")],
         emulator: Emulator::Cannot("its pages are shared with others whole"),
+    },
+    Defect {
+        name: "a-handle-reads-what-was-freed",
+        rules: &["R18"],
+        edits: &[Edit {
+            file: ACCESS,
+            text: "        self.0.synchronize(bytes, len, Content::Data);
+        let result = each(bytes);
+        drop(book);",
+            instead: "        drop(book);
+        self.0.synchronize(bytes, len, Content::Data);
+        let result = each(bytes);",
+        }],
+        host: &[toy("discard_region::stay_while_a_handle_reads_them")],
+        emulator: Emulator::Cannot("no handle reads at that moment"),
+    },
+    Defect {
+        name: "a-hole-that-another-space-does-not-know-of",
+        rules: &["R18"],
+        edits: &[Edit {
+            file: MEMORY,
+            text: "if !book.cover.agrees(shown, pages.clone()) {",
+            instead: "if false && !book.cover.agrees(shown, pages.clone()) {",
+        }],
+        host: &[toy("discard_region::refused::while_another_space"), toy("reach::regions_hold_what_somebody_reaches")],
+        emulator: Emulator::Cannot("no scenario leaves a space out"),
+    },
+    Defect {
+        name: "a-hole-before-all-are-told",
+        rules: &["R18"],
+        edits: &[Edit {
+            file: PUNCH,
+            text: "        self.region().prepare_to_lose(&pages, &shown, &mut leaving)?;",
+            instead: "        self.region().prepare_to_lose(&pages, &shown, &mut leaving)?;
+        self.region().lose(&pages, &mut leaving);",
+        }],
+        host: &[toy("discard_region::refused::while_a_cpu_of_any")],
+        emulator: Emulator::Cannot("every CPU can be told"),
     },
 ];

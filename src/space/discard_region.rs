@@ -1,0 +1,146 @@
+//! Pages of a region that go for all that show them.
+
+use alloc::vec::Vec;
+
+use memory_addr::PAGE_SIZE_4K;
+
+use super::{GuestSpace, State, exclusive::Held};
+use crate::{
+    addr::GuestPhysRange,
+    backend::Backend,
+    error::Error,
+    lock::{LockFamily, SpaceLock},
+    pages::Leaving,
+    platform::Platform,
+    region::{Cover, RegionError, SharedRegion},
+    set::MemoryArea,
+    table::{Edit, RemovedMemory},
+};
+
+impl SharedRegion {
+    /// Takes `size` bytes from `offset` on away for all: a hole is punched. Mappings and handles stay, and the next touch
+    /// finds zeros, or the page that a source has, which is asked again.
+    ///
+    /// `spaces` are those that show any of it, in any order; others may be among them. When it returns no CPU can reach what
+    /// was there, no handle reads it, no CPU waits for it, and the frames are free. All their locks are held, in the order of
+    /// their addresses, while their tables change; the frames are freed without any.
+    ///
+    /// # Errors
+    /// What is there is still there then, though it may take a fault to reach it.
+    /// - [`RegionError::BadSize`], [`RegionError::Unaligned`], [`RegionError::Beyond`] for what is no range of whole pages of
+    ///   the region;
+    /// - [`RegionError::Frozen`];
+    /// - [`RegionError::ShownElsewhere`] if a space that is not among `spaces` shows some of it;
+    /// - [`RegionError::Snapshotting`] while a snapshot is being taken of one of them;
+    /// - [`RegionError::NoMemory`];
+    /// - [`RegionError::Invalidation`]: a CPU could not be told.
+    ///
+    /// # Example
+    /// ```
+    /// use stage2::Mapping;
+    /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
+    /// # use host::{RW, guest, range};
+    ///
+    /// let (one, two) = (guest(1)?, guest(2)?);
+    /// let ring = one.region(0x4000)?;
+    /// for space in [&one, &two] {
+    ///     space.map(range(0x8000_0000, 0x4000), Mapping::Shared { region: ring.clone(), offset: 0 }, RW)?;
+    ///     space.store(0x8000_1000.into(), 42_u32)?;
+    /// }
+    /// ring.discard(0x1000, 0x1000, &[&one, &two])?;
+    /// assert_eq!((ring.frames(), two.load::<u32>(0x8000_1000.into())?), (0, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn discard<P: Platform, L: LockFamily>(
+        &self,
+        offset: usize,
+        size: usize,
+        spaces: &[&GuestSpace<P, L>],
+    ) -> Result<(), RegionError> {
+        let region = self.size();
+        if size == 0 || !size.is_multiple_of(PAGE_SIZE_4K) {
+            return Err(RegionError::BadSize { size });
+        }
+        if !offset.is_multiple_of(PAGE_SIZE_4K) {
+            return Err(RegionError::Unaligned { offset, align: PAGE_SIZE_4K });
+        }
+        if offset.checked_add(size).is_none_or(|end| end > region) {
+            return Err(RegionError::Beyond { offset, size, region });
+        }
+        let pages = offset / PAGE_SIZE_4K..(offset + size) / PAGE_SIZE_4K;
+        let out_of_memory = RegionError::NoMemory { offset, size };
+        let mut ordered = Vec::new();
+        ordered.try_reserve_exact(spaces.len()).map_err(|_| out_of_memory)?;
+        ordered.extend_from_slice(spaces);
+        ordered.sort_unstable_by_key(|space| core::ptr::from_ref(&space.state).addr());
+        ordered.dedup_by(|one, other| core::ptr::eq(*one, *other));
+
+        let mut held = lock_all(&ordered, out_of_memory)?;
+        let (mut shown, mut leaving) = (Cover::default(), Leaving::default());
+        for area in held.iter().flat_map(|state| state.areas.iter()) {
+            let Some(part) = self.shown_in(area, (offset, size)) else { continue };
+            shown.show(part.pages).map_err(|_| out_of_memory)?;
+        }
+        self.region().prepare_to_lose(&pages, &shown, &mut leaving)?;
+        for (space, state) in ordered.iter().zip(&mut held) {
+            let State { areas, table, .. } = &mut **state;
+            for part in areas.iter().filter_map(|area| self.shown_in(area, (offset, size))) {
+                let mut tables = RemovedMemory::default();
+                let flush = table.edit(&space.context, part.range, Edit::Unmap).map_err(|_| out_of_memory)?;
+                let told = flush.detach_or_restore(&mut tables);
+                tables.free(&space.context, &mut { usize::MAX });
+                told.map_err(|cause| RegionError::Invalidation { cause })?;
+            }
+        }
+        self.region().lose(&pages, &mut leaving);
+        drop(held);
+        leaving.end();
+        Ok(())
+    }
+
+    /// What an area shows of `size` bytes from `offset` on.
+    fn shown_in(&self, area: &MemoryArea<Backend>, (offset, size): (usize, usize)) -> Option<Shown> {
+        let Backend::Shared(view) = area.backend() else { return None };
+        if !view.region().is(self.region()) {
+            return None;
+        }
+        let first = view.offset(area.start());
+        let (start, end) = (first.max(offset), (first + area.size()).min(offset + size));
+        let at = |offset: usize| area.start() + (offset - first);
+        (start < end).then(|| Shown {
+            range: GuestPhysRange { start: at(start), end: at(end) },
+            pages: start / PAGE_SIZE_4K..end / PAGE_SIZE_4K,
+        })
+    }
+}
+
+/// A part of a region that an area shows.
+struct Shown {
+    range: GuestPhysRange,
+    pages: core::ops::Range<usize>,
+}
+
+/// Takes the locks of spaces in their order, when nothing is left over from earlier in any.
+fn lock_all<'s, P: Platform, L: LockFamily>(
+    spaces: &[&'s GuestSpace<P, L>],
+    out_of_memory: RegionError,
+) -> Result<Vec<Held<'s, L>>, RegionError> {
+    let mut held: Vec<Held<'s, L>> = Vec::new();
+    held.try_reserve_exact(spaces.len()).map_err(|_| out_of_memory)?;
+    while let Some(space) = spaces.get(held.len()) {
+        let state = space.state.exclusive();
+        state.check_rest().map_err(|_| RegionError::Snapshotting)?;
+        if state.table.is_finished() {
+            held.push(state);
+            continue;
+        }
+        drop(state);
+        held.clear();
+        // By itself: what it lets go must go without the others' locks too.
+        drop(space.exclusive().map_err(|error| match error {
+            Error::Invalidation { cause, .. } => RegionError::Invalidation { cause },
+            _ => RegionError::Snapshotting,
+        })?);
+    }
+    Ok(held)
+}
