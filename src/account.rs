@@ -295,6 +295,11 @@ pub(crate) struct Charge<'a> {
 }
 
 impl Charge<'_> {
+    /// The first `frames` of them are kept; the others are used no more.
+    pub(crate) fn keep_some(mut self, frames: usize) {
+        self.frames -= frames;
+    }
+
     /// The owner of the frames releases them.
     pub(crate) fn keep(self) {
         core::mem::forget(self);

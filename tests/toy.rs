@@ -39,6 +39,8 @@ mod neighbours;
 mod out_of_memory;
 #[path = "toy/pages.rs"]
 mod pages;
+#[path = "toy/populate.rs"]
+mod populate;
 #[path = "toy/protect.rs"]
 mod protect;
 #[path = "toy/races.rs"]

@@ -97,6 +97,12 @@ impl View {
         gpa.as_usize().wrapping_add(self.shift)
     }
 
+    /// Where the source behind the region has the page at an address, in bytes, if there is one.
+    pub(crate) fn source_offset(&self, gpa: GuestPhysAddr) -> Option<usize> {
+        let region = self.region();
+        region.supplies()?.behind(region.places().of(self.page(gpa))).map(|(_, offset)| offset)
+    }
+
     /// The number of the page at an address.
     pub(crate) fn page(&self, gpa: GuestPhysAddr) -> usize {
         self.offset(gpa) / PAGE_SIZE_4K

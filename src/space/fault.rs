@@ -98,7 +98,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Does what a fault takes besides the lock held shared.
     fn answer_later(&self, cpu: CpuId, fault: &Fault, later: Later) -> Result<Outcome, Error> {
         match later {
-            Later::Populate(most, flags) => self.populate(cpu, fault, most, flags),
+            Later::Populate(most, flags) => self.bring_private(cpu, fault, most, flags),
             Later::Bring(backend) => self.fetch(cpu, fault, &backend),
             Later::Copy => match self.copy(cpu, fault)? {
                 Copied::Done => Ok(Outcome::Resolved),

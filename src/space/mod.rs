@@ -15,6 +15,7 @@ mod limits;
 mod loan;
 mod missing;
 mod populate;
+mod populating;
 mod protect;
 mod query;
 mod relocate;
@@ -33,6 +34,7 @@ mod window;
 pub use self::{
     discard::Refill,
     dismantle::Dismantling,
+    populating::{Populated, Populating},
     protect::Protecting,
     query::{Area, AreaKind, Stats},
     snapshotting::Snapshotting,

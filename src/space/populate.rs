@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The largest leaf that a fault populates: a guest must not cause more work than that at once.
-const LARGEST_LAZY: Level = Level(1);
+pub(super) const LARGEST_LAZY: Level = Level(1);
 
 /// Frames for memory that is missing, and the leaf of `level` that is to map them.
 struct Fresh<'f, F: Frames> {
@@ -69,7 +69,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Brings memory to where it was missing when the lock was held before: a leaf up to `most`, with `flags`.
     ///
     /// It is charged with the lock held, so that with the lock held exclusively no charge is on its way.
-    pub(super) fn populate(
+    pub(super) fn bring_private(
         &self,
         cpu: CpuId,
         fault: &Fault,
@@ -124,7 +124,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Whether the limit allows a leaf of `level` just now: a block is not zeroed in vain.
-    fn has_room(&self, level: Level) -> bool {
+    pub(super) fn has_room(&self, level: Level) -> bool {
         self.context.frames.account().room() >= Context::<P>::leaf_pages(level)
     }
 

@@ -141,12 +141,21 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 }
 
+/// Where the source behind an area has a page, in bytes, if there is one.
+pub(super) fn source_offset(area: &MemoryArea<Backend>, gpa: GuestPhysAddr) -> Option<usize> {
+    match area.backend() {
+        Backend::Shared(view) => view.source_offset(gpa),
+        Backend::CopyOnWrite(heritage) => heritage.source(inherit::page(gpa)).map(|(_, offset)| offset),
+        _ => None,
+    }
+}
+
 /// A page that a guest misses.
-struct Missing<'s, P: Platform, L: LockFamily> {
-    space: &'s GuestSpace<P, L>,
+pub(super) struct Missing<'s, P: Platform, L: LockFamily> {
+    pub(super) space: &'s GuestSpace<P, L>,
     /// What stood behind its address.
-    backend: &'s Backend,
-    gpa: GuestPhysAddr,
+    pub(super) backend: &'s Backend,
+    pub(super) gpa: GuestPhysAddr,
 }
 
 impl<P: Platform, L: LockFamily> Asker for Missing<'_, P, L> {

@@ -164,7 +164,7 @@ fn lost() -> Installed {
 
 /// The entry of `level` over `gpa`, with the tables that lead to it from `slot` on; `None` if something else is in the way.
 #[inline(never)]
-fn path<'t, P: Platform>(
+pub(super) fn path<'t, P: Platform>(
     context: &'t Context<P>,
     mut slot: Slot<'t>,
     gpa: GuestPhysAddr,

@@ -2,6 +2,8 @@
 
 #[path = "sources/callbacks.rs"]
 mod callbacks;
+#[path = "sources/populate.rs"]
+mod populate;
 #[path = "sources/private.rs"]
 mod private;
 #[path = "sources/races.rs"]
