@@ -125,6 +125,9 @@ pub enum Error {
         /// What to wait for.
         ticket: Ticket,
     },
+    /// No source is behind it.
+    #[error("no source is behind {0:#x?}")]
+    NoSource(GuestPhysRange),
     /// The source behind it cannot have the page.
     #[error("{range:#x?} cannot be had: {ticket} failed")]
     SourceFailed {
@@ -248,6 +251,14 @@ pub enum RegionError {
         size: usize,
         /// What to wait for.
         ticket: Ticket,
+    },
+    /// No source is behind it.
+    #[error("no source is behind {size:#x} bytes at offset {offset:#x}")]
+    NoSource {
+        /// The offset in bytes.
+        offset: usize,
+        /// The size in bytes.
+        size: usize,
     },
     /// The region's source cannot have the page.
     #[error("{size:#x} bytes at offset {offset:#x} cannot be had: {ticket} failed")]

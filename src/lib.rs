@@ -92,7 +92,7 @@ pub mod guest_memory {
 /// [`Source`](pager::Source) for each page that is missed.
 pub mod pager {
     pub use crate::{
-        source::{Pager, Settled, Source, SourceError, SourceFailed, Supply, Waiting},
+        source::{Offered, Pager, Settled, Source, SourceError, SourceFailed, Supply, Waiting},
         ticket::Ticket,
     };
 }

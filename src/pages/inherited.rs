@@ -5,9 +5,11 @@ use core::ops::Range;
 use spin::rwlock::{RwLock, RwLockReadGuard};
 
 use super::{
-    Asker, Gone, Keeper, Look, Pages, Payer, Pool, Taken,
+    Asker, Gone, Keeper, Look, Offer, Pages, Payer, Place, Pool, Taken, Wanted,
     end::{Leaving, Piece, Waiting},
     is_still_missing,
+    keeper::Paid,
+    offer,
 };
 use crate::{
     account::Exhausted,
@@ -78,6 +80,18 @@ pub(crate) trait Inherited: Send + Sync {
         // What others wait for too is on no account, as all that they have in common. No snapshot comes between look and note.
         let mut note = || wanted.note(self.look(page).is_alone.then(|| (payer.clone(), page)), pager);
         wanted.ask(pager, offset, || is_still_missing(&is_absent, guest, &mut note))
+    }
+
+    /// Offers a page that the guest of the space may miss. Called without any lock.
+    fn offer(
+        &self,
+        page: usize,
+        pager: &Pager,
+        payer: &Payer,
+        guest: &dyn Asker,
+        content: &[u8],
+    ) -> Result<Offer, Exhausted> {
+        offer(&At { pages: self.pages(), page, payer }, pager, guest, content)
     }
 
     /// As [`Pages::isolate`].
@@ -174,6 +188,24 @@ pub(crate) trait Inherited: Send + Sync {
     /// The same pages, for another owner.
     fn share(&self) -> Pages {
         self.pages().read().share()
+    }
+}
+
+/// A page of a space that has that account.
+struct At<'i> {
+    pages: &'i RwLock<Pages>,
+    page: usize,
+    payer: &'i Payer,
+}
+
+impl Place for At<'_> {
+    fn wanted(&self) -> Result<Option<Wanted>, Exhausted> {
+        self.pages.upgradeable_read().upgrade().wanted(self.page)
+    }
+
+    /// What others wait for too is on no account, as all that they have in common.
+    fn paid(&self) -> Option<Paid> {
+        self.pages.read().look(self.page).is_alone.then(|| (self.payer.clone(), self.page))
     }
 }
 

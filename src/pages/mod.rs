@@ -14,6 +14,7 @@ mod keeper;
 #[cfg(all(test, loom))]
 mod model;
 mod node;
+mod offer;
 mod slot;
 mod supply;
 #[cfg(test)]
@@ -28,8 +29,9 @@ pub(crate) use self::{
     asker::{Asker, is_still_missing},
     end::Leaving,
     inherited::{Inherited, inherited},
-    keeper::{Keeper, Payer, PlatformKeeper, Pool},
+    keeper::{Keeper, Paid, Payer, PlatformKeeper, Pool},
     node::Gone,
+    offer::{Anyone, Offer, Place, offer},
     slot::Wanted,
     supply::{Supplies, Supply},
 };

@@ -10,7 +10,7 @@ use super::keeper::{Keeper, Paid, Payer};
 use crate::{
     account::{Exhausted, Resource},
     counted::Counted,
-    source::{Entered, PageOwner, Pager, Supplied},
+    source::{Answered, Entered, PageOwner, Pager, Supplied},
 };
 
 /// One tree's claim to a page: of all that name it, each has one.
@@ -131,6 +131,68 @@ impl Wanted {
     }
 }
 
+/// A frame with what was offered, which no tree names. Dropped before a page has it, it is free.
+pub(super) struct Filled {
+    keeper: Counted<dyn Keeper>,
+    /// `None` once a page has it.
+    at: Option<PhysAddr>,
+}
+
+impl Wanted {
+    /// Whether it is the same page.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.0.is(&other.0)
+    }
+
+    /// A frame for it with that content. Called without any lock.
+    pub(super) fn filled(&self, content: &[u8]) -> Result<Filled, Exhausted> {
+        let at = self.0.keeper.allocate(&mut |to| {
+            to.copy_from_slice(content);
+            true
+        })?;
+        Ok(Filled { keeper: self.0.keeper.clone(), at })
+    }
+
+    /// Gives it a frame that was [filled](Self::filled) for it, if it has none and `is_missing` says, under the page's lock,
+    /// that none was taken from here either: then the wait for it ends. If it was not asked for it is on that account.
+    ///
+    /// # Errors
+    /// There is no room on the account: it still waits, if it was asked for.
+    pub(super) fn take_up(
+        &self,
+        filled: &mut Filled,
+        pager: &Pager,
+        paid: Option<Paid>,
+        is_missing: &dyn Fn() -> bool,
+    ) -> Result<Option<(Answered, Option<Pager>)>, Exhausted> {
+        let owner = self.0.owner();
+        let mut content = self.0.content.write();
+        // In this order: a page that was here, and that another CPU took, is in the tables by then, or its entry busy.
+        let is_wanted = content.at.is_none() && is_missing();
+        let Some(at) = filled.at.filter(|_| is_wanted) else { return Ok(None) };
+        if content.asked.is_none() {
+            content.paid = paid;
+        }
+        let mut answered = None;
+        let (_, asked) = content.come(at, &mut || {
+            // Under the page's lock: no other answer comes to its end any more.
+            answered = Some(pager.answered(&owner));
+            true
+        })?;
+        filled.at = None;
+        Ok(answered.map(|answered| (answered, asked)))
+    }
+}
+
+impl Drop for Filled {
+    fn drop(&mut self) {
+        if let Some(at) = self.at {
+            // SAFETY: it was allocated there for this value, and no page has it.
+            unsafe { self.keeper.free(at) }
+        }
+    }
+}
+
 /// Asks for a page, once for all.
 pub(super) fn ask(
     pager: &Pager,
@@ -147,9 +209,13 @@ pub(super) fn ask(
 }
 
 impl Content {
-    /// Its frame comes, if `admit` allows that: then it is on the account of the one that it was asked for, and nobody has
+    /// Its frame comes, if it has none and `admit` allows that: then it is on the account of the one that it was asked for, and nobody has
     /// to be told any more.
     fn come(&mut self, at: PhysAddr, admit: &mut dyn FnMut() -> bool) -> Result<(bool, Option<Pager>), Exhausted> {
+        // A ticket may be answered that a CPU was given for a page which had just come by itself.
+        if self.at.is_some() {
+            return Ok((false, None));
+        }
         let payer = self.paid.as_ref().map(|(payer, _)| payer);
         let charge = payer.map(|payer| payer.of(Resource::Frames).charge(1)).transpose()?;
         if !admit() {

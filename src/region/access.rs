@@ -74,7 +74,7 @@ impl SharedRegion {
         Some(result)
     }
 
-    fn check(&self, offset: usize, size: usize) -> Result<(), RegionError> {
+    pub(super) fn check(&self, offset: usize, size: usize) -> Result<(), RegionError> {
         let region = self.size();
         if offset.checked_add(size).is_none_or(|end| end > region) {
             return Err(RegionError::Beyond { offset, size, region });

@@ -6,12 +6,12 @@ use core::{ops::Range, ptr::NonNull};
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 use spin::rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Behind, Book, Cover, Places, RegionError, supply};
+use super::{Behind, Book, Cover, Places, RegionError, offer, supply};
 use crate::{
     account::Exhausted,
     counted::Counted,
     invalidate::Content,
-    pages::{Asker, Inherited, Keeper, Leaving, Pages, Pool, Supplies, inherited},
+    pages::{Asker, Inherited, Keeper, Leaving, Offer, Pages, Pool, Supplies, inherited},
     source::Supplied,
 };
 
@@ -180,6 +180,11 @@ pub(crate) trait Region: Send + Sync {
     /// Brings a page that a guest misses. Called without any lock.
     fn bring(&self, page: usize, guest: &dyn Asker) -> Result<Supplied, Exhausted> {
         supply::bring(self.as_dyn(), page, guest)
+    }
+
+    /// Offers a page that a guest may miss. Called without any lock.
+    fn offer(&self, page: usize, guest: &dyn Asker, content: &[u8]) -> Result<Offer, Exhausted> {
+        offer::offer(self.as_dyn(), page, guest, content)
     }
 
     /// Has some of its pages come to a tree of another's, which is to copy them when they are written.

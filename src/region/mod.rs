@@ -5,6 +5,7 @@ mod access;
 mod book;
 mod cover;
 mod memory;
+mod offer;
 mod places;
 mod removed;
 mod snapshot;

@@ -9,7 +9,7 @@ use crate::{
     account::Exhausted,
     addr::{GuestPhysAddr, GuestPhysRange},
     counted::Counted,
-    pages::Asker,
+    pages::{Asker, Offer},
     source::Supplied,
 };
 
@@ -79,6 +79,11 @@ impl View {
     /// Brings the page at an address, which the guest misses. Called without any lock.
     pub(crate) fn bring(&self, gpa: GuestPhysAddr, guest: &dyn Asker) -> Result<Supplied, Exhausted> {
         self.region().bring(self.page(gpa), guest)
+    }
+
+    /// Offers the page at an address, which the guest may miss. Called without any lock.
+    pub(crate) fn offer(&self, gpa: GuestPhysAddr, guest: &dyn Asker, content: &[u8]) -> Result<Offer, Exhausted> {
+        self.region().offer(self.page(gpa), guest, content)
     }
 
     /// Frees what of some pages nothing else shows, when no CPU reaches them through this mapping any more: see

@@ -7,7 +7,7 @@
 mod desk;
 mod pager;
 
-pub(crate) use self::pager::{Entered, Supplied};
+pub(crate) use self::pager::{Answered, Entered, Supplied};
 pub use self::pager::{Pager, SourceError, Waiting};
 use crate::{account::Exhausted, ticket::Ticket};
 
@@ -53,7 +53,8 @@ pub trait Source: Send + Sync {
 
     /// The ticket is over: what waits for it is to look again.
     ///
-    /// Called once for each ticket, after [`Pager::state`] has begun to say [`Waiting::Over`] of it. A ticket that is
+    /// Called once for each ticket, after [`Pager::state`] has begun to say [`Waiting::Over`] of it. A page that was
+    /// [offered](Offered) may be told of while [`ask`](Self::ask) is called for it, or just before. A ticket that is
     /// cancelled may be told of before [`ask`](Self::ask) was called with it, which then never is.
     fn settled(&self, ticket: Ticket, how: Settled);
 }
@@ -92,6 +93,16 @@ pub enum Settled {
     /// It is not wanted any more: what it was for was unmapped or dropped. Or it was not asked for after all: there was
     /// no memory for it.
     Cancelled,
+}
+
+/// What became of a page that was offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Offered {
+    /// It is there now. Whoever waited for it was told.
+    Taken,
+    /// It was there before, and may have been written: what was offered is thrown away.
+    Late,
 }
 
 /// The source cannot have a page.

@@ -24,6 +24,11 @@ use crate::{account::Exhausted, counted::Counted};
 /// state changes before `settled` is called: a virtual CPU that still saw [`Waiting::NotYet`] is asleep when it comes.
 /// Then the fault is answered anew.
 ///
+/// # Pages that nobody asked for
+/// A source that has a page before it is asked for it, as in the background of a migration, offers it to those that it is
+/// for: [`GuestSpace::offer`](crate::GuestSpace::offer), [`SharedRegion::offer`](crate::SharedRegion::offer). A pager does
+/// not know them, but for the pages that were asked for.
+///
 /// # Failures
 /// A page that the source cannot have is [`Outcome::SourceFailed`](crate::Outcome::SourceFailed) for all CPUs that
 /// waited or come, until [`retry`](Self::retry) is called or what it was for is gone. It takes up the room of a
@@ -223,6 +228,11 @@ impl Pager {
         }
     }
 
+    /// A page has come that its owner was offered: nobody answers for it any more. It is told of when the value is dropped.
+    pub(crate) fn answered(&self, owner: &Owner) -> Answered {
+        Answered { pager: self.clone(), entry: self.0.desk.take_one(owner, &(0..1)) }
+    }
+
     /// Finds out whether a page has been asked for. A CPU that is answered [`Entered::First`] looks once more whether it is
     /// still missing, and then asks.
     pub(crate) fn enter(&self, region: &Owner, page: usize, offset: usize) -> Entered {
@@ -244,6 +254,19 @@ pub(super) fn over<O>(entry: Option<Entry<O>>, tell: impl FnOnce(Ticket)) {
         // Before the source is told: it may have the last reference to the region.
         drop(entry);
         ticket.map(tell);
+    }
+}
+
+/// The wait for a page that was offered, if there was one: dropped, without any lock, it is over.
+#[must_use]
+pub(crate) struct Answered {
+    pager: Pager,
+    entry: Option<Entry<Owner>>,
+}
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        over(self.entry.take(), |ticket| self.pager.0.source.settled(ticket, Settled::Ready));
     }
 }
 

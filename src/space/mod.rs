@@ -14,6 +14,7 @@ mod inherit;
 mod limits;
 mod loan;
 mod missing;
+mod offer;
 mod populate;
 mod populating;
 mod protect;

@@ -4,6 +4,8 @@
 
 #[path = "reach/act.rs"]
 mod act;
+#[path = "reach/ahead.rs"]
+mod ahead;
 #[path = "reach/check.rs"]
 mod check;
 #[path = "reach/discards.rs"]
@@ -135,6 +137,8 @@ const REGIONS: &[Kind] = &[
     Kind::End,
 ];
 const SOURCES: &[Kind] = &[Kind::MapFrom, Kind::RegionFrom];
+/// What is brought before it is touched.
+const AHEAD: &[Kind] = &[Kind::Populate, Kind::Offer];
 const CONVERSIONS: &[Kind] = &[Kind::MakeShared, Kind::MakePrivate];
 const TRANSFERS: &[Kind] = &[Kind::Donate, Kind::Loan, Kind::Relocate];
 
@@ -164,13 +168,19 @@ fn regions_from_a_source_hold_what_somebody_reaches() {
 }
 
 #[test]
+fn what_is_brought_ahead_of_a_touch_is_what_somebody_reaches() {
+    hold(Pooled::All, 300, &[SNAPSHOTS, REGIONS, SOURCES, AHEAD]);
+    hold(Pooled::None, 200, &[SNAPSHOTS, REGIONS, SOURCES, AHEAD]);
+}
+
+#[test]
 fn what_is_converted_and_given_away_is_held_once() {
     hold(Pooled::All, 300, &[SNAPSHOTS, CONVERSIONS, TRANSFERS]);
 }
 
 #[test]
 fn all_of_it_holds_what_somebody_reaches() {
-    hold(Pooled::All, 400, &[SNAPSHOTS, REGIONS, SOURCES, CONVERSIONS, TRANSFERS]);
+    hold(Pooled::All, 400, &[SNAPSHOTS, REGIONS, SOURCES, AHEAD, CONVERSIONS, TRANSFERS]);
 }
 
 /// No guest takes a page where it stands: it copies it, and the old one is free when nobody else reaches it.
@@ -181,11 +191,11 @@ fn without_a_pool_snapshots_hold_what_somebody_reaches() {
 
 #[test]
 fn without_a_pool_all_of_it_holds_what_somebody_reaches() {
-    hold(Pooled::None, 300, &[SNAPSHOTS, REGIONS, SOURCES, CONVERSIONS, TRANSFERS]);
+    hold(Pooled::None, 300, &[SNAPSHOTS, REGIONS, SOURCES, AHEAD, CONVERSIONS, TRANSFERS]);
 }
 
 /// Every other guest has an allocator that says nothing of itself.
 #[test]
 fn where_only_some_have_a_pool_all_of_it_holds_what_somebody_reaches() {
-    hold(Pooled::Some, 300, &[SNAPSHOTS, REGIONS, SOURCES, CONVERSIONS, TRANSFERS]);
+    hold(Pooled::Some, 300, &[SNAPSHOTS, REGIONS, SOURCES, AHEAD, CONVERSIONS, TRANSFERS]);
 }

@@ -2,6 +2,8 @@
 
 #[path = "sources/callbacks.rs"]
 mod callbacks;
+#[path = "sources/offer.rs"]
+mod offer;
 #[path = "sources/populate.rs"]
 mod populate;
 #[path = "sources/private.rs"]

@@ -75,6 +75,9 @@ impl World {
             Kind::MakePrivate => return self.make_private(guest, start, 1 + three % 4),
             Kind::Donate => return self.donate(guest, (start, 1 + three % 3), (four, five)),
             Kind::Loan => return self.lend(guest, (start, 1 + three % 3), (four, five), six),
+            Kind::Populate => return self.populate_ahead(guest, (start, most), four),
+            Kind::Offer if four % 3 == 0 => return self.offer_to_handle(two, three),
+            Kind::Offer => return self.offer(guest, start),
             Kind::Relocate => return self.relocate(guest, start, most),
         }
         Ok(())

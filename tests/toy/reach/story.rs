@@ -41,6 +41,9 @@ pub enum Kind {
     Donate,
     Loan,
     Relocate,
+    Populate,
+    /// Of a page by its source.
+    Offer,
 }
 
 impl Kind {
