@@ -34,9 +34,9 @@ use stage2::{
     aarch64::{Stage2, Vmid},
     format::Format,
     frames::Pieces,
-    pager::{Pager, Settled, Source, SourceError, Supply, Ticket, Waiting},
+    pager::{Offered, Pager, Settled, Source, SourceError, Supply, Ticket, Waiting},
     region::RegionError,
-    space::{Area, Progress, Refill, Resource},
+    space::{Area, Populated, Progress, Refill, Resource},
     x86_64::{
         ept::{self, Depth, Ept},
         npt::{self, Asid, Npt},

@@ -10,8 +10,8 @@ use stage2::{
 use super::{
     Operation, Ready, ignore,
     rows::{
-        COPY_FRESH, COPY_READ, FAULT_FRESH, FAULT_PRESENT, FAULT_SOURCE, FORK, MAP, MAP_PAGE, MAP_POPULATED, PROTECT,
-        PROTECT_PAGE, SNAPSHOT, TAKE, TRANSLATE, UNMAP, UNMAP_PAGE, UNMAP_POPULATED,
+        COPY_FRESH, COPY_READ, FAULT_FRESH, FAULT_PRESENT, FAULT_SOURCE, FORK, MAP, MAP_PAGE, MAP_POPULATED, POPULATE,
+        PROTECT, PROTECT_PAGE, SNAPSHOT, TAKE, TRANSLATE, UNMAP, UNMAP_PAGE, UNMAP_POPULATED,
     },
 };
 use stage2_benches::{
@@ -96,6 +96,10 @@ fn large<K: Kind>() -> Vec<Part> {
             ready::stock(PAGES);
             let space = space::<K, _>(ready::Ready::<true>);
             Box::new(move || space.map(pages_at(0, PAGES), POPULATED, READ_WRITE).expect("nothing is there"))
+        }),
+        (POPULATE, PAGES, || {
+            let space = mapped::<K, _>(ready::Ready::<true>, LAZY, PAGES);
+            Box::new(move || ignore(space.populate(pages_at(0, PAGES), Access::Write).expect("there is memory")))
         }),
         (UNMAP_POPULATED, PAGES, || {
             let space = mapped::<K, _>(Uncounted, POPULATED, PAGES);

@@ -19,6 +19,7 @@ pub const MAP_PAGE: &str = "map one page, 2,000 areas";
 pub const UNMAP_PAGE: &str = "unmap one page, 2,000 areas";
 pub const PROTECT_PAGE: &str = "protect one page, 2,000 areas";
 pub const FAULT_FRESH: &str = "fault on a fresh page, frame ready and zeroed";
+pub const POPULATE: &str = "populate 64 MiB of lazy memory, frames zeroed, a page";
 pub const FAULT_PRESENT: &str = "fault on a present page";
 pub const FAULT_SOURCE: &str = "fault on a source's page, likewise";
 pub const SNAPSHOT: &str = "snapshot, a page";
@@ -40,11 +41,12 @@ const fn unlimited(name: &'static str) -> Row {
 }
 
 /// All rows, in their order.
-pub const ROWS: [Row; 21] = [
+pub const ROWS: [Row; 22] = [
     limited(MAP, 8.0),
     limited(UNMAP, 3.0),
     Row { name: PROTECT, limit: Some(9.0), limit_dirty: Some(20.0) },
     unlimited(MAP_POPULATED),
+    unlimited(POPULATE),
     limited(UNMAP_POPULATED, 40.0),
     limited(TRANSLATE, 110.0),
     limited(MAP_PAGE, 700.0),

@@ -10,6 +10,10 @@ fn lazy_pages<F: Format>(space: &Space<F>) {
     space.map(range(RAM, 4 * PAGE), LAZY, RW).expect("memory");
 }
 
+pub(super) fn is_whole(populated: Populated) {
+    assert_eq!(populated, Populated::Whole);
+}
+
 /// Operations that allocate, on memory of a space's own.
 pub(super) fn cases<F: Format>() -> Vec<Case<F>> {
     let case = |name, prepare, operation, keeps| Case { name, prepare, operation, keeps };
@@ -44,6 +48,18 @@ pub(super) fn cases<F: Format>() -> Vec<Case<F>> {
         case("relocate a page", three_pages, |s| s.relocate(range(RAM, PAGE)).map(drop), Keeps::Everything),
         case("relocate pages", three_pages, |s| s.relocate(range(RAM, 3 * PAGE)).map(drop), Keeps::Contents),
         case("relocate blocks", two_blocks, |s| s.relocate(range(RAM, 2 * BLOCK)).map(drop), Keeps::Contents),
+        case(
+            "populate pages in two tables",
+            |s| s.map(range(RAM + BLOCK - 3 * PAGE, 70 * PAGE), LAZY, RW).expect("memory"),
+            |s| s.populate(range(RAM + BLOCK - 3 * PAGE, 70 * PAGE), Access::Write).map(is_whole),
+            Keeps::Contents,
+        ),
+        case(
+            "populate a block",
+            |s| s.map(range(RAM, BLOCK), LAZY_BLOCKS, RW).expect("memory"),
+            |s| s.populate(range(RAM, PAGE), Access::Write).map(is_whole),
+            Keeps::Contents,
+        ),
         case("list areas", crowd, |s| s.areas().map(drop), Keeps::Everything),
     ]
 }

@@ -1,6 +1,6 @@
 //! Operations on memory that comes from a source.
 
-use super::*;
+use super::{private::is_whole, *};
 
 /// A source that has every page at once, but the first, which it is told of later.
 struct Image;
@@ -73,6 +73,18 @@ pub(super) fn source_cases<F: Format>() -> Vec<Case<F>> {
                 s.protect(range(RAM + PAGE, PAGE), MappingFlags::READ).expect("memory");
             },
             |s| s.discard(range(RAM, 3 * PAGE), Refill::Zeros),
+            Keeps::Everything,
+        ),
+        case(
+            "populate a source's pages",
+            |s| from_source(s).expect("memory"),
+            |s| s.populate(range(RAM, 4 * PAGE), Access::Read).map(is_whole),
+            Keeps::Contents,
+        ),
+        case(
+            "offer a source's page",
+            |s| from_source(s).expect("memory"),
+            |s| s.offer((RAM + PAGE).into(), &[9; PAGE]).map(|offered| assert_eq!(offered, Offered::Taken)),
             Keeps::Everything,
         ),
         case("read a source's region", nothing, |s| read_source(s), Keeps::Everything),

@@ -3,6 +3,7 @@
 //!
 //! A defect is a change of a few lines of a copy of the sources. A test that was never seen to fail proves nothing.
 
+mod ahead;
 mod areas;
 mod discards;
 mod formats;

@@ -1,6 +1,6 @@
 //! A guest touches what is not there yet, what is there already, and what it may not.
 
-use crate::prelude::*;
+use crate::{prelude::*, shared::region};
 
 /// G4, and the plainest case of all.
 ///
@@ -250,5 +250,29 @@ pub fn a_hole_that_was_touched_can_be_mapped<M: Machine>(machine: &M) -> Verdict
     guest.map(range(RAM, PAGE), PAGES, RW)?;
     ensure!(matches!(guest.first().attempt(Step::Write(RAM, 3)), crate::Attempt::Done(_)), "no fault on fresh memory");
     ensure_eq!(guest.loads(RAM)?, Value(3));
+    Ok(())
+}
+
+/// A range that was populated for the guest's accesses takes no fault, whatever it is; the guest keeps what it wrote before.
+///
+/// # Errors
+/// It does not hold.
+pub fn what_was_populated_is_not_faulted_on<M: Machine>(machine: &M) -> Verdict {
+    let guest = Guest::new(machine)?;
+    guest.map(range(RAM, 5 * PAGE), LAZY, RWX)?;
+    guest.map(range(RAM + BLOCK, BLOCK), LAZY_BLOCKS, RW)?;
+    let (_, shared) = region(&guest, 2)?;
+    guest.map(range(RAM + 2 * BLOCK, 2 * PAGE), shared, RW)?;
+    ensure_eq!(guest.stores(RAM + PAGE, 7)?, Value(7));
+    for part in [range(RAM, 5 * PAGE), range(RAM + BLOCK, BLOCK + 2 * PAGE)] {
+        ensure_eq!(guest.populate(part, Access::Write)?, Populated::Whole);
+    }
+    let (faults, leaves) = (guest.stats().faults, guest.leaves());
+    ensure_eq!(leaves[..2], [7, 1]);
+    ensure_eq!((guest.loads(RAM)?, guest.loads(RAM + PAGE)?), (Value(0), Value(7)));
+    for at in [RAM, RAM + 4 * PAGE, RAM + BLOCK, RAM + 2 * BLOCK - 8, RAM + 2 * BLOCK, RAM + 2 * BLOCK + PAGE] {
+        ensure_eq!((guest.stores(at, at as u64)?, guest.loads(at)?), (Value(at as u64), Value(at as u64)));
+    }
+    ensure_eq!((guest.stats().faults, guest.leaves()), (faults, leaves));
     Ok(())
 }

@@ -29,6 +29,7 @@ macro_rules! for_each_scenario {
                 a_denial_that_the_cpu_remembers_ends_with_a_fault,
                 a_permission_fault_that_the_entry_does_not_justify_is_no_error,
                 a_hole_that_was_touched_can_be_mapped,
+                what_was_populated_is_not_faulted_on,
             }
             mapping {
                 blocks_fill_what_alignment_allows,
@@ -200,6 +201,7 @@ macro_rules! for_each_scenario {
                 pending_pages_are_limited,
                 a_region_comes_to_all_its_guests,
                 a_snapshot_keeps_its_source,
+                what_is_brought_ahead_is_not_waited_for,
             }
             refusals {
                 an_overlap_names_both_ranges,

@@ -9,7 +9,7 @@ pub(crate) use stage2::{
     format::Used,
     loan::{Handover, PageState},
     region::RegionError,
-    space::{AreaKind, Refill, Resource},
+    space::{AreaKind, Populated, Refill, Resource},
 };
 
 pub(crate) use crate::{

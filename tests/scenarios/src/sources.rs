@@ -6,7 +6,7 @@ use core::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use stage2::pager::{Pager, Settled, Source, SourceError, SourceFailed, Supply, Ticket, Waiting};
+use stage2::pager::{Offered, Pager, Settled, Source, SourceError, SourceFailed, Supply, Ticket, Waiting};
 
 use crate::{Came, prelude::*};
 
@@ -385,5 +385,31 @@ pub fn a_snapshot_keeps_its_source<M: Machine>(machine: &M) -> Verdict {
     ensure_eq!(guest.loads(RAM + 3 * PAGE)?, value(3));
     guest.unmap(range(RAM, 4 * PAGE))?;
     ensure_eq!((machine.allocated(), image.counts()), (before, (4, [4, 0, 0])));
+    Ok(())
+}
+
+/// A guest whose pages were populated, or offered by the source, waits for none of them. What it wrote is not overwritten.
+///
+/// # Errors
+/// It does not hold.
+pub fn what_is_brought_ahead_is_not_waited_for<M: Machine>(machine: &M) -> Verdict {
+    let guest = Guest::new(machine)?;
+    let (image, pager) = image(machine, 8)?;
+    map(&guest, &pager, 8, RWX)?;
+    let waited_for = ticket(guest.loads(RAM)?)?;
+    let mut page = [0; PAGE];
+    page[..8].copy_from_slice(&42_u64.to_le_bytes());
+    for at in [RAM, RAM + PAGE] {
+        ensure_eq!(guest.offer(at.into(), &page)?, Offered::Taken);
+        ensure_eq!((guest.loads(at)?, guest.stores(at, 43)?), (Value(42), Value(43)));
+        ensure_eq!((guest.offer(at.into(), &page)?, guest.loads(at)?), (Offered::Late, Value(43)));
+    }
+    ensure_eq!((pager.state(waited_for), image.counts()), (Waiting::Over, (1, [1, 0, 0])));
+    image.answers_at_once(true);
+    ensure_eq!(guest.populate(range(RAM, 8 * PAGE), Access::Write)?, Populated::Whole);
+    let faults = guest.stats().faults;
+    ensure_eq!((guest.loads(RAM + 2 * PAGE)?, guest.stores(RAM + 3 * PAGE, 1)?), (value(2), Value(1)));
+    ensure_eq!((guest.calls(RAM + 7 * PAGE)?, guest.loads(RAM)?), (Value(77), Value(43)));
+    ensure_eq!((guest.stats().faults, image.counts()), (faults, (7, [7, 0, 0])));
     Ok(())
 }

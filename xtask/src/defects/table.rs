@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{areas, discards, formats, invalidation, loans, sharing, sources, space, walker};
+use super::{ahead, areas, discards, formats, invalidation, loans, sharing, sources, space, walker};
 
 /// A defect: a change of the sources that makes them wrong.
 #[derive(Debug)]
@@ -148,6 +148,7 @@ pub fn all() -> impl Iterator<Item = &'static Defect> {
         space::DEFECTS,
         areas::DEFECTS,
         sources::DEFECTS,
+        ahead::DEFECTS,
         loans::DEFECTS,
         discards::DEFECTS,
         sharing::DEFECTS,
