@@ -50,8 +50,8 @@ pub(super) fn cases<F: Format>() -> Vec<Case<F>> {
         case("relocate blocks", two_blocks, |s| s.relocate(range(RAM, 2 * BLOCK)).map(drop), Keeps::Contents),
         case(
             "populate pages in two tables",
-            |s| s.map(range(RAM + BLOCK - 3 * PAGE, 70 * PAGE), LAZY, RW).expect("memory"),
-            |s| s.populate(range(RAM + BLOCK - 3 * PAGE, 70 * PAGE), Access::Write).map(is_whole),
+            |s| s.map(range(RAM + BLOCK - 3 * PAGE, 9 * PAGE), LAZY, RW).expect("memory"),
+            |s| s.populate(range(RAM + BLOCK - 3 * PAGE, 9 * PAGE), Access::Write).map(is_whole),
             Keeps::Contents,
         ),
         case(
