@@ -77,7 +77,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Answers what is not [answered at once](Self::answer_at_once).
     #[inline(never)]
-    fn answer_after_all(
+    pub(super) fn answer_after_all(
         &self,
         state: <L::Lock<State> as SpaceLock<State>>::Shared<'_>,
         cpu: CpuId,

@@ -302,7 +302,9 @@ impl<P: Platform, L: LockFamily> Populating<'_, P, L> {
     /// Has the first page of the rest populated as a fault would; its source has it at `offset`, if there is one.
     fn touch(&mut self, fault: &Fault, offset: Option<usize>) -> Result<usize, Error> {
         let range = Context::<P>::page_of(fault.gpa);
-        match self.space.answer(super::any_cpu(), fault)? {
+        let (space, cpu) = (self.space, super::any_cpu());
+        // Not by way of `answer`: with another caller it is a call in each of the guest's own faults.
+        match space.answer_after_all(space.state.shared(cpu), cpu, fault)? {
             // It is there, and passed over by the next look.
             Outcome::Resolved | Outcome::Lent => {}
             // Another CPU is about to finish something.
