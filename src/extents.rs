@@ -65,17 +65,6 @@ impl Extents {
         })
     }
 
-    /// Takes the last `size` bytes out, which are in one piece: it was put together of pages of that size, or larger ones.
-    pub(crate) fn pop(&mut self, size: usize) -> Option<PhysAddr> {
-        let last = *self.extents.last()?;
-        debug_assert!(last.offset + size <= self.size, "a page is in one piece");
-        self.size -= size;
-        if self.size == last.offset {
-            self.extents.pop();
-        }
-        Some(last.at + (self.size - last.offset))
-    }
-
     /// The first address behind the highest byte.
     pub(crate) fn top(&self) -> usize {
         self.pages().map(|page| page.as_usize() + PAGE_SIZE_4K).max().unwrap_or(0)
@@ -116,23 +105,6 @@ mod tests {
         assert_eq!(extents.at(0), Some((at(3), PAGE_SIZE_4K)));
         assert_eq!(extents.at(PAGE_SIZE_4K), Some((at(4), 2 * PAGE_SIZE_4K)));
         assert!(extents.pages().eq([3, 4, 5].map(at)));
-    }
-
-    #[test]
-    fn pages_are_taken_out_from_the_end() {
-        let mut extents = of(&[(7, 2), (3, 1)], Seams::Forgotten);
-        let mut pop = |size| (extents.pop(size), extents.size());
-        assert_eq!(pop(PAGE_SIZE_4K), (Some(at(3)), 2 * PAGE_SIZE_4K));
-        assert_eq!(pop(PAGE_SIZE_4K), (Some(at(8)), PAGE_SIZE_4K));
-        assert_eq!(pop(PAGE_SIZE_4K), (Some(at(7)), 0));
-        assert_eq!(pop(PAGE_SIZE_4K), (None, 0));
-    }
-
-    #[test]
-    fn larger_pages_are_taken_out_whole() {
-        let mut extents = of(&[(4, 2), (6, 4), (2, 2)], Seams::Forgotten);
-        let popped: Vec<_> = core::iter::from_fn(|| extents.pop(2 * PAGE_SIZE_4K)).collect();
-        assert_eq!(popped, [2, 8, 6, 4].map(at));
     }
 
     #[test]

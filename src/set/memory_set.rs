@@ -129,6 +129,17 @@ impl<B: Backing> MemorySet<B> {
         Within::new(&mut self.areas, range)
     }
 
+    /// Reserves what a [removal](Self::remove) of `range`, or of a part of each area in it, needs.
+    pub(crate) fn reserve_removal(&mut self, range: AddrRange<B::Addr>) -> Result<(), AreaError<B::Addr>> {
+        self.plan(range).map(drop)
+    }
+
+    /// Removes what is in `range`, and cuts the areas at its ends. Room for the piece behind it, if it lies inside of one area,
+    /// is reserved.
+    pub(crate) fn remove(&mut self, range: AddrRange<B::Addr>) {
+        self.areas.carve(&self.areas.touched(range), None, None);
+    }
+
     /// Removes the areas in `range`, none of which its ends cut.
     pub(crate) fn remove_whole(&mut self, range: AddrRange<B::Addr>) {
         self.areas.carve(&self.areas.touched(range), None, None);

@@ -42,6 +42,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let region = self.region(range.size()).map_err(|_| out_of_memory)?;
         let mut guard = self.exclusive()?;
         Self::check_own_areas(&guard, range)?;
+        Self::check_not_on_loan(&guard, range)?;
         self.unshare(&mut guard, range)?;
         self.check_convertible(&guard, range)?;
         let State { areas, table, .. } = &mut *guard;
@@ -131,7 +132,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         if handover == Handover::Zero {
             let flags = plan.pieces().fold(MappingFlags::empty(), |all, (area, _)| all | area.flags());
-            self.context.hand_over(self.context.operations(), &memory, handover, flags, flags);
+            self.context.hand_over(self.context.operations(), memory.pages(), handover, flags, flags);
         }
         unmapped.graft(&self.context, table);
         table.change_owners(&self.context, range, Owner::Shared, Owner::Space);

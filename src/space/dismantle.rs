@@ -51,7 +51,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         let range = self.context.everything();
         self.context.shootdown.invalidate_all().map_err(|cause| Error::Invalidation { range, cause })?;
-        self.state.get_mut().end_loans();
+        let loans = self.state.get_mut().end_loans();
         let State { table, removed, life, inherited, .. } = self.state.get_mut();
         *life = Life::Ended;
         let mut areas = core::mem::take(removed);
@@ -64,7 +64,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             inherited.cut_all(&self.accounts);
             areas.inherited = Some(inherited);
         }
-        Ok(Removed { memory, areas, ..Removed::default() })
+        Ok(Removed { memory, areas, loans, ..Removed::default() })
     }
 
     /// Frees some of what was taken out, and of the areas.

@@ -3,7 +3,11 @@
 use memory_addr::PAGE_SIZE_4K;
 use page_table_multiarch::MappingFlags;
 
-use super::{GuestSpace, State, removed::Removed, transfer::Prepared, transfer::Transfer};
+use super::{
+    GuestSpace, State,
+    removed::Removed,
+    transfer::{Prepared, Sharing, Transfer},
+};
 use crate::{
     addr::{GuestPhysAddr, GuestPhysRange},
     backend::Backend,
@@ -56,7 +60,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             return Err(Error::Allocators(range));
         }
         let pages = range.size() / PAGE_SIZE_4K;
-        let transfer = Transfer { range, place, seams: Seams::Kept };
+        let transfer = Transfer { range, place, seams: Seams::Kept, sharing: Sharing::Refused };
         let prepared = self.prepare(&transfer, taker, |giver| {
             taker.check_room(place, pages)?;
             Ok(giver.areas.iter_range(range).fold(MappingFlags::empty(), |all, area| all | area.flags()))
@@ -75,7 +79,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             }
         };
         // Nothing fails from here on.
-        taker.context.hand_over(taker.context.operations(), &memory, handover, had, flags);
+        taker.context.hand_over(taker.context.operations(), memory.pages(), handover, had, flags);
         giver.table.vacate(&self.context, range);
         supplement.give_away();
         detached.own();

@@ -1,32 +1,39 @@
-//! Memory of one space that another sees: shared, lent, and taken back.
+//! Memory of one space that another sees: shared, and lent. `reclaim.rs` takes it back.
 
 use alloc::vec::Vec;
 
 use page_table_multiarch::MappingFlags;
 
-use super::{GuestSpace, State, transfer::Prepared, transfer::Transfer};
+use super::{
+    GuestSpace, State,
+    transfer::{Prepared, Sharing, Transfer},
+};
 use crate::{
     addr::{GuestPhysAddr, GuestPhysRange},
     backend::Backend,
     error::Error,
     extents::Seams,
     format::{Inexpressible, Owner},
-    loan::{Loan, LoanKind, Terms},
+    loan::{Bargain, Loan, LoanKind, Loans},
     lock::{LockFamily, SpaceLock},
     ownership::Handover,
     platform::Platform,
     set::{MemoryArea, MemorySet},
-    table::{Noted, Supplement},
+    table::Supplement,
 };
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Gives another space a view of this one's own memory: both see what either writes.
     ///
     /// All of `range` is private memory; what is untouched yet is populated for it. What is refused changes nothing, but
-    /// that pages which a source brought for it stay. The memory appears at `at` in the borrower, where nothing is, with `flags`: no more than the guest itself may do, and never
-    /// [`EXECUTE`](MappingFlags::EXECUTE). While it is on loan it cannot be unmapped, protected, moved, or given to
-    /// any other, and no snapshot is taken of the space. The borrower's [`unmap`](Self::unmap) returns it. The frames
-    /// stay on this space's [limit](crate::Limits).
+    /// that pages which a source brought for it stay. The memory appears at `at` in the borrower, where nothing is, with
+    /// `flags`: no more than the guest itself may do, and never [`EXECUTE`](MappingFlags::EXECUTE). While it is on loan
+    /// it cannot be unmapped, protected, moved, lent or donated, and no snapshot is taken of the space. The borrower's
+    /// [`unmap`](Self::unmap) returns it. The frames stay on this space's [limit](crate::Limits).
+    ///
+    /// What is shared, or is in part, can be shared once more: with any number of borrowers, with one of them at several
+    /// addresses, each time with other flags. Each time is a loan by itself, and a page is the space's own again when the
+    /// last loan that has it is over.
     ///
     /// Both spaces' locks are held, in the order of their addresses. What is missing is allocated and zeroed without them,
     /// unless the guest touched some of it meanwhile.
@@ -59,7 +66,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Gives another space this one's own memory until it is returned and [reclaimed](Self::reclaim): no CPU of this
     /// guest reaches it meanwhile, and a touch is [`Outcome::Lent`](crate::Outcome::Lent).
     ///
-    /// Everything else is as for [`share`](Self::share), but that the type of memory may differ.
+    /// Everything else is as for [`share`](Self::share), but that the type of memory may differ, and that a page which is
+    /// lent is with one borrower only: what is shared is not lent, nor what is lent given to any other.
     ///
     /// # Errors
     /// As for [`share`](Self::share).
@@ -76,57 +84,6 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.give(LoanKind::Lent, range, borrower, at, flags)
     }
 
-    /// Takes back what was shared with, or lent to, `borrower`: what that still maps of it is unmapped there first, then
-    /// the memory is this space's own again.
-    ///
-    /// Lent memory that is zeroed is so before this guest reaches it; shared memory, which it reaches all the time,
-    /// may be read while it is being zeroed.
-    ///
-    /// # Errors
-    /// - [`Error::SameSpace`] for a borrower that is this space;
-    /// - [`Error::NoLoan`] if it is over, or another space's;
-    /// - [`Error::StillBorrowed`] if yet another space has it;
-    /// - [`Error::Invalidation`]: the borrower still has it. See there.
-    pub fn reclaim(&self, loan: &Loan, borrower: &Self, handover: Handover) -> Result<(), Error> {
-        let terms = loan.terms();
-        let (mut lender, mut holder) = self.lock_both(terms.lender, borrower)?;
-        lender.check_loan(loan)?;
-        let State { areas, table, .. } = &mut *holder;
-        let parts = parts(areas, loan)?;
-        let held: usize = parts.iter().map(|part| part.size()).sum();
-        let elsewhere = terms.mapped().saturating_sub(held);
-        if elsewhere > 0 {
-            return Err(Error::StillBorrowed { range: terms.borrower, bytes: elsewhere });
-        }
-        table
-            .withdraw(&borrower.context, parts.iter().copied(), Owner::Borrowed)
-            .map_err(|cause| Error::Invalidation { range: terms.borrower, cause })?;
-        for part in parts {
-            areas.remove_whole(part);
-            table.vacate(&borrower.context, part);
-        }
-        terms.give_back(held);
-        drop(holder);
-        self.take_back(&mut lender, loan, handover);
-        Ok(())
-    }
-
-    /// Takes back what the borrower has returned by itself, or by its end.
-    ///
-    /// # Errors
-    /// - [`Error::NoLoan`] if it is over, or another space's;
-    /// - [`Error::StillBorrowed`] with how much of it the borrower still maps;
-    /// - [`Error::Invalidation`] if an earlier operation's invalidation still fails.
-    pub fn reclaim_returned(&self, loan: &Loan, handover: Handover) -> Result<(), Error> {
-        let mut state = self.exclusive()?;
-        state.check_loan(loan)?;
-        match loan.terms().mapped() {
-            0 => self.take_back(&mut state, loan, handover),
-            bytes => return Err(Error::StillBorrowed { range: loan.borrower_range(), bytes }),
-        }
-        Ok(())
-    }
-
     /// All that the space has on loan to others, in the order of its addresses.
     ///
     /// # Errors
@@ -134,7 +91,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     pub fn loans(&self) -> Result<Vec<Loan>, Error> {
         let state = self.state.shared(super::any_cpu());
         let mut loans = Vec::new();
-        let room = loans.try_reserve_exact(state.loans.iter().len());
+        let room = loans.try_reserve_exact(state.loans.entries().len());
         room.map_err(|_| Error::NoMemory(self.context.everything()))?;
         loans.extend(state.loans.iter().cloned());
         Ok(loans)
@@ -158,14 +115,15 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             return Err(Error::Flags { range: place, flags: Inexpressible(never) });
         }
         borrower.check_flags(place, flags)?;
-        let transfer = Transfer { range, place, seams: Seams::Forgotten };
+        let sharing = if kind == LoanKind::Shared { Sharing::Allowed } else { Sharing::Refused };
+        let transfer = Transfer { range, place, seams: Seams::Forgotten, sharing };
         let prepared = self.prepare(&transfer, borrower, |lender| check_lendable(&lender.areas, range, kind, flags))?;
         let Prepared { giver: mut lender, taker: mut holder, supplement, memory, had } = prepared;
         let out_of_memory = Error::NoMemory(range);
         let detached = borrower.detached(&holder, place, &memory, Owner::Borrowed, flags)?;
-        let terms = Terms::new(kind, range, place, flags, memory);
-        let (frames, operations) = (self.context.frames.plain().clone(), self.context.operations().clone());
-        let loan = Loan::new::<P>(frames, operations, terms).ok_or(out_of_memory)?;
+        let bargain = Bargain { kind, lender: range, borrower: place, flags };
+        let owner = (self.context.frames.plain().clone(), self.context.operations().clone());
+        let loan = Loan::new::<P>(bargain, memory, owner, &lender.loans).ok_or(out_of_memory)?;
         lender.loans.reserve().map_err(|_| out_of_memory)?;
         let area = MemoryArea::new(place.start, place.size(), flags, Backend::Borrowed(loan.clone()));
         holder.areas.insert(area).map_err(|_| Error::NoMemory(place))?;
@@ -176,7 +134,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         // Nothing fails from here on.
         if kind == LoanKind::Lent {
             let operations = borrower.context.operations();
-            self.context.hand_over(operations, &loan.terms().memory, Handover::Keep, had, flags);
+            let terms = loan.terms();
+            self.context.hand_over(operations, terms.memory(terms.pages()), Handover::Keep, had, flags);
         }
         holder.table.graft(&borrower.context, detached);
         loan.terms().take_out();
@@ -205,33 +164,6 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         Ok(())
     }
-
-    /// Ends a loan of which the borrower maps no page any more.
-    fn take_back(&self, lender: &mut State, loan: &Loan, handover: Handover) {
-        let terms = loan.terms();
-        let flags = lender.areas.iter_range(terms.lender).fold(MappingFlags::empty(), |all, area| all | area.flags());
-        self.context.hand_over(self.context.operations(), &terms.memory, handover, terms.flags, flags);
-        let written = handover == Handover::Zero || super::shared::writes(terms.flags);
-        let noted = if written { Noted::Written } else { Noted::AsBefore };
-        lender.table.put_back(&self.context, terms.lender, noted);
-        lender.loans.remove(loan);
-    }
-}
-
-/// The parts of a loan that a borrower's areas have, side by side in one piece.
-fn parts(areas: &MemorySet<Backend>, loan: &Loan) -> Result<Vec<GuestPhysRange>, Error> {
-    let place = loan.borrower_range();
-    let mine = || areas.iter_range(place).filter(|area| *area.backend() == Backend::Borrowed(loan.clone()));
-    let mut parts: Vec<GuestPhysRange> = Vec::new();
-    parts.try_reserve_exact(mine().count()).map_err(|_| Error::NoMemory(place))?;
-    for range in mine().map(MemoryArea::va_range) {
-        match parts.last_mut() {
-            // A block may reach across areas that touch.
-            Some(last) if last.end == range.start => last.end = range.end,
-            _ => parts.push(range),
-        }
-    }
-    Ok(parts)
 }
 
 /// Refuses to give what the guest does not have itself: what it may do in `range`, all areas together.
@@ -259,16 +191,13 @@ fn check_lendable(
 }
 
 impl State {
-    /// Refuses a loan that this space did not give, or that is over.
-    fn check_loan(&self, loan: &Loan) -> Result<(), Error> {
-        if self.loans.has(loan) { Ok(()) } else { Err(Error::NoLoan(loan.lender_range())) }
-    }
-
     /// The space is at its end and no CPU reaches anything of it: what it borrowed is returned, and what it has on loan
-    /// is its borrowers' until they return it.
-    pub(super) fn end_loans(&mut self) {
+    /// is its borrowers' until they return it. What they have returned already is to be freed.
+    pub(super) fn end_loans(&mut self) -> Loans {
         self.areas.iter().for_each(super::shared::give_back);
         self.removed.areas.iter().for_each(super::shared::give_back);
-        core::mem::take(&mut self.loans).iter().for_each(|loan| loan.terms().lender_ends());
+        let loans = core::mem::take(&mut self.loans);
+        loans.entries().for_each(|(loan, part)| loan.terms().lender_ends(part));
+        loans
     }
 }

@@ -39,13 +39,13 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// What is missing of a range that is private memory from end to end. The lock is held exclusively.
     ///
     /// # Errors
-    /// [`Error::State`] with the first page that is not the space's own and will not be.
+    /// [`Error::State`] with the first page that is not the space's own, shared or not, and will not be.
     pub(super) fn missing(&self, state: &State, range: GuestPhysRange) -> Result<Missing, Error> {
         let mut missing = Missing::default();
         for area in state.areas.iter_range(range) {
             let part = GuestPhysRange { start: area.start().max(range.start), end: area.end().min(range.end) };
             state.table.page_states(&self.context, part, |level, gap, page| match (page, area.backend()) {
-                (PageState::Owned, _) => Ok(()),
+                (PageState::Owned | PageState::SharedOut, _) => Ok(()),
                 (PageState::Nothing, Backend::Private(policy)) => {
                     let pushed = missing.gaps.push::<P>(gap, level, Fill::Own(*policy, area.flags()));
                     pushed.map_err(|exhausted| exhausted.at(range))

@@ -19,6 +19,7 @@ mod populate;
 mod populating;
 mod protect;
 mod query;
+mod reclaim;
 mod relocate;
 mod removed;
 mod replace;

@@ -6,7 +6,7 @@ use super::{Progress, inherit, shared};
 use crate::{
     backend::Backend,
     counted::Counted,
-    loan::Loan,
+    loan::{Loan, Loans},
     pages::{Inherited, Payer},
     platform::Platform,
     region::{Lease, RemovedRegions, View},
@@ -21,8 +21,15 @@ pub(super) struct Removed {
     pub areas: RemovedAreas,
     pub part: Option<RemovedPart>,
     pub regions: RemovedRegions,
-    /// A loan that no lender and no other borrower has any more.
-    pub loan: Option<Loan>,
+    /// What a space that is at its end had on loan.
+    pub loans: Loans,
+    pub loan: Option<RemovedLoan>,
+}
+
+/// A part of a loan that one side has let go of, of which pages are still to be looked at.
+pub(super) struct RemovedLoan {
+    loan: Loan,
+    pages: Range<usize>,
 }
 
 /// What an area showed of a region, of which pages are still to be looked at.
@@ -54,9 +61,10 @@ impl Removed {
                 self.regions.step(&mut budget);
             }
             self.areas.inherited.take_if(|inherited| inherited.free_some(&mut budget));
-            if let Some(loan) = &mut self.loan {
-                loan.free_some(&mut budget);
+            if let Some(RemovedLoan { loan, pages }) = &mut self.loan {
+                loan.terms().free_unreachable(pages, &mut budget);
             }
+            self.loan.take_if(|part| part.pages.is_empty());
             if let Some(RemovedPart { view, pages }) = &mut self.part {
                 view.free_unreachable(pages, &mut budget);
             }
@@ -65,16 +73,22 @@ impl Removed {
                 continue;
             }
             // Permissions to write come first: each keeps its region, too.
-            if budget > 0 && self.part.is_none() && self.areas.leases.pop().is_none() {
+            let is_free = budget > 0 && self.part.is_none() && self.loan.is_none();
+            if is_free && let Some((loan, part)) = self.loans.pop() {
+                let pages = loan.terms().lender_pages(part);
+                self.loan = Some(RemovedLoan { loan, pages });
+            } else if is_free && self.areas.leases.pop().is_none() {
                 let area = self.areas.areas.pop().or_else(|| areas.as_deref_mut()?.pop());
-                self.loan = None;
                 let Some(area) = area else { break };
                 let range = area.va_range();
                 match area.into_backend() {
                     Backend::Shared(view) => {
                         self.part = Some(RemovedPart { pages: view.pages(range), view });
                     }
-                    Backend::Borrowed(loan) => self.loan = loan.release(),
+                    Backend::Borrowed(loan) => {
+                        let pages = loan.terms().borrower_pages(range);
+                        self.loan = Some(RemovedLoan { loan, pages });
+                    }
                     Backend::Linear(_) | Backend::Private(_) | Backend::CopyOnWrite(_) => {}
                 }
             }
@@ -91,6 +105,7 @@ impl Removed {
             && self.areas.inherited.is_none()
             && self.part.is_none()
             && self.regions.is_empty()
+            && self.loans.is_empty()
             && self.loan.is_none()
     }
 }

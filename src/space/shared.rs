@@ -19,7 +19,7 @@ use crate::{
 /// No CPU reaches an area that is gone any more: what it borrowed is returned, and it neither shows nor writes a region.
 pub(super) fn give_back(area: &MemoryArea<Backend>) {
     match area.backend() {
-        Backend::Borrowed(loan) => loan.terms().give_back(area.size()),
+        Backend::Borrowed(loan) => loan.terms().give_back(area.va_range()),
         Backend::Shared(view) => {
             view.hide(area.va_range());
             if writes(area.flags()) {

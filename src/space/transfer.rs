@@ -24,6 +24,16 @@ pub(super) struct Transfer {
     /// At the taker.
     pub place: GuestPhysRange,
     pub seams: Seams,
+    pub sharing: Sharing,
+}
+
+/// Whether what is shared with a space already may be given once more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// It may.
+    Allowed,
+    /// It stays with those that have it.
+    Refused,
 }
 
 /// Giver and taker.
@@ -85,8 +95,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Ok(place)
     }
 
-    /// Locks both and finds the memory, all of which is the giver's own, or is to be: it is not mapped yet where it was
-    /// untouched. `check` refuses a transfer for what else there is at both sides, and answers what the giver's guest may do.
+    /// Locks both and finds the memory, all of which is the giver's own, shared or not, or is to be: it is not mapped yet
+    /// where it was untouched. `check` refuses a transfer for what else there is at both sides, and answers what the giver's guest may do.
     ///
     /// What is missing is allocated without the locks; with them, if the guest touched some of it meanwhile. What is refused
     /// changes nothing, but that a source may have brought its pages, which the guest keeps, and that what was left to it of a
@@ -102,6 +112,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         loop {
             let (mut giver, receiver) = self.lock_both(range, taker)?;
             Self::check_own_areas(&giver, range)?;
+            if transfer.sharing == Sharing::Refused {
+                Self::check_not_on_loan(&giver, range)?;
+            }
             if let Some(other) = receiver.areas.overlap(place) {
                 return Err(Error::Overlap { range: place, with: other.va_range() });
             }
@@ -143,17 +156,17 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             }
             gpa = area.end();
         }
-        Self::check_not_on_loan(state, range)
+        Ok(())
     }
 
     /// Refuses to change what is on loan.
     pub(super) fn check_not_on_loan(state: &State, range: GuestPhysRange) -> Result<(), Error> {
-        let Some(loan) = state.loans.first_in(range) else { return Ok(()) };
+        let Some((loan, part)) = state.loans.first_in(range) else { return Ok(()) };
         let state = match loan.kind() {
             LoanKind::Shared => PageState::SharedOut,
             LoanKind::Lent => PageState::Lent,
         };
-        Err(Self::page_is(loan.lender_range().start.max(range.start), state))
+        Err(Self::page_is(part.start.max(range.start), state))
     }
 
     /// Where the memory of a range is, in the tables or in what they lack.

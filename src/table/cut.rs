@@ -94,7 +94,7 @@ impl<P: Platform> Context<P> {
     }
 
     /// Prepares the pieces of one block: everything as it shall be when the table is linked.
-    fn cut(
+    pub(super) fn cut(
         &self,
         span: GuestPhysRange,
         level: Level,
@@ -124,7 +124,7 @@ impl<P: Platform> Context<P> {
     }
 
     /// The table of a cut.
-    fn cut_node(&self, cut: &Cut) -> Node<'_> {
+    pub(super) fn cut_node(&self, cut: &Cut) -> Node<'_> {
         self.below(cut.level, cut.span.start, cut.table)
     }
 

@@ -123,6 +123,14 @@ impl Slot<'_> {
         }
     }
 
+    /// Notes that a leaf that is on loan was written.
+    pub(super) fn note_written<F: Format>(&self, format: &F) {
+        self.update(|old| match format.decode(self.level, old) {
+            Entry::Leaf(Leaf { owner: Owner::OnLoan, .. }) => Some(format.touched(self.level, old, Access::Write)),
+            _ => None,
+        });
+    }
+
     /// Makes a leaf what `new` answers for it, if that only raises it.
     ///
     /// Hardware and other CPUs may change the leaf at any time: what is replaced is what was judged (H25).

@@ -22,6 +22,7 @@ mod page;
 mod query;
 mod relocate;
 mod removed;
+mod split;
 mod supplement;
 mod walk;
 mod withdraw;

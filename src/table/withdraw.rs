@@ -1,6 +1,6 @@
 //! Memory that changes hands: withdrawn leaf by leaf, and put back, handed over, or gone.
 
-use memory_addr::PAGE_SIZE_4K;
+use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 use page_table_multiarch::MappingFlags;
 
 use super::{Supplement, Table, context::Context, cut::Edit, edit::Progress, entry::Noted};
@@ -50,7 +50,8 @@ impl Table {
         })
     }
 
-    /// Where the memory of `range` is, all of which is the space's own, in the tables or in what they are to get.
+    /// Where the memory of `range` is, all of which is the space's own, shared or not, in the tables or in what they are to
+    /// get.
     ///
     /// # Errors
     /// [`Unowned`] with the first page that is not.
@@ -63,7 +64,8 @@ impl Table {
     ) -> Result<Extents, Unowned> {
         let mut extents = Extents::default();
         self.visit(context, range, |level, part, entry| match entry {
-            Entry::Leaf(leaf) if leaf.owner == Owner::Space => {
+            // What is on loan is refused before, where it may not be given once more.
+            Entry::Leaf(leaf) if matches!(leaf.owner, Owner::Space | Owner::OnLoan) => {
                 let at = leaf.at + (part.start - Context::<P>::entry_range(level, part.start).start);
                 extents.push(at, part.size(), seams).map_err(|_| Unowned::NoMemory)
             }
@@ -144,6 +146,12 @@ impl Table {
         context.operations().publish();
     }
 
+    /// Notes that every leaf of `range` that is on loan was written.
+    pub(crate) fn note_written<P: Platform>(&mut self, context: &Context<P>, range: GuestPhysRange) {
+        context.each_slot(self.root(context), range, &mut |slot| slot.note_written(&context.format));
+        context.operations().publish();
+    }
+
     /// Forgets every leaf of `range` that was withdrawn, or lent: another space has the memory. Tables that become empty
     /// go too.
     pub(crate) fn vacate<P: Platform>(&mut self, context: &Context<P>, range: GuestPhysRange) {
@@ -164,11 +172,12 @@ impl Table {
 
 impl<P: Platform> Context<P> {
     /// Makes memory that no CPU reaches what its next user may see, and brings its caches in step: `from` are the last
-    /// user's flags, and `to` the next one's; the operations are those of the space that gets it (H14).
+    /// user's flags, and `to` the next one's; `memory` is given in frames of 4 KiB, and the operations are those of the
+    /// space that gets it (H14).
     pub(crate) fn hand_over(
         &self,
         operations: &P::Invalidate,
-        memory: &Extents,
+        memory: impl Iterator<Item = PhysAddr>,
         handover: Handover,
         from: MappingFlags,
         to: MappingFlags,
@@ -178,7 +187,7 @@ impl<P: Platform> Context<P> {
             // Lines from before it was written past the caches must go.
             purpose = Content::Uncached;
         }
-        for page in memory.pages() {
+        for page in memory {
             let bytes = self.frames.pointer(page);
             if handover == Handover::Zero {
                 // What is still on its way to memory must not come after the zeros.

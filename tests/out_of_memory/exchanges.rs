@@ -114,6 +114,49 @@ pub(super) fn exchanges<F: Format>() -> Vec<Exchange<F>> {
             },
         ),
         exchange(
+            "reclaim a middle of blocks",
+            |one, other| {
+                two_blocks(one);
+                one.lend(range(RAM, 2 * BLOCK), other, THERE.into(), RW).expect("memory");
+            },
+            |one, other| {
+                let loan = one.loans()?.remove(0);
+                one.reclaim_part(&loan, range(RAM + BLOCK - PAGE, 2 * PAGE), other, Handover::Zero)
+            },
+        ),
+        exchange(
+            "reclaim a middle of shared blocks into a crowd",
+            |one, other| {
+                two_blocks(one);
+                crowd(other);
+                one.share(range(RAM, 2 * BLOCK), other, THERE.into(), RW).expect("memory");
+            },
+            |one, other| {
+                let loan = one.loans()?.remove(0);
+                one.reclaim_part(&loan, range(RAM + PAGE, PAGE), other, Handover::Keep)
+            },
+        ),
+        exchange(
+            "reclaim a part that was returned",
+            |one, other| {
+                two_blocks(one);
+                one.lend(range(RAM, 2 * BLOCK), other, THERE.into(), RW).expect("memory");
+                other.unmap(range(THERE, 2 * BLOCK)).expect("memory");
+            },
+            |one, _| {
+                let loan = one.loans()?.remove(0);
+                one.reclaim_returned_part(&loan, range(RAM + PAGE, BLOCK), Handover::Keep)
+            },
+        ),
+        exchange(
+            "share what is shared in part",
+            |one, other| {
+                three_pages(one);
+                one.share(range(RAM + PAGE, PAGE), other, (2 * THERE).into(), RW).expect("memory");
+            },
+            |one, other| one.share(range(RAM, 3 * PAGE), other, THERE.into(), RW).map(drop),
+        ),
+        exchange(
             "donate a middle",
             |one, _| two_blocks(one),
             |one, other| one.donate(range(RAM + PAGE, BLOCK), other, THERE.into(), RW, Handover::Zero),

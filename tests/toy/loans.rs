@@ -6,8 +6,12 @@ mod deaf_cpus;
 mod deaths;
 #[path = "loans/lend.rs"]
 mod lend;
+#[path = "loans/parts.rs"]
+mod parts;
 #[path = "loans/refusals.rs"]
 mod refusals;
+#[path = "loans/several.rs"]
+mod several;
 #[path = "loans/share.rs"]
 mod share;
 

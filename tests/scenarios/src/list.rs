@@ -138,6 +138,9 @@ macro_rules! for_each_scenario {
             lending {
                 both_see_what_either_writes,
                 what_comes_back_counts_as_written,
+                what_several_wrote_counts_as_written,
+                two_borrowers_and_the_owner_see_each_other,
+                a_part_comes_back_and_the_rest_stays,
                 what_is_lent_is_out_of_reach_until_it_is_back,
                 a_borrower_never_executes,
                 code_that_comes_back_is_executed,

@@ -15,7 +15,11 @@ fn every_wrong_transition_names_the_page_and_its_state() {
     for (page, state) in [(8, PageState::Lent), (9, PageState::SharedOut)] {
         let refused = Err(is(page, state));
         let one = range(page * PAGE, PAGE);
-        assert_eq!(lender.share(one, &third, gpa(0), RW).map(drop), refused);
+        if state == PageState::Lent {
+            assert_eq!(lender.share(one, &third, gpa(0), RW).map(drop), refused);
+        }
+        assert_eq!(lender.donate(one, &third, gpa(0), RW, Handover::Keep), refused);
+        assert_eq!(lender.make_shared(one).map(drop), refused);
         assert_eq!(lender.lend(one, &third, gpa(0), RW).map(drop), refused);
         assert_eq!(lender.unmap(one), refused);
         assert_eq!(lender.protect(one, READ), refused);

@@ -4,7 +4,10 @@ use super::table::{Defect, Edit, Emulator, NO_CACHES, NO_LATE_WRITES, host, toy,
 
 const CONVERT: &str = "src/space/convert.rs";
 const DONATE: &str = "src/space/donate.rs";
+const HOLDING: &str = "src/loan/holding.rs";
 const LOAN: &str = "src/space/loan.rs";
+const RECLAIM: &str = "src/space/reclaim.rs";
+const SPLIT: &str = "src/table/split.rs";
 const TRANSFER: &str = "src/space/transfer.rs";
 const UNMAP: &str = "src/space/unmap.rs";
 const WITHDRAW: &str = "src/table/withdraw.rs";
@@ -80,7 +83,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "a-dead-lenders-memory-lost",
         rules: &["W14"],
-        edits: &[Edit { file: LOAN, text: "|loan| loan.terms().lender_ends()", instead: "drop" }],
+        edits: &[Edit { file: LOAN, text: "|(loan, part)| loan.terms().lender_ends(part)", instead: "drop" }],
         host: &[toy("loans::deaths"), host("cortex_a57::lending::the_end_of_either")],
         emulator: HOST_ONLY,
     },
@@ -88,25 +91,104 @@ pub const DEFECTS: &[Defect] = &[
         name: "a-link-in-a-frame-on-loan",
         rules: &["R15", "H47"],
         edits: &[Edit {
-            file: "src/loan/record.rs",
-            text: "            unsafe { self.frames.free(page, frames) }\n",
-            instead: "            unsafe {
-                let mut page = page;
-                if *budget > 0
-                    && let Some(next) = self.terms.memory.pop(page_size)
-                {
-                    *budget -= 1;
-                    let link = self.frames.pointer(next).cast();
-                    link.write(next);
-                    self.frames.free(page, frames);
-                    page = link.read();
-                }
-                self.frames.free(page, frames);
+            file: HOLDING,
+            text: "        unsafe { self.frames.free(at, page_size / PAGE_SIZE_4K) }\n",
+            instead: "        unsafe {
+            let mut at = at;
+            if let Some((next, _)) = self.memory.at((page + 1) * page_size).filter(|_| self.users[page + 1].claim()) {
+                let link = self.frames.pointer(next).cast();
+                link.write(next);
+                self.frames.free(at, page_size / PAGE_SIZE_4K);
+                at = link.read();
             }
+            self.frames.free(at, page_size / PAGE_SIZE_4K);
+        }
 ",
         }],
         host: &[toy("late_writes::in_what_a_dead_lender_lent")],
         emulator: NO_LATE_WRITES,
+    },
+    Defect {
+        name: "freed-under-another-borrower",
+        rules: &["T6"],
+        edits: &[Edit {
+            file: HOLDING,
+            text: "self.0.compare_exchange(0, FREE, Ordering::Acquire, Ordering::Relaxed).is_ok()",
+            instead: "self.0.swap(FREE, Ordering::Acquire) != FREE",
+        }],
+        host: &[toy("loans::several::a_page_is_freed_once"), toy("loans::several::what_the_last_borrower_returns")],
+        emulator: HOST_ONLY,
+    },
+    Defect {
+        name: "its-own-while-another-has-it",
+        rules: &["T6"],
+        edits: &[Edit {
+            file: RECLAIM,
+            text: "                let other = lender.loans.first_in(GuestPhysRange { start: gpa, end: part.end }).map(|(_, other)| other);
+",
+            instead: "                let other: Option<GuestPhysRange> = None;
+",
+        }],
+        host: &[
+            toy("loans::several::a_page_is_on_loan_until"),
+            host("cortex_a57::lending::two_borrowers_and_the_owner"),
+        ],
+        emulator: HOST_ONLY,
+    },
+    Defect {
+        name: "what-is-back-is-taken-back-again",
+        rules: &["W14"],
+        edits: &[Edit {
+            file: RECLAIM,
+            text: "while let Some(part) = lender.loans.take(loan, range) {",
+            instead: "while let Some(part) = lender.loans.take(loan, range).map(|_| range) {",
+        }],
+        host: &[toy("loans::parts::what_is_left_is_reclaimed")],
+        emulator: HOST_ONLY,
+    },
+    Defect {
+        name: "a-lent-blocks-pieces-are-mapped",
+        rules: &["T6"],
+        edits: &[Edit { file: SPLIT, text: "                    context.lend_all(&cut);\n", instead: "" }],
+        host: &[toy("loans::parts::blocks_that_a_parts_ends_cut")],
+        emulator: HOST_ONLY,
+    },
+    Defect {
+        name: "a-block-on-loan-marked-as-lent",
+        rules: &["H22"],
+        edits: &[Edit {
+            file: SPLIT,
+            text: "_ => slot.change_owner(&context.format, Owner::OnLoan, Owner::Foreign),",
+            instead: "_ => {}",
+        }],
+        host: &[toy("loans::parts::blocks_that_a_parts_ends_cut")],
+        emulator: HOST_ONLY,
+    },
+    Defect {
+        name: "a-part-lost-for-want-of-memory",
+        rules: &["R8"],
+        edits: &[Edit {
+            file: RECLAIM,
+            text: "            table.discard_split(&borrower.context);
+",
+            instead: "            drop(table.split(&borrower.context, place));
+",
+        }],
+        host: &[toy("loans::parts::blocks_that_a_parts_ends_cut")],
+        emulator: HOST_ONLY,
+    },
+    Defect {
+        name: "a-readers-end-hides-a-writers",
+        rules: &["E6"],
+        edits: &[Edit {
+            file: RECLAIM,
+            text: "                    if may_be_written {
+",
+            instead: "                    if may_be_written && false {
+",
+        }],
+        host: &[x86("skylake::lending::what_several_wrote")],
+        emulator: HOST_ONLY,
     },
     Defect {
         name: "a-dead-borrowers-memory-not-returned",
@@ -172,7 +254,7 @@ pub const DEFECTS: &[Defect] = &[
         name: "a-borrowers-writes-not-noted",
         rules: &["E6"],
         edits: &[Edit {
-            file: LOAN,
+            file: RECLAIM,
             text: "if written { Noted::Written }",
             instead: "if written && false { Noted::Written }",
         }],
