@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::Loan;
+use super::{Loan, LoanKind};
 use crate::{
     account::Exhausted,
     addr::{GuestPhysAddr, GuestPhysRange},
@@ -79,6 +79,11 @@ impl Loans {
         // Most spaces have none.
         let first = if self.0.is_empty() { None } else { self.0.get(self.behind(range.start)) };
         first.filter(|entry| entry.part.start < range.end).map(|entry| (&entry.loan, entry.part))
+    }
+
+    /// The first of memory in `range` that the lender is without.
+    pub(crate) fn first_lent_in(&self, range: GuestPhysRange) -> Option<(&Loan, GuestPhysRange)> {
+        self.within(range).find(|(loan, _)| loan.kind() == LoanKind::Lent)
     }
 
     /// All of them, each once, by their addresses.

@@ -55,7 +55,7 @@ pub enum LoanKind {
 impl Loan {
     /// A loan of a platform's memory, some of which `others` may have too; `None` where there is no memory to note it.
     pub(crate) fn new<P: Platform>(
-        bargain: Bargain,
+        bargain: &Bargain,
         memory: Extents,
         (frames, operations): (P::Frames, P::Invalidate),
         others: &Loans,

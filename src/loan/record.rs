@@ -34,8 +34,8 @@ impl Terms {
     ///
     /// # Errors
     /// There is no memory to note its pages.
-    pub(super) fn new(bargain: Bargain, page_size: usize, memory: Parts) -> Result<Self, Exhausted> {
-        let Bargain { kind, lender, borrower, flags } = bargain;
+    pub(super) fn new(bargain: &Bargain, page_size: usize, memory: Parts) -> Result<Self, Exhausted> {
+        let &Bargain { kind, lender, borrower, flags } = bargain;
         let out = Out::none_of(lender.size() / page_size)?;
         Ok(Self { kind, lender, borrower, flags, page_size, memory, out, leaves_some: AtomicBool::new(false) })
     }

@@ -123,7 +123,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let detached = borrower.detached(&holder, place, &memory, Owner::Borrowed, flags)?;
         let bargain = Bargain { kind, lender: range, borrower: place, flags };
         let owner = (self.context.frames.plain().clone(), self.context.operations().clone());
-        let loan = Loan::new::<P>(bargain, memory, owner, &lender.loans).ok_or(out_of_memory)?;
+        let loan = Loan::new::<P>(&bargain, memory, owner, &lender.loans).ok_or(out_of_memory)?;
         lender.loans.reserve().map_err(|_| out_of_memory)?;
         let area = MemoryArea::new(place.start, place.size(), flags, Backend::Borrowed(loan.clone()));
         holder.areas.insert(area).map_err(|_| Error::NoMemory(place))?;

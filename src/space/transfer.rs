@@ -112,8 +112,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         loop {
             let (mut giver, receiver) = self.lock_both(range, taker)?;
             Self::check_own_areas(&giver, range)?;
-            if transfer.sharing == Sharing::Refused {
-                Self::check_not_on_loan(&giver, range)?;
+            match transfer.sharing {
+                Sharing::Allowed => Self::check_not_lent(&giver, range)?,
+                Sharing::Refused => Self::check_not_on_loan(&giver, range)?,
             }
             if let Some(other) = receiver.areas.overlap(place) {
                 return Err(Error::Overlap { range: place, with: other.va_range() });
@@ -167,6 +168,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             LoanKind::Lent => PageState::Lent,
         };
         Err(Self::page_is(part.start.max(range.start), state))
+    }
+
+    /// Refuses to share what the space is without: before what is left of a snapshot is made its own for it.
+    fn check_not_lent(state: &State, range: GuestPhysRange) -> Result<(), Error> {
+        let Some((_, part)) = state.loans.first_lent_in(range) else { return Ok(()) };
+        Err(Self::page_is(part.start.max(range.start), PageState::Lent))
     }
 
     /// Where the memory of a range is, in the tables or in what they lack.

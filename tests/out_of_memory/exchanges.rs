@@ -79,40 +79,10 @@ pub(super) fn starve_both<F: Format>(format: &F, exchange: &Exchange<F>) {
     assert!(failures > 0, "{name} allocates nothing");
 }
 
-/// All operations between two spaces.
-pub(super) fn exchanges<F: Format>() -> Vec<Exchange<F>> {
+/// Loans that come back in parts, and pages that are on loan twice.
+fn parts_of_loans<F: Format>() -> Vec<Exchange<F>> {
     let exchange = |name, prepare, operation| Exchange { name, prepare, operation };
     vec![
-        exchange(
-            "share pages",
-            |one, _| three_pages(one),
-            |one, other| one.share(range(RAM, 2 * PAGE), other, THERE.into(), RW).map(drop),
-        ),
-        exchange(
-            "lend a middle",
-            |one, _| two_blocks(one),
-            |one, other| one.lend(range(RAM + PAGE, BLOCK), other, THERE.into(), RW).map(drop),
-        ),
-        exchange(
-            "lend into a crowd",
-            |one, other| {
-                three_pages(one);
-                crowd(other);
-            },
-            |one, other| one.lend(range(RAM, PAGE), other, PAGE.into(), RW).map(drop),
-        ),
-        exchange(
-            "reclaim what was returned in part",
-            |one, other| {
-                three_pages(one);
-                one.lend(range(RAM, 3 * PAGE), other, THERE.into(), RW).expect("memory");
-                other.unmap(range(THERE + PAGE, PAGE)).expect("memory");
-            },
-            |one, other| {
-                let loan = one.loans()?.remove(0);
-                one.reclaim(&loan, other, Handover::Zero)
-            },
-        ),
         exchange(
             "reclaim a middle of blocks",
             |one, other| {
@@ -156,6 +126,43 @@ pub(super) fn exchanges<F: Format>() -> Vec<Exchange<F>> {
             },
             |one, other| one.share(range(RAM, 3 * PAGE), other, THERE.into(), RW).map(drop),
         ),
+    ]
+}
+
+/// All operations between two spaces.
+pub(super) fn exchanges<F: Format>() -> Vec<Exchange<F>> {
+    let exchange = |name, prepare, operation| Exchange { name, prepare, operation };
+    let mut all = vec![
+        exchange(
+            "share pages",
+            |one, _| three_pages(one),
+            |one, other| one.share(range(RAM, 2 * PAGE), other, THERE.into(), RW).map(drop),
+        ),
+        exchange(
+            "lend a middle",
+            |one, _| two_blocks(one),
+            |one, other| one.lend(range(RAM + PAGE, BLOCK), other, THERE.into(), RW).map(drop),
+        ),
+        exchange(
+            "lend into a crowd",
+            |one, other| {
+                three_pages(one);
+                crowd(other);
+            },
+            |one, other| one.lend(range(RAM, PAGE), other, PAGE.into(), RW).map(drop),
+        ),
+        exchange(
+            "reclaim what was returned in part",
+            |one, other| {
+                three_pages(one);
+                one.lend(range(RAM, 3 * PAGE), other, THERE.into(), RW).expect("memory");
+                other.unmap(range(THERE + PAGE, PAGE)).expect("memory");
+            },
+            |one, other| {
+                let loan = one.loans()?.remove(0);
+                one.reclaim(&loan, other, Handover::Zero)
+            },
+        ),
         exchange(
             "donate a middle",
             |one, _| two_blocks(one),
@@ -185,7 +192,9 @@ pub(super) fn exchanges<F: Format>() -> Vec<Exchange<F>> {
             },
             |one, other| one.donate(range(4 * PAGE, PAGE), other, PAGE.into(), RW, Handover::Keep),
         ),
-    ]
+    ];
+    all.extend(parts_of_loans());
+    all
 }
 
 /// Conversions, within one space.

@@ -67,7 +67,7 @@ fn world<const LOANS: usize>() -> (Arc<Memory>, [Arc<Terms>; LOANS]) {
     let holding = Counted::<dyn Holding>::try_new_as(Page(memory.clone()), |inner| inner).unwrap();
     let loans = core::array::from_fn(|_| {
         let bargain = Bargain { kind: LoanKind::Lent, lender: range(), borrower: range(), flags: MappingFlags::READ };
-        let terms = Terms::new(bargain, PAGE_SIZE_4K, Parts::sole(holding.clone())).unwrap();
+        let terms = Terms::new(&bargain, PAGE_SIZE_4K, Parts::sole(holding.clone())).unwrap();
         terms.take_out();
         Arc::new(terms)
     });
