@@ -159,7 +159,7 @@ impl<M: Machine> World<M> {
             }
             Op::Lend(kind, guest, (number, count), at, flags) if guests > 1 => {
                 let (lender, borrower) = (guest % guests, (guest + 1) % guests);
-                let lends = |world: &Self, page| world.lends(lender, page, flags);
+                let lends = |world: &Self, page| world.lends(kind, lender, page, flags);
                 let Some((pages, place)) = self.transfer(lends, (number, count), (borrower, at)) else { return };
                 self.lend(kind, lender, &pages, (borrower, place), flags);
             }
@@ -172,7 +172,7 @@ impl<M: Machine> World<M> {
             Op::MakeShared(guest, pages) => self.make_shared(guest % guests, &pages),
             Op::MakePrivate(guest, number, handover) => self.make_private(guest % guests, number, handover),
             Op::Reclaim(loan, from, handover) if !self.loans.is_empty() => {
-                self.reclaim(loan % self.loans.len(), from, handover);
+                self.reclaim_some(loan % self.loans.len(), from, handover);
             }
             Op::Lose(loan) if !self.loans.is_empty() => drop(self.loans.remove(loan % self.loans.len())),
             of_a_handle => self.apply_to_handle(&of_a_handle),

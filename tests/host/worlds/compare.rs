@@ -120,13 +120,15 @@ impl<M: Machine> World<M> {
         let rest = self.machine.allocated() - guests.sum::<usize>();
         let held: BTreeMap<usize, usize> =
             self.handles.iter().map(|(number, handle)| (*number, handle.region().frames())).collect();
-        // What a lender left behind is its borrower's until it is returned, and the handle is lost.
-        let orphans = (0..self.twin.loans.len()).filter(|&loan| {
-            let terms = &self.twin.loans[loan];
-            let kept = self.loans.iter().any(|(other, _)| *other == loan) || self.twin.borrowed(loan) > 0;
-            terms.open && terms.lender.is_none() && kept
-        });
-        let left: usize = orphans.map(|loan| self.twin.loans[loan].cells.len()).sum();
+        // What a lender left behind is free page by page, when no borrower has it any more.
+        let orphan = |page: &Page| match page.behind {
+            Behind::Borrowed(loan, index) => {
+                let terms = &self.twin.loans[loan];
+                terms.lender.is_none().then(|| terms.cells[index])
+            }
+            _ => None,
+        };
+        let left = self.twin.guests.iter().flatten().flatten().filter_map(orphan).collect::<BTreeSet<Cell>>().len();
         let known = held.values().sum::<usize>() + left;
         let unheld = |number: &usize| {
             !held.contains_key(number) && self.twin.lives(*number, &|region| held.contains_key(&region))

@@ -54,7 +54,7 @@ pub(super) enum Op {
     Lend(LoanKind, usize, (usize, usize), usize, MappingFlags),
     /// A guest tries that with any pages, and with itself too.
     LendAny(LoanKind, usize, Range<usize>, usize, usize, MappingFlags),
-    /// A lender takes a loan back, from its borrower or after that has returned it.
+    /// A lender takes a loan back, from its borrower or after that has returned it: every other loan a part at a time.
     Reclaim(usize, From, Handover),
     /// A loan's handle is lost.
     Lose(usize),

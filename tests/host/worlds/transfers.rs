@@ -41,6 +41,12 @@ impl<M: Machine> World<M> {
         (other, at): (usize, usize),
         flags: MappingFlags,
     ) {
+        let name = Some(self.names[guest]);
+        let is_alike = |terms: &Terms| (terms.lender, terms.at, terms.to) == (name, pages.start, at);
+        if self.twin.loans.iter().any(|terms| is_alike(terms) && terms.open.contains(&true)) {
+            // What `loans` answers could not be told apart.
+            return;
+        }
         let (lender, borrower, place) = (&self.spaces[guest], &self.spaces[other], at..at + pages.len());
         let result = match kind {
             LoanKind::Shared => lender.share(range(pages), borrower, gpa(at), flags),
@@ -53,7 +59,7 @@ impl<M: Machine> World<M> {
             self.take_what_is_left(guest, pages);
         }
         let free = self.twin.first_mapped(other, &place).is_none();
-        if !free || !pages.clone().all(|page| self.lends(guest, page, flags)) {
+        if !free || !pages.clone().all(|page| self.lends(kind, guest, page, flags)) {
             return assert!(result.is_err() && !matches!(result, Err(Error::Invalidation { .. })), "{result:?}");
         }
         if self.is_short(&[guest, other], &result) {
@@ -63,23 +69,73 @@ impl<M: Machine> World<M> {
         let number = self.twin.loans.len();
         let cells = pages.clone().filter_map(|page| self.twin.guests[guest][page]);
         let cells: Vec<Cell> = cells.map(|page| self.twin.visible(page.behind)).collect();
-        self.twin.loans.push(Terms { lender: Some(self.names[guest]), cells, flags, open: true });
+        let open = vec![true; pages.len()];
+        self.twin.loans.push(Terms { lender: name, at: pages.start, to: at, cells, flags, open });
         for (index, page) in pages.clone().enumerate() {
             if let Some(there) = &mut self.twin.guests[guest][page] {
-                there.loan = Some((number, kind));
+                there.loan = Some((there.loan.map_or(1, |(count, _)| count + 1), kind));
             }
             self.twin.guests[other][at + index] = Some(Page::new(flags, Behind::Borrowed(number, index)));
         }
         self.loans.push((number, loan));
     }
 
-    /// Whether a page can be given to another guest with these flags.
-    pub(super) fn lends(&self, guest: usize, page: usize, flags: MappingFlags) -> bool {
-        self.gives(guest, page) && self.twin.guests[guest][page].is_some_and(|page| page.flags.contains(flags))
+    /// Whether a page can be given to another guest with these flags: one that is shared can be shared again.
+    pub(super) fn lends(&self, kind: LoanKind, guest: usize, page: usize, flags: MappingFlags) -> bool {
+        let Some(there) = self.twin.guests[guest][page] else { return false };
+        let is_shared = matches!(there.loan, Some((_, LoanKind::Shared)));
+        (self.gives(guest, page) || kind == LoanKind::Shared && is_shared) && there.flags.contains(flags)
+    }
+
+    /// A lender takes back a part of a loan: so many pages from one of them on.
+    fn reclaim_part(&mut self, at: usize, from: From, handover: Handover, (first, count): (usize, usize)) {
+        let (number, loan) = self.loans[at].clone();
+        let terms = &self.twin.loans[number];
+        let first = first % terms.cells.len();
+        let part = first..(first + count).min(terms.cells.len());
+        let Some(lender) = self.names.iter().position(|name| terms.lender == Some(*name)) else { return };
+        let here = range(&(terms.at + part.start..terms.at + part.end));
+        let there = range(&(terms.to + part.start..terms.to + part.end));
+        let is_open = part.clone().all(|index| terms.open[index]);
+        let has = |guest: &usize| {
+            let mut pages = self.twin.guests[*guest].iter().flatten();
+            pages.any(|page| matches!(page.behind, Behind::Borrowed(other, _) if other == number))
+        };
+        let borrowed = self.twin.borrowed_of(number, &part);
+        let (result, is_returned) = match (from, (0..self.spaces.len()).find(has)) {
+            (From::Borrower, Some(holder)) => {
+                (self.spaces[lender].reclaim_part(&loan, here, &self.spaces[holder], handover), false)
+            }
+            _ => (self.spaces[lender].reclaim_returned_part(&loan, here, handover), true),
+        };
+        if !is_open {
+            return assert_eq!(result, Err(Error::NoLoan(here)));
+        }
+        if is_returned && borrowed > 0 {
+            return assert_eq!(result, Err(Error::StillBorrowed { range: there, bytes: borrowed * PAGE }));
+        }
+        let all: Vec<usize> = (0..self.spaces.len()).collect();
+        if self.is_short(&all, &result) {
+            return;
+        }
+        assert_eq!(result, Ok(()));
+        self.twin.close(lender, number, &part, handover == Handover::Zero);
+    }
+
+    /// A lender takes a loan back as a whole, or, of every other loan, a page or two from the first that is not back.
+    pub(super) fn reclaim_some(&mut self, at: usize, from: From, handover: Handover) {
+        let (number, _) = self.loans[at];
+        if number.is_multiple_of(2) {
+            return self.reclaim(at, from, handover);
+        }
+        let first = self.twin.loans[number].open.iter().position(|open| *open).unwrap_or(0);
+        self.reclaim_part(at, from, handover, (first, 1 + number / 2 % 2));
     }
 
     pub(super) fn reclaim(&mut self, at: usize, from: From, handover: Handover) {
         let (number, loan) = self.loans[at].clone();
+        let outstanding: usize = loan.outstanding().map(stage2::GuestPhysRange::size).sum();
+        assert_eq!(outstanding, loan.borrowed());
         let (terms, borrowed) = (&self.twin.loans[number], self.twin.borrowed(number));
         assert_eq!(loan.borrowed(), borrowed * PAGE);
         let Some(lender) = self.names.iter().position(|name| terms.lender == Some(*name)) else { return };
@@ -92,7 +148,7 @@ impl<M: Machine> World<M> {
             (From::Borrower, Some(holder)) => self.spaces[lender].reclaim(&loan, &self.spaces[holder], handover),
             _ => self.spaces[lender].reclaim_returned(&loan, handover),
         };
-        if !terms.open {
+        if !terms.open.contains(&true) {
             return assert_eq!(result, Err(Error::NoLoan(loan.lender_range())));
         }
         if matches!(from, From::Returned) && borrowed > 0 {
@@ -100,7 +156,8 @@ impl<M: Machine> World<M> {
             return assert_eq!(result, Err(Error::StillBorrowed { range, bytes: borrowed * PAGE }));
         }
         assert_eq!(result, Ok(()));
-        self.twin.close(number, handover == Handover::Zero);
+        let all = 0..self.twin.loans[number].cells.len();
+        self.twin.close(lender, number, &all, handover == Handover::Zero);
     }
 
     /// Every lender takes back what it lent, by handles that are asked for anew.
@@ -108,17 +165,22 @@ impl<M: Machine> World<M> {
         self.luck = None;
         for lender in 0..self.spaces.len() {
             for loan in self.spaces[lender].loans().expect("loans") {
-                let number = (0..PAGES).find_map(|page| {
-                    let there = self.twin.guests[lender][page].filter(|_| loan.lender_range().contains(gpa(page)));
-                    there.and_then(|there| there.loan)
+                let number = (0..self.twin.loans.len()).find(|&number| {
+                    let terms = &self.twin.loans[number];
+                    terms.lender == Some(self.names[lender])
+                        && terms.open.contains(&true)
+                        && loan.lender_range() == range(&(terms.at..terms.at + terms.cells.len()))
+                        && loan.borrower_range().start == gpa(terms.to)
                 });
-                let (number, kind) = number.expect("a loan that the twin knows");
-                assert_eq!(loan.kind(), kind);
+                let number = number.expect("a loan that the twin knows");
                 self.loans.push((number, loan));
                 self.reclaim(self.loans.len() - 1, From::Borrower, Handover::Keep);
             }
         }
-        assert!(self.twin.loans.iter().all(|loan| !loan.open || loan.lender.is_none()), "a loan was forgotten");
+        assert!(
+            self.twin.loans.iter().all(|loan| !loan.open.contains(&true) || loan.lender.is_none()),
+            "a loan was forgotten"
+        );
         self.loans.clear();
     }
 

@@ -34,7 +34,7 @@ pub enum Behind {
 pub struct Page {
     pub flags: MappingFlags,
     pub behind: Behind,
-    /// The loan that it is in.
+    /// How many loans it is in, and of which kind.
     pub loan: Option<(usize, LoanKind)>,
 }
 
@@ -70,12 +70,15 @@ pub struct Region {
 pub struct Terms {
     /// The number that the lender has for good, while it is there.
     pub lender: Option<usize>,
+    /// Its first page at the lender, and at the borrower.
+    pub at: usize,
+    pub to: usize,
     /// Its pages.
     pub cells: Vec<Cell>,
     /// What the borrower may do.
     pub flags: MappingFlags,
-    /// Whether the lender still waits for it.
-    pub open: bool,
+    /// For which of its pages the lender still waits.
+    pub open: Vec<bool>,
 }
 
 /// Where a snapshot's pages were: the page, what it allowed, the region's page.
@@ -214,7 +217,12 @@ impl Twin {
 
     /// How many pages of a loan are borrowed.
     pub fn borrowed(&self, loan: usize) -> usize {
-        let borrows = |page: &&Page| matches!(page.behind, Behind::Borrowed(other, _) if other == loan);
+        self.borrowed_of(loan, &(0..usize::MAX))
+    }
+
+    /// How many of some pages of a loan are borrowed.
+    pub fn borrowed_of(&self, loan: usize, part: &Range<usize>) -> usize {
+        let borrows = |page: &&Page| matches!(page.behind, Behind::Borrowed(other, index) if other == loan && part.contains(&index));
         self.guests.iter().flatten().flatten().filter(borrows).count()
     }
 
@@ -224,18 +232,23 @@ impl Twin {
         self.guests[guest].iter().flatten().any(is)
     }
 
-    /// The lender has a loan back.
-    pub fn close(&mut self, loan: usize, zero: bool) {
-        self.loans[loan].open = false;
+    /// The lender, which is this guest, has some pages of a loan back.
+    pub fn close(&mut self, lender: usize, loan: usize, part: &Range<usize>, zero: bool) {
         for page in self.guests.iter_mut().flatten() {
-            match page {
-                Some(Page { behind: Behind::Borrowed(other, _), .. }) if *other == loan => *page = None,
-                Some(there) if there.loan.is_some_and(|(other, _)| other == loan) => there.loan = None,
-                _ => {}
+            let goes = |there: &Page| matches!(there.behind, Behind::Borrowed(other, index) if other == loan && part.contains(&index));
+            if page.as_ref().is_some_and(goes) {
+                *page = None;
             }
         }
-        if zero {
-            for cell in self.loans[loan].cells.clone() {
+        for index in part.clone() {
+            let terms = &mut self.loans[loan];
+            if !std::mem::take(&mut terms.open[index]) {
+                continue;
+            }
+            let (at, cell) = (terms.at + index, terms.cells[index]);
+            let there = self.guests[lender][at].as_mut().expect("what is on loan stays mapped");
+            there.loan = there.loan.and_then(|(count, kind)| (count > 1).then(|| (count - 1, kind)));
+            if zero && there.loan.is_none() {
                 self.cells[cell].clear();
             }
         }
