@@ -131,13 +131,14 @@ fn a_page_is_zeroed_by_its_last_loan() {
 /// Parts of loans that overlap, which are taken back in any order.
 #[test]
 fn parts_of_loans_that_overlap_are_taken_back_by_themselves() {
+    use PageState::{Owned, SharedOut};
+
     let board = Board::new();
     let ([lender, one, other], [first, second]) = three(&board);
     lender.reclaim_part(&first, page(9), &one, Handover::Keep).unwrap();
     assert_eq!([8, 9, 10].map(|page| state_of(&lender, page)), [PageState::SharedOut; 3]);
     assert_eq!((value(&other, BLOCK), value(&one, LARGE + 2 * PAGE)), (Ok(1), Ok(2)));
     lender.reclaim_part(&second, range(9 * PAGE, 2 * PAGE), &other, Handover::Keep).unwrap();
-    use PageState::{Owned, SharedOut};
     assert_eq!([8, 9, 10, 11].map(|page| state_of(&lender, page)), [SharedOut, Owned, SharedOut, SharedOut]);
     assert_eq!(lender.reclaim_part(&second, page(10), &other, Handover::Keep), Err(Error::NoLoan(page(10))));
     // Shared anew, in the middle of what is left of the first.
