@@ -37,6 +37,8 @@ mod map;
 mod neighbours;
 #[path = "toy/out_of_memory.rs"]
 mod out_of_memory;
+#[path = "toy/overtaken.rs"]
+mod overtaken;
 #[path = "toy/pages.rs"]
 mod pages;
 #[path = "toy/populate.rs"]

@@ -156,6 +156,12 @@ impl Board {
         self.state().on_allocation = Some(Box::new(event));
     }
 
+    /// The same during the allocation of that number from now on.
+    pub fn at_allocation(&self, number: usize, event: impl FnOnce() + Send + 'static) {
+        let again = self.clone();
+        self.on_allocation(move || if number <= 1 { event() } else { again.at_allocation(number - 1, event) });
+    }
+
     /// What happens elsewhere while the next frames are freed.
     pub fn on_free(&self, event: impl FnOnce() + Send + 'static) {
         self.state().on_free = Some(Box::new(event));

@@ -40,9 +40,19 @@ pub fn before_exclusive(action: impl FnOnce() + 'static) {
     arrange(&BEFORE_EXCLUSIVE, action);
 }
 
+/// The same before it takes one exclusively for that number of times from now on.
+pub fn before_exclusive_number(number: usize, action: impl FnOnce() + 'static) {
+    before_exclusive(move || if number <= 1 { action() } else { before_exclusive_number(number - 1, action) });
+}
+
 /// Has something happen after the next time that this thread held a space's lock shared.
 pub fn after_shared(action: impl FnOnce() + 'static) {
     arrange(&AFTER_SHARED, action);
+}
+
+/// The same for that number of times from now on.
+pub fn after_shared_number(number: usize, action: impl FnOnce() + 'static) {
+    after_shared(move || if number <= 1 { action() } else { after_shared_number(number - 1, action) });
 }
 
 fn arrange(moment: &'static Moment, action: impl FnOnce() + 'static) {

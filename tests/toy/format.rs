@@ -1,13 +1,27 @@
 //! An architecture that does not exist: its entries are rotated by their level, so that a mixed-up level cannot go
 //! unnoticed; its absent entry is not zero; its root is wider than its tables.
 
+use std::cell::RefCell;
+
 use memory_addr::PhysAddr;
 use stage2::{
     Access, Level, MappingFlags,
     format::{Change, Denials, Entry, Fields, Format, Inexpressible, Leaf, Marked, Owner, Used},
 };
 
-/// The format: 4 KiB pages, 32 entries a table, three levels and a root of 128 entries.
+thread_local! {
+    /// What happens when this thread has read a leaf for the next time.
+    static ON_LEAF: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
+}
+
+/// Has something happen elsewhere when this thread has read that number of leaves more, before it can do anything about
+/// the last of them.
+pub fn on_leaf(number: usize, action: impl FnOnce() + 'static) {
+    ON_LEAF.set(Some(Box::new(move || if number <= 1 { action() } else { on_leaf(number - 1, action) })));
+}
+
+/// The format: 4 KiB pages, 32 entries a table, three levels and a root of 128 entries. A block of uncached memory does
+/// not execute.
 #[derive(Clone, Debug)]
 pub struct Toy;
 
@@ -107,6 +121,11 @@ impl Format for Toy {
         Ok(())
     }
 
+    fn allowed(&self, level: Level, flags: MappingFlags) -> MappingFlags {
+        let is_restricted = level > Level::PAGE && flags.contains(MappingFlags::UNCACHED);
+        if is_restricted { flags - MappingFlags::EXECUTE } else { flags }
+    }
+
     fn absent(&self) -> u64 {
         ABSENT
     }
@@ -117,7 +136,7 @@ impl Format for Toy {
     }
 
     fn leaf(&self, level: Level, leaf: &Leaf) -> u64 {
-        rotate(level, LEAF, encode(leaf))
+        rotate(level, LEAF, encode(&Leaf { flags: self.allowed(level, leaf.flags), ..*leaf }))
     }
 
     fn mark(&self, level: Level, entry: u64) -> u64 {
@@ -137,7 +156,12 @@ impl Format for Toy {
             _ if entry == ABSENT => Entry::Absent,
             _ if entry == BUSY => Entry::Busy,
             TABLE => Entry::Table(address(entry & BITS)),
-            LEAF => Entry::Leaf(leaf_of(unrotate(level, entry))),
+            LEAF => {
+                if let Some(action) = ON_LEAF.take() {
+                    action();
+                }
+                Entry::Leaf(leaf_of(unrotate(level, entry)))
+            }
             MARKED_TABLE => Entry::Marked(Marked::Table(address(entry & BITS))),
             MARKED_LEAF => match leaf_of(unrotate(level, entry)) {
                 lent @ Leaf { owner: Owner::OnLoan, .. } => Entry::Lent(lent),

@@ -2,6 +2,8 @@
 
 use std::{hint, sync::mpsc, thread, time::Instant};
 
+use stage2::loan::Handover;
+
 use super::{
     super::eventful::{self, Eventful},
     *,
@@ -11,15 +13,6 @@ type Space = GuestSpace<Machine, Eventful>;
 
 /// How often a fault that asks a source holds the lock shared before it asks.
 const LOOKS: usize = 4;
-
-/// Has something happen after this thread held the lock shared so many times more.
-fn after(times: usize, action: impl FnOnce() + 'static) {
-    if times == 1 {
-        eventful::after_shared(action);
-    } else {
-        eventful::after_shared(move || after(times - 1, action));
-    }
-}
 
 /// A fault that has found page 0 missing; `by` runs after its `look`th look, before it can ask the source.
 fn overtaken(
@@ -32,7 +25,7 @@ fn overtaken(
     space.map_from(range(0, 2 * PAGE), &pager, 4 * PAGE, RW).unwrap();
     let elsewhere = (space.clone(), script.clone(), pager.clone());
     let (done, happened) = mpsc::channel();
-    after(look, move || {
+    eventful::after_shared_number(look, move || {
         by(&elsewhere.0, &elsewhere.1, &elsewhere.2);
         done.send(()).unwrap();
     });
@@ -96,7 +89,7 @@ fn a_page_that_is_answered_before_it_was_asked_for_is_charged_once() {
     let space = Arc::new(GuestSpace::<Machine, Eventful>::new(board.config()).unwrap());
     space.map_from(range(0, 2 * PAGE), &pager, 4 * PAGE, RW).unwrap();
     let (elsewhere, answers) = (space.clone(), pager.clone());
-    after(LOOKS, move || {
+    eventful::after_shared_number(LOOKS, move || {
         let Ok(Outcome::NotYet(ticket)) = elsewhere.fault(CpuId(1), read()) else { panic!("it was not asked for yet") };
         answers.complete(ticket, Ok(&page(ticket.offset()))).unwrap();
     });
@@ -105,6 +98,16 @@ fn a_page_that_is_answered_before_it_was_asked_for_is_charged_once() {
     assert_eq!((space.stats().owned_frames, space.usage().frames, script.settled()), (1, 1, vec![(4, Settled::Ready)]));
     space.unmap(range(0, 2 * PAGE)).unwrap();
     assert_eq!(space.usage().frames, 0);
+}
+
+/// Waits for the other thread, which comes to the same page.
+fn arrive(arrived: &AtomicU64, index: usize) {
+    let start = Instant::now();
+    arrived.fetch_add(1, Ordering::AcqRel);
+    while arrived.load(Ordering::Acquire) < 2 * (index as u64 + 1) {
+        assert!(start.elapsed() < PATIENCE, "the other thread is at its end");
+        hint::spin_loop();
+    }
 }
 
 /// A guest that found no page, and then that no CPU has asked for it, looks at the region again: another guest may have
@@ -120,16 +123,12 @@ fn a_page_that_another_guest_brought_is_not_asked_for_again() {
     for space in &spaces {
         space.map(range(0, PAGES * PAGE), Mapping::Shared { region: region.clone(), offset: 0 }, RW).unwrap();
     }
-    let (arrived, start) = (AtomicU64::new(0), Instant::now());
+    let arrived = AtomicU64::new(0);
     thread::scope(|scope| {
         for space in &spaces {
             scope.spawn(|| {
                 for index in 0..PAGES {
-                    arrived.fetch_add(1, Ordering::AcqRel);
-                    while arrived.load(Ordering::Acquire) < 2 * (index as u64 + 1) {
-                        assert!(start.elapsed() < PATIENCE, "the other guest is at its end");
-                        hint::spin_loop();
-                    }
+                    arrive(&arrived, index);
                     until_resolved(space, index * PAGE);
                 }
             });
@@ -138,6 +137,82 @@ fn a_page_that_another_guest_brought_is_not_asked_for_again() {
     assert_eq!((script.asked(), region.frames()), ((0..PAGES).collect(), PAGES));
     let tables: usize = spaces.iter().map(|space| space.stats().table_frames).sum();
     assert_eq!(board.allocated(), tables + PAGES, "a page came twice");
+}
+
+/// The same for a handle: what the guest has written to the page would be lost.
+#[test]
+fn a_page_that_a_guest_brought_is_not_asked_for_again_by_a_handle() {
+    const PAGES: usize = 4000;
+    let board = Board::new();
+    let (script, pager) = pager(2);
+    script.answers(Supply::Ready);
+    let space = board.space();
+    let region = space.region_from(PAGES * PAGE, &pager, 0).unwrap();
+    space.map(range(0, PAGES * PAGE), Mapping::Shared { region: region.clone(), offset: 0 }, RW).unwrap();
+    let arrived = AtomicU64::new(0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for index in 0..PAGES {
+                arrive(&arrived, index);
+                until_resolved(&space, index * PAGE);
+            }
+        });
+        for index in 0..PAGES {
+            arrive(&arrived, index);
+            let start = Instant::now();
+            while matches!(region.load::<u64>(index * PAGE), Err(RegionError::NotYet { .. })) {
+                assert!(start.elapsed() < PATIENCE, "no page comes");
+            }
+        }
+    });
+    assert_eq!((script.asked(), region.frames()), ((0..PAGES).collect(), PAGES));
+}
+
+/// What is there when a region becomes private is another one, whose source has pages that were not asked for: they
+/// would be zeros.
+#[test]
+fn what_becomes_private_by_then_must_have_come() {
+    let board = Board::new();
+    let (script, pager) = pager(2);
+    let space = Arc::new(Space::new(board.config()).unwrap());
+    let shared = |region| Mapping::Shared { region, offset: 0 };
+    space.map(range(0, PAGE), shared(space.region(PAGE).unwrap()), RW).unwrap();
+    let (elsewhere, source) = (Arc::clone(&space), pager.clone());
+    // The last look at what is missing takes the lock for the first time, and the conversion for the second.
+    eventful::before_exclusive_number(2, move || {
+        elsewhere.unmap(range(0, PAGE)).unwrap();
+        let region = elsewhere.region_from(PAGE, &source, 4 * PAGE).unwrap();
+        elsewhere.map(range(0, PAGE), shared(region), RW).unwrap();
+    });
+    let private = space.make_private(range(0, PAGE), Handover::Keep);
+    let Err(Error::NotYet { ticket, .. }) = private else { panic!("{private:?}") };
+    pager.complete(ticket, Ok(&page(4 * PAGE))).unwrap();
+    space.make_private(range(0, PAGE), Handover::Keep).unwrap();
+    assert_eq!((space.load(gpa(0)), script.asked()), (Ok(content(4 * PAGE)), vec![4]));
+}
+
+/// A page that comes brings its charge, also where one for a copy was on the account already.
+#[test]
+fn a_page_that_comes_while_a_copy_is_charged_is_charged_once() {
+    let board = Board::new();
+    let (_, pager) = pager(2);
+    let space = Arc::new(Space::new(board.config()).unwrap());
+    space.map(range(0, PAGE), LAZY, RW).unwrap();
+    space.write_obj(gpa(0), 1_u64).unwrap();
+    let _snapshot = space.snapshot().unwrap();
+    let (elsewhere, answers, memory) = (Arc::clone(&space), pager.clone(), board.clone());
+    // The copy has its frame. What it was to copy is unmapped, and another page asked for; that comes when the tables are
+    // made that lead to it.
+    board.on_allocation(move || {
+        elsewhere.unmap(range(0, PAGE)).unwrap();
+        elsewhere.map_from(range(0, PAGE), &answers, 4 * PAGE, RW).unwrap();
+        let Ok(Outcome::NotYet(ticket)) = elsewhere.fault(CpuId(1), read()) else { panic!("it was not asked for") };
+        memory.on_allocation(move || answers.complete(ticket, Ok(&page(4 * PAGE))).unwrap());
+    });
+    assert_eq!(space.fault(CpuId(0), Fault { access: Access::Write, ..read() }), Ok(Outcome::Resolved));
+    assert_eq!((space.load(gpa(0)), space.usage().frames), (Ok(content(4 * PAGE)), 1));
+    space.unmap(range(0, PAGE)).unwrap();
+    assert_eq!(space.usage().frames, 0);
 }
 
 /// A page may come at any moment of a fault that looks for it. Where one look found nothing and the next one the page, it

@@ -2,7 +2,10 @@
 
 use stage2::loan::Handover;
 
-use super::*;
+use super::{
+    super::eventful::{self, Eventful},
+    *,
+};
 
 /// A region of eight pages from the source's first on.
 fn region(board: &Board, room: usize) -> (SharedRegion, Arc<Script>, Pager) {
@@ -106,15 +109,18 @@ fn what_may_not_become_private_is_not_asked_for() {
 #[test]
 fn what_is_left_over_is_finished_before_a_page_is_asked_for() {
     let board = Board::with(Reach::ThisCpu, Pieces::Any);
-    let (space, (script, pager)) = (board.space(), pager(2));
+    let (script, pager) = pager(2);
+    let space = GuestSpace::<Machine, Eventful>::new(board.config()).unwrap();
     let region = space.region_from(2 * PAGE, &pager, 0).unwrap();
     space.map(range(0, 2 * PAGE), Mapping::Shared { region, offset: 0 }, RW).unwrap();
     script.answers(Supply::Ready);
-    assert_eq!(fault(&space, 0, Access::Read), Outcome::Resolved);
+    assert_eq!(space.load(gpa(0)), Ok(content(0)));
     space.enter(CpuId(3), VcpuId(3)).unwrap();
     board.deafen(Some(CpuId(3)));
     assert!(matches!(space.unmap(range(0, PAGE)), Err(Error::Invalidation { .. })));
     script.asked();
+    // Once is enough: it would look again and again.
+    eventful::after_shared_number(1000, || panic!("there is no end of it"));
     let left_over = space.make_private(range(PAGE, PAGE), Handover::Keep);
     assert!(matches!(left_over, Err(Error::Invalidation { .. })), "{left_over:?}");
     assert_eq!(script.asked(), []);
