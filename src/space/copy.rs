@@ -136,12 +136,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     pub(super) fn cut_out(&self, gpa: GuestPhysAddr) -> Result<(), Error> {
         let page = Context::<P>::page_of(gpa);
         let mut guard = self.exclusive()?;
-        let State { areas, table, .. } = &mut *guard;
-        // The map may have changed meanwhile.
-        let inherited = areas.find(gpa).is_some_and(|area| matches!(area.backend(), Backend::CopyOnWrite(_)));
-        match table.find(&self.context, gpa) {
-            Found::Leaf { leaf: Leaf { owner: Owner::Frozen, .. }, span, .. } if inherited && span != page => {
-                let flush = table.edit(&self.context, page, Edit::Unmap).map_err(|exhausted| exhausted.at(page))?;
+        // Another CPU may have done it, and the guest have the page or the block for its own.
+        match guard.table.find(&self.context, gpa) {
+            Found::Leaf { leaf: Leaf { owner: Owner::Frozen, .. }, span, .. } if span != page => {
+                let flush =
+                    guard.table.edit(&self.context, page, Edit::Unmap).map_err(|exhausted| exhausted.at(page))?;
                 flush.finish().map_err(|cause| Error::Invalidation { range: page, cause })
             }
             _ => Ok(()),
