@@ -10,6 +10,7 @@ mod formats;
 mod invalidation;
 mod judge;
 mod loans;
+mod overtaken;
 #[cfg(test)]
 mod pitfalls;
 mod sharing;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{ahead, areas, discards, formats, invalidation, loans, sharing, sources, space, walker};
+use super::{ahead, areas, discards, formats, invalidation, loans, overtaken, sharing, sources, space, walker};
 
 /// A defect: a change of the sources that makes them wrong.
 #[derive(Debug)]
@@ -152,6 +152,7 @@ pub fn all() -> impl Iterator<Item = &'static Defect> {
         loans::DEFECTS,
         discards::DEFECTS,
         sharing::DEFECTS,
+        overtaken::DEFECTS,
     ]
     .into_iter()
     .flatten()
