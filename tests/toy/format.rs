@@ -12,12 +12,19 @@ use stage2::{
 thread_local! {
     /// What happens when this thread has read a leaf for the next time.
     static ON_LEAF: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
+    /// What happens when this thread has read an absent entry for the next time.
+    static ON_ABSENT: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
 }
 
 /// Has something happen elsewhere when this thread has read that number of leaves more, before it can do anything about
 /// the last of them.
 pub fn on_leaf(number: usize, action: impl FnOnce() + 'static) {
     ON_LEAF.set(Some(Box::new(move || if number <= 1 { action() } else { on_leaf(number - 1, action) })));
+}
+
+/// The same for absent entries.
+pub fn on_absent(number: usize, action: impl FnOnce() + 'static) {
+    ON_ABSENT.set(Some(Box::new(move || if number <= 1 { action() } else { on_absent(number - 1, action) })));
 }
 
 /// The format: 4 KiB pages, 32 entries a table, three levels and a root of 128 entries. A block of uncached memory does
@@ -153,7 +160,12 @@ impl Format for Toy {
 
     fn decode(&self, level: Level, entry: u64) -> Entry {
         match entry >> KIND_SHIFT {
-            _ if entry == ABSENT => Entry::Absent,
+            _ if entry == ABSENT => {
+                if let Some(action) = ON_ABSENT.take() {
+                    action();
+                }
+                Entry::Absent
+            }
             _ if entry == BUSY => Entry::Busy,
             TABLE => Entry::Table(address(entry & BITS)),
             LEAF => {

@@ -64,6 +64,19 @@ fn fall_back_to_a_page_where_others_took_the_room_for_a_block() {
     assert_eq!((space.usage().frames, space.stats().leaves[..2].to_vec()), (1, vec![1, 0]));
 }
 
+/// What a limit refuses is looked at again while no CPU is on its way: another one has given back what it had.
+#[test]
+fn are_not_refused_for_want_of_what_was_given_back() {
+    let board = Board::new();
+    let space = space(&board);
+    space.map(range(0, 2 * PAGE), LAZY, RW).unwrap();
+    space.write_obj(gpa(PAGE), 5_u64).unwrap();
+    space.set_limits(Limits { frames: Some(1), table_frames: None });
+    eventful::before_exclusive(elsewhere(&space, |space| space.unmap(range(PAGE, PAGE)).unwrap()));
+    assert_eq!(touch(&space, 0, Access::Write), Ok(Outcome::Retry));
+    assert_eq!(touch(&space, 0, Access::Write), Ok(Outcome::Resolved));
+}
+
 /// A table that takes the place of another one's loses all that is below it.
 #[test]
 fn go_through_the_tables_that_another_cpu_has_linked() {
@@ -157,9 +170,9 @@ fn note_nothing_in_an_entry_that_another_cpu_has_claimed() {
         });
         let other = Arc::clone(&space);
         let writer = Arc::new(std::sync::Mutex::new(None));
-        let writes = Arc::clone(&writer);
+        let place = Arc::clone(&writer);
         on_leaf(number, move || {
-            *writes.lock().unwrap() = Some(thread::spawn(move || touch(&other, 0, Access::Write)));
+            *place.lock().unwrap() = Some(thread::spawn(move || touch(&other, 0, Access::Write)));
             claimed.recv_timeout(PATIENCE).expect("the other CPU copies");
         });
         let outcome = space.fault(CpuId(1), NOTE);

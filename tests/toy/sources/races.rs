@@ -5,7 +5,10 @@ use std::{hint, sync::mpsc, thread, time::Instant};
 use stage2::loan::Handover;
 
 use super::{
-    super::eventful::{self, Eventful},
+    super::{
+        eventful::{self, Eventful},
+        format::on_absent,
+    },
     *,
 };
 
@@ -98,6 +101,33 @@ fn a_page_that_is_answered_before_it_was_asked_for_is_charged_once() {
     assert_eq!((space.stats().owned_frames, space.usage().frames, script.settled()), (1, 1, vec![(4, Settled::Ready)]));
     space.unmap(range(0, 2 * PAGE)).unwrap();
     assert_eq!(space.usage().frames, 0);
+}
+
+/// The page comes while the CPU that is to ask for it looks for the last time: noted as asked for, it would be on the
+/// account without a charge.
+#[test]
+fn a_page_that_is_answered_while_its_asker_looks_is_charged_once() {
+    // A fault reads the entry so often at most.
+    for number in 1..=8 {
+        let board = Board::new();
+        let (_, pager) = pager(2);
+        let space = Arc::new(Space::new(board.config()).unwrap());
+        space.map_from(range(0, 2 * PAGE), &pager, 4 * PAGE, RW).unwrap();
+        let (elsewhere, answers) = (Arc::clone(&space), pager.clone());
+        on_absent(number, move || {
+            if let Ok(Outcome::NotYet(ticket)) = elsewhere.fault(CpuId(1), read()) {
+                answers.complete(ticket, Ok(&page(ticket.offset()))).unwrap();
+            }
+        });
+        let _ = space.fault(CpuId(0), read()).unwrap();
+        on_absent(1, || ());
+        if let Ok(Outcome::NotYet(ticket)) = space.fault(CpuId(0), read()) {
+            pager.complete(ticket, Ok(&page(ticket.offset()))).unwrap();
+        }
+        assert_eq!((space.load(gpa(0)), space.usage().frames), (Ok(content(4 * PAGE)), 1), "{number}");
+        space.unmap(range(0, 2 * PAGE)).unwrap();
+        assert_eq!(space.usage().frames, 0, "{number}");
+    }
 }
 
 /// Waits for the other thread, which comes to the same page.

@@ -10,11 +10,13 @@ const ENTRY: &str = "src/table/entry.rs";
 const EXCLUSIVE: &str = "src/space/exclusive.rs";
 const FAULT: &str = "src/space/fault.rs";
 const INSTALL: &str = "src/table/install.rs";
+const LIMITS: &str = "src/space/limits.rs";
 const MOVE: &str = "src/table/relocate.rs";
 const POPULATE: &str = "src/space/populate.rs";
 const PROTECT: &str = "src/space/protect.rs";
 const REGION: &str = "src/region/memory.rs";
 const RELOCATE: &str = "src/space/relocate.rs";
+const SLOT: &str = "src/pages/slot.rs";
 const SUPPLY: &str = "src/space/supply.rs";
 const TRANSFER: &str = "src/space/transfer.rs";
 const WINDOW: &str = "src/space/window.rs";
@@ -116,4 +118,8 @@ pub const DEFECTS: &[Defect] = &[
     defect("brought-though-it-is-not-missed", &["R10"], &[Edit { file: REGION, text: "        if !admit() {
 ", instead: "        if !admit() && false {
 " }], &[toy("races::a_page_that_became_private"), toy("races::no_page_comes_between")]),
+    defect("refused-though-there-is-room", &["C9"], &[Edit { file: LIMITS, text: "if self.account(what).room() >= page {", instead: "if false && self.account(what).room() >= page {" }], &[toy("overtaken::faults::are_not_refused")]),
+    defect("asked-for-what-came-meanwhile", &["C7"], &[Edit { file: SLOT, text: "        if self.at.is_none() {
+            (self.paid", instead: "        if true || self.at.is_none() {
+            (self.paid" }], &[toy("races::a_page_that_is_answered_while")]),
 ];
