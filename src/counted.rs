@@ -55,6 +55,11 @@ impl<T: ?Sized> Counted<T> {
         core::ptr::addr_eq(self.0.as_ptr(), other.0.as_ptr())
     }
 
+    /// Where the value is: the same for all of its owners, and for those of no other value.
+    pub(crate) fn address(&self) -> usize {
+        self.0.as_ptr().addr()
+    }
+
     /// Whether there is no other owner. None can come while this one is not cloned.
     pub(crate) fn is_sole(&self) -> bool {
         // SAFETY: this owner still counts. Acquire: what all other owners did comes before what this one does.

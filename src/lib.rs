@@ -40,6 +40,7 @@ pub mod performance {}
 
 mod account;
 mod addr;
+pub mod audit;
 mod backend;
 mod counted;
 mod cpu_id;

@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code, missing_docs, reason = "a test's board")]
 
+#[path = "toy/audit.rs"]
+mod audit;
 #[path = "toy/balloon.rs"]
 mod balloon;
 #[path = "toy/board.rs"]
@@ -20,6 +22,8 @@ mod eventful;
 mod faults;
 #[path = "toy/format.rs"]
 mod format;
+#[path = "toy/guest.rs"]
+mod guest;
 #[path = "toy/guest_memory.rs"]
 mod guest_memory;
 #[cfg(target_os = "linux")]
@@ -79,9 +83,10 @@ use std::sync::{
 
 use board::{Board, Event, Machine, range};
 use format::Toy;
+use guest::GuestSpace;
 use stage2::{
-    Access, Cause, CpuId, Error, Fault, Frames, GuestPhysAddr, GuestSpace, LeafPolicy, Level, Mapping, MappingFlags,
-    Origin, Outcome, PhysAddr, Populate, VcpuId,
+    Access, Cause, CpuId, Error, Fault, Frames, GuestPhysAddr, LeafPolicy, Level, Mapping, MappingFlags, Origin,
+    Outcome, PhysAddr, Populate, VcpuId,
     format::{Entry, Format, Used},
     frames::Pieces,
     invalidate::{Changed, Content, Reach},

@@ -63,6 +63,11 @@ impl Users {
         self.0.fetch_and(!LENDER, Ordering::Release) == LENDER
     }
 
+    /// Whether the lender is gone.
+    pub(super) fn is_without_lender(&self) -> bool {
+        self.0.load(Ordering::Acquire) & LENDER == 0
+    }
+
     /// Whether no side has the page, which the caller then frees: it is told so once.
     pub(super) fn claim(&self) -> bool {
         // Acquire: what all sides did comes before the page is freed.

@@ -129,6 +129,11 @@ impl Loan {
         })
     }
 
+    /// Which loan it is: a number that no other loan has.
+    pub(crate) fn number(&self) -> usize {
+        self.0.address()
+    }
+
     pub(crate) fn terms(&self) -> &Terms {
         &self.0
     }

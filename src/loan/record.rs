@@ -10,7 +10,10 @@ use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 use page_table_multiarch::MappingFlags;
 
 use super::{Bargain, LoanKind, out::Out, parts::Parts};
-use crate::{account::Exhausted, addr::GuestPhysRange};
+use crate::{
+    account::Exhausted,
+    addr::{GuestPhysAddr, GuestPhysRange},
+};
 
 /// What a loan is about, and how much of it is still out.
 pub(crate) struct Terms {
@@ -71,6 +74,28 @@ impl Terms {
             // The frames of one page follow each other.
             (0..self.page_size).step_by(PAGE_SIZE_4K).map(move |offset| at + offset)
         })
+    }
+
+    /// Where the memory at an address of the lender's is, in frames of 4 KiB.
+    pub(crate) fn frame_at_lender(&self, gpa: GuestPhysAddr) -> Option<PhysAddr> {
+        self.frame_at(self.lender, gpa)
+    }
+
+    /// The same for an address of the borrower's.
+    pub(crate) fn frame_at_borrower(&self, gpa: GuestPhysAddr) -> Option<PhysAddr> {
+        self.frame_at(self.borrower, gpa)
+    }
+
+    fn frame_at(&self, range: GuestPhysRange, gpa: GuestPhysAddr) -> Option<PhysAddr> {
+        let offset = gpa.as_usize().checked_sub(range.start.as_usize()).filter(|offset| *offset < range.size())?;
+        let page = self.memory.frame(offset / self.page_size, self.page_size)?;
+        Some(page + offset % self.page_size)
+    }
+
+    /// The pages, one by one, that the borrower maps and whose lender is gone.
+    pub(crate) fn without_lender(&self) -> impl Iterator<Item = Range<usize>> {
+        let is_left = |&page: &usize| self.memory.users(page).is_without_lender() && self.out.count(page..page + 1) > 0;
+        self.pages().filter(is_left).map(|page| page..page + 1)
     }
 
     /// How many bytes of some pages the borrower still maps: its CPUs forgot the others before this says so.

@@ -143,6 +143,11 @@ impl Leaving {
         }
     }
 
+    /// The trees among it. The pages beside them are on no account.
+    pub(super) fn trees(&self) -> impl Iterator<Item = &Pages> {
+        self.trees.iter().map(|tree| &tree.pages)
+    }
+
     /// Whether all is free.
     pub(crate) fn is_empty(&self) -> bool {
         self.page.is_none() && self.pages.is_empty() && self.trees.is_empty()

@@ -7,6 +7,7 @@
 //! Pages have numbers: in a space's tree that of their guest-physical address, in a region's that of their offset.
 
 mod asker;
+mod audit;
 mod edit;
 mod end;
 mod inherited;
@@ -27,6 +28,7 @@ use memory_addr::PhysAddr;
 use self::node::{BITS, Child, FAN, Inner, Node, Record, Records};
 pub(crate) use self::{
     asker::{Asker, is_still_missing},
+    audit::{Named, leaving_paid},
     end::Leaving,
     inherited::{Inherited, inherited},
     keeper::{Keeper, Paid, Payer, PlatformKeeper, Pool},

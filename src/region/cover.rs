@@ -20,6 +20,11 @@ impl Cover {
         self.change(pages, |count| count.saturating_sub(1))
     }
 
+    /// The runs, in order: the first page of each, and how many mappings show it.
+    pub(super) fn runs(&self) -> &[(usize, usize)] {
+        &self.0
+    }
+
     /// The first pages of a range, side by side, that no mapping shows.
     pub(super) fn hidden(&self, pages: Range<usize>) -> Option<Range<usize>> {
         let mut first = pages.start;
@@ -36,11 +41,11 @@ impl Cover {
 
     /// Whether some pages are shown exactly as often as another cover says.
     pub(super) fn agrees(&self, other: &Self, pages: Range<usize>) -> bool {
-        self.runs(pages.clone()).eq(other.runs(pages))
+        self.runs_in(pages.clone()).eq(other.runs_in(pages))
     }
 
     /// Where in a range of pages a run begins, and how many mappings show it.
-    fn runs(&self, pages: Range<usize>) -> impl Iterator<Item = (usize, usize)> {
+    fn runs_in(&self, pages: Range<usize>) -> impl Iterator<Item = (usize, usize)> {
         let next = self.0.partition_point(|run| run.0 <= pages.start);
         let first = next.checked_sub(1).map_or(0, |run| self.0[run].1);
         let rest = self.0[next..].iter().copied().take_while(move |run| run.0 < pages.end);

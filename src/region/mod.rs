@@ -2,6 +2,7 @@
 //! handle.
 
 mod access;
+mod audit;
 mod book;
 mod cover;
 mod memory;
@@ -19,6 +20,7 @@ use memory_addr::PAGE_SIZE_4K;
 use self::memory::Memory;
 pub use self::snapshot::Snapshot;
 pub(crate) use self::{
+    audit::Numbers,
     book::Book,
     cover::Cover,
     memory::Region,

@@ -63,6 +63,11 @@ impl View {
         &self.window.0.0
     }
 
+    /// Which mapping it is of: a number that no other mapping has.
+    pub(crate) fn mapping(&self) -> usize {
+        self.window.0.address()
+    }
+
     /// Lets go of it, and of the mapping with its last view: the region, if nothing else has it.
     pub(crate) fn release(self) -> Option<Counted<dyn Region>> {
         let opening = self.window.0.release()?;
@@ -143,6 +148,11 @@ impl Lease {
     /// The permission that an area has had: it ends with the value.
     pub(crate) fn kept(region: &Counted<dyn Region>, bytes: usize) -> Self {
         Self { region: region.clone(), pages: bytes / PAGE_SIZE_4K }
+    }
+
+    /// Whose pages they are, and how many.
+    pub(crate) fn parts(&self) -> (&Counted<dyn Region>, usize) {
+        (&self.region, self.pages)
     }
 
     /// An area has it from now on.

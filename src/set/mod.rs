@@ -4,6 +4,9 @@ mod area;
 mod areas;
 mod backend;
 mod chunk;
+#[cfg(test)]
+#[path = "tests/damage.rs"]
+mod damage;
 mod edit;
 mod ends;
 mod error;

@@ -1,6 +1,7 @@
 //! One guest's memory, behind its lock.
 
 mod access;
+mod audit;
 mod convert;
 mod copy;
 mod discard;
@@ -33,6 +34,7 @@ mod unmap;
 mod unshare;
 mod window;
 
+pub(crate) use self::audit::Audited;
 pub use self::{
     discard::Refill,
     dismantle::Dismantling,

@@ -176,6 +176,11 @@ impl<P: Platform> Context<P> {
 }
 
 impl Cut {
+    /// The table and the level of its entries, as long as it has not taken the block's place.
+    pub(super) fn unlinked(&self) -> Option<(PhysAddr, Level)> {
+        (!self.linked).then(|| (self.table, self.level.below()))
+    }
+
     /// The memory of `leaf`, the block, that the edit is about: its first address, and how many bytes.
     pub(super) fn middle(&self, leaf: &Leaf) -> (PhysAddr, usize) {
         (leaf.at + (self.part.start - self.span.start), self.part.size())

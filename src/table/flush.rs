@@ -172,6 +172,11 @@ impl<P: Platform> Drop for Flush<'_, P> {
 }
 
 impl Pending {
+    /// What the edit is about.
+    pub(super) const fn range(&self) -> GuestPhysRange {
+        self.range
+    }
+
     #[inline]
     pub(super) fn new(range: GuestPhysRange, changed: Changed, has_marks: bool, edit: Edit) -> Self {
         Self { range, changed, has_marks, edit, phase: Phase::Marked }

@@ -4,6 +4,7 @@
 //! leaf takes `&mut Table` (the space's lock held exclusively); what only adds, or raises, takes `&Table` and may run
 //! on many CPUs at once. That is why a table that was read from an entry stays while a walk goes on.
 
+mod audit;
 mod batch;
 mod build;
 mod claim;
@@ -30,6 +31,7 @@ mod withdraw;
 use memory_addr::PhysAddr;
 
 pub(crate) use self::{
+    audit::Seen,
     build::{Detached, Fill, Pages},
     context::Context,
     cut::Edit,

@@ -9,12 +9,12 @@ use std::{
 
 use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 use stage2::{
-    Config, CpuId, Frames, GuestPhysAddr, GuestPhysRange, GuestSpace, Limits, Platform,
+    Config, CpuId, Frames, GuestPhysAddr, GuestPhysRange, Limits, Platform,
     frames::{Contents, Pieces},
     invalidate::{Content, Invalidate, Reach, Scope, Unreachable},
 };
 
-use super::format::Toy;
+use super::{format::Toy, guest::GuestSpace};
 
 /// 64 MiB of memory, from host-physical address 0 on.
 const PAGES: usize = 16 * 1024;

@@ -33,6 +33,7 @@ use std::ops::Range;
 
 use stage2::{
     SharedRegion, Snapshot,
+    audit::{Meanwhile, audit},
     pager::{Pager, Settled, Source, Supply, Ticket, Waiting},
 };
 

@@ -8,6 +8,7 @@ impl World {
     /// All of it.
     pub(super) fn check(&self) -> Verdict {
         let checked = self.check_frames().and_then(|()| self.check_leaves()).and_then(|()| self.check_words());
+        let checked = checked.and_then(|()| self.check_agreement());
         let checked = checked.and_then(|()| if ACCOUNTS { self.check_accounts() } else { Ok(()) });
         let checked = checked.and_then(|()| if ASKED_ONCE { self.check_asked() } else { Ok(()) });
         checked.map_err(|why| format!("{why}; by the twin there are\n{}", self.twin.picture()))
@@ -17,6 +18,13 @@ impl World {
     fn check_frames(&self) -> Verdict {
         let (held, reached) = (held(&self.board, &self.spaces), self.twin.frames());
         if held == reached { Ok(()) } else { Err(format!("{held} frames are in use, and {reached} pages reached")) }
+    }
+
+    /// What the crate knows of itself.
+    fn check_agreement(&self) -> Verdict {
+        let report =
+            audit(self.spaces.iter().map(|guest| &**guest), Meanwhile::Nothing).map_err(|error| error.to_string())?;
+        if report.is_clean() { Ok(()) } else { Err(report.to_string()) }
     }
 
     /// What the tables show: each cell is in one frame, holds what it should, and what others reach is not writable.

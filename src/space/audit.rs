@@ -1,0 +1,94 @@
+//! A space as an audit holds it: locked as it is, with whatever is unfinished in it.
+
+use super::{GuestSpace, State, exclusive::Held, removed::RemovedAreas};
+use crate::{
+    account::{Account, Resource},
+    addr::GuestPhysRange,
+    backend::Backend,
+    loan::Loans,
+    lock::{LockFamily, SpaceLock},
+    pages::{Inherited, Payer},
+    platform::Platform,
+    region::Lease,
+    set::{MemoryArea, MemorySet},
+    table::{Context, Table},
+};
+
+/// A space that nothing changes meanwhile.
+pub(crate) struct Audited<'s, P: Platform, L: LockFamily> {
+    space: &'s GuestSpace<P, L>,
+    state: Held<'s, L>,
+}
+
+impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
+    /// The number by which spaces are locked, the lowest first.
+    pub(crate) fn lock_order(&self) -> usize {
+        core::ptr::from_ref(&self.state).addr()
+    }
+
+    /// Takes the lock exclusively, so that no CPU is in the middle of a change, and finishes nothing that is
+    /// unfinished.
+    pub(crate) fn hold_to_audit(&self) -> Audited<'_, P, L> {
+        Audited { space: self, state: self.state.exclusive() }
+    }
+}
+
+impl<P: Platform, L: LockFamily> Audited<'_, P, L> {
+    fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub(crate) fn context(&self) -> &Context<P> {
+        &self.space.context
+    }
+
+    pub(crate) fn areas(&self) -> &MemorySet<Backend> {
+        &self.state().areas
+    }
+
+    pub(crate) fn table(&self) -> &Table {
+        &self.state().table
+    }
+
+    /// The areas that an unfinished operation removed: what stands behind them goes with the invalidation.
+    pub(crate) fn removed(&self) -> impl Iterator<Item = &MemoryArea<Backend>> {
+        let RemovedAreas { areas, .. } = &self.state().removed;
+        areas.iter()
+    }
+
+    /// The permissions to write regions that an unfinished operation removed.
+    pub(crate) fn removed_leases(&self) -> impl Iterator<Item = &Lease> {
+        self.state().removed.leases.iter()
+    }
+
+    pub(crate) fn loans(&self) -> &Loans {
+        &self.state().loans
+    }
+
+    pub(crate) fn inherited(&self) -> Option<&dyn Inherited> {
+        self.state().inherited.as_deref()
+    }
+
+    /// The range of which a snapshot is being taken in steps.
+    pub(crate) fn snapshotting(&self) -> Option<GuestPhysRange> {
+        self.state().snapshotting
+    }
+
+    pub(crate) fn payer(&self) -> &Payer {
+        &self.space.accounts
+    }
+
+    pub(crate) fn account(&self, what: Resource) -> Account<'_> {
+        self.space.account(what)
+    }
+}
+
+/// For those who are to find what is wrong.
+#[cfg(test)]
+impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
+    pub(crate) fn damage<R>(&self, change: impl FnOnce(&mut MemorySet<Backend>, &mut Loans) -> R) -> R {
+        let mut state = self.state.exclusive();
+        let State { areas, loans, .. } = &mut *state;
+        change(areas, loans)
+    }
+}
