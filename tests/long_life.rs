@@ -13,7 +13,12 @@ use std::collections::VecDeque;
 
 use machine::{HELD, Host, RAM, RW, Store, gpa, image, pages, space};
 use memory_addr::PAGE_SIZE_4K as PAGE;
-use stage2::{GuestSpace, Limits, Mapping, Snapshot, loan::Handover, pager::Pager};
+use stage2::{
+    GuestSpace, Limits, Mapping, Snapshot,
+    audit::{Meanwhile, audit},
+    loan::Handover,
+    pager::Pager,
+};
 
 type Space = GuestSpace<Host>;
 
@@ -95,6 +100,8 @@ impl Life {
         self.rewind(round);
         self.bring(round);
         self.give(round);
+        let report = audit(self.spaces(), Meanwhile::Nothing).unwrap();
+        assert!(report.is_clean(), "round {round}: {report}");
     }
 
     /// Writes, a checkpoint, a balloon, and a fork that does some of it too and dies.

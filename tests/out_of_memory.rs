@@ -32,6 +32,7 @@ use stage2::{
     Access, Cause, Config, CpuId, Error, Fault, Frames, GuestPhysRange, GuestSpace, LeafPolicy, Limits, Mapping,
     MappingFlags, Origin, Outcome, PhysAddr, Platform, Populate, SharedRegion, Translation, Usage,
     aarch64::{Stage2, Vmid},
+    audit::{Meanwhile, audit},
     format::Format,
     frames::Pieces,
     pager::{Offered, Pager, Settled, Source, SourceError, Supply, Ticket, Waiting},
@@ -313,4 +314,33 @@ fn looking_needs_no_memory() {
     });
     assert_eq!(allocations, 0);
     assert_eq!(std::str::from_utf8(&text.text[..text.len]), Ok(space.to_string().as_str()));
+}
+
+/// An audit that cannot note what it sees says so, and nothing else.
+#[test]
+fn an_audit_says_that_it_has_no_memory() {
+    let memory = Memory::new(0, 64 << 20);
+    let (one, other) = (space(&memory, &arm()).expect("memory"), space(&memory, &arm()).expect("memory"));
+    three_pages(&one);
+    let snapshot = one.snapshot().expect("memory");
+    other.restore(&snapshot).expect("memory");
+    let region = one.region(4 * PAGE).expect("memory");
+    one.map(range(0, 4 * PAGE), Mapping::Shared { region, offset: 0 }, RW).expect("memory");
+    one.write_obj(PAGE.into(), 1_u64).expect("memory");
+    other.map(range(0, PAGE), PAGES, RW).expect("memory");
+    let loan = other.lend(range(0, PAGE), &one, (3 * RAM).into(), RW).expect("memory");
+    let mut left = 0;
+    loop {
+        let (report, allocations) = with(Luck::From(left), || audit([&one, &other], Meanwhile::Nothing));
+        match report {
+            Ok(report) => assert!(report.is_clean(), "{report}"),
+            Err(error) => assert!(matches!(error, Error::NoMemory(_)), "{error}"),
+        }
+        if allocations <= left {
+            break;
+        }
+        left += 1;
+    }
+    assert!(left > 10, "{left} allocations");
+    drop(loan);
 }

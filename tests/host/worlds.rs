@@ -32,6 +32,7 @@ use proptest::{
 use stage2::{
     CpuId, Error, GuestSpace, LeafPolicy, Limits, Mapping, MappingFlags, Outcome, Populate, SharedRegion, Snapshot,
     Usage, VcpuId,
+    audit::{Meanwhile, audit},
     loan::{Handover, Loan, LoanKind, PageState},
     pager::Pager,
     region::{RegionError, RegionWriter},

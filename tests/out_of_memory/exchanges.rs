@@ -60,6 +60,7 @@ pub(super) fn starve_both<F: Format>(format: &F, exchange: &Exchange<F>) {
             };
             let before = pictures();
             let (result, allocations) = with(kind(left), || operation(&one, &other));
+            judge::agree(name, &[&one, &other]);
             match result {
                 Ok(()) => {}
                 Err(Error::NoMemory(_)) => {

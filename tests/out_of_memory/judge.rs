@@ -75,6 +75,12 @@ pub(super) fn compare(name: &str, keeps: Keeps, before: &Picture, after: &Pictur
     }
 }
 
+/// What is left of an operation, whatever came of it, agrees in all its parts.
+pub(super) fn agree<F: Format>(name: &str, spaces: &[&Space<F>]) {
+    let report = audit(spaces.iter().copied(), Meanwhile::Nothing).expect("memory");
+    assert!(report.is_clean(), "{name}: {report}");
+}
+
 /// Lets every allocation of an operation fail in turn, alone and with all behind it.
 pub(super) fn starve<F: Format>(format: &F, case: &Case<F>) {
     let Case { name, prepare, operation, .. } = case;
@@ -152,6 +158,7 @@ fn attempt<F: Format>(format: &F, case: &Case<F>, operate: impl FnOnce(&Space<F>
     let before = picture(&space, &memory);
     let read = if *keeps == Keeps::Readings { readings(&space) } else { Vec::new() };
     let result = operate(&space);
+    agree(name, &[&space]);
     if result.is_err() {
         compare(name, *keeps, &before, &picture(&space, &memory));
         if *keeps == Keeps::Readings {

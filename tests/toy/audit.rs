@@ -351,3 +351,19 @@ fn looks_once_at_a_space_that_is_given_twice() {
     entry.store(before, Ordering::Relaxed);
     assert_eq!(report.findings(), [Finding { space: 1, range: page(0), what: Disagreement::Unfinished }]);
 }
+
+/// Two audits of the same spaces, each given the other way round, do not wait for each other.
+#[test]
+fn locks_in_one_order_whatever_the_order_that_it_is_given() {
+    let board = Board::new();
+    let (one, other) = (board.space(), board.space());
+    std::thread::scope(|scope| {
+        for pair in [[&*one, &*other], [&*other, &*one]] {
+            scope.spawn(move || {
+                for _ in 0..2000 {
+                    assert!(audit(pair, Meanwhile::Nothing).unwrap().is_clean());
+                }
+            });
+        }
+    });
+}

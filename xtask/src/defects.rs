@@ -5,6 +5,7 @@
 
 mod ahead;
 mod areas;
+mod audit;
 mod discards;
 mod formats;
 mod invalidation;

@@ -15,6 +15,8 @@ impl<M: Machine> World<M> {
             self.compare_region(&self.twin.regions[*number].cells, handle.region());
         }
         self.compare_frames();
+        let report = audit(&self.spaces, Meanwhile::Nothing).expect("memory");
+        assert!(report.is_clean(), "{report}");
     }
 
     fn compare_areas(&self, guest: usize) {

@@ -3,7 +3,11 @@
 use core::ops::Deref;
 
 use memory_addr::PAGE_SIZE_4K as PAGE;
-use stage2::{CpuId, Fault, GuestPhysAddr, GuestPhysRange, GuestSpace, MappingFlags, Outcome, VcpuId, pager::Ticket};
+use stage2::{
+    CpuId, Fault, GuestPhysAddr, GuestPhysRange, GuestSpace, MappingFlags, Outcome, VcpuId,
+    audit::{Meanwhile, audit},
+    pager::Ticket,
+};
 
 use crate::{
     Stop,
@@ -176,7 +180,7 @@ impl<M: Machine> Deref for Guest<'_, M> {
 }
 
 impl<M: Machine> Drop for Guest<'_, M> {
-    /// Ends it. What it uses by its account must be what its tables show, down to the last frame.
+    /// Ends it. What it uses by its account must be what its tables show, down to the last frame, and all else must agree.
     fn drop(&mut self) {
         let (usage, stats) = (self.space.usage(), self.space.stats());
         assert_eq!(
@@ -184,6 +188,8 @@ impl<M: Machine> Drop for Guest<'_, M> {
             (stats.owned_frames + stats.lent_frames, stats.table_frames),
             "the account is wrong"
         );
+        let report = audit([&self.space], Meanwhile::Nothing).expect("a heap");
+        assert!(report.is_clean(), "{report}");
         self.machine.park();
     }
 }

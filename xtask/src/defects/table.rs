@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{ahead, areas, discards, formats, invalidation, loans, overtaken, sharing, sources, space, walker};
+use super::{ahead, areas, audit, discards, formats, invalidation, loans, overtaken, sharing, sources, space, walker};
 
 /// A defect: a change of the sources that makes them wrong.
 #[derive(Debug)]
@@ -153,6 +153,7 @@ pub fn all() -> impl Iterator<Item = &'static Defect> {
         discards::DEFECTS,
         sharing::DEFECTS,
         overtaken::DEFECTS,
+        audit::DEFECTS,
     ]
     .into_iter()
     .flatten()
