@@ -1,8 +1,8 @@
 //! What only a fault of the crate's own could bring: each is found, in words. What a word of a table can say wrong is
 //! found in `tests/toy/audit.rs`.
-#![allow(unsafe_code, reason = "an allocator of host frames")]
+#![allow(unsafe_code, reason = "an allocator of host frames, and spaces that are lost where a test fails")]
 
-use core::ptr::NonNull;
+use core::{mem::ManuallyDrop, ops::Deref, ptr::NonNull};
 use std::{
     alloc::{Layout, alloc, dealloc},
     string::ToString,
@@ -94,13 +94,32 @@ impl Platform for Host {
     type Invalidate = Nothing;
 }
 
-type Space = GuestSpace<Host>;
+/// A space that is lost where a test fails: what is damaged may panic once more where it goes, which would end the
+/// process.
+struct Space(ManuallyDrop<GuestSpace<Host>>);
+
+impl Deref for Space {
+    type Target = GuestSpace<Host>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: it is dropped here, once.
+            unsafe { ManuallyDrop::drop(&mut self.0) }
+        }
+    }
+}
 
 fn space() -> Space {
     let capabilities = Capabilities::from_registers(IdRegisters { mmfr0: 0x5, ..IdRegisters::default() });
     let format = Stage2::new(&capabilities, 40, Vmid(1)).expect("40 bits");
     let config = Config { format, frames: Heap, invalidate: Nothing, cpus: 1, limits: Limits::default() };
-    GuestSpace::new(config).expect("memory")
+    Space(ManuallyDrop::new(GuestSpace::new(config).expect("memory")))
 }
 
 /// Some pages from one on.
@@ -109,7 +128,7 @@ fn pages(first: usize, count: usize) -> GuestPhysRange {
 }
 
 fn found(spaces: &[&Space], meanwhile: Meanwhile) -> Vec<Finding> {
-    audit(spaces.iter().copied(), meanwhile).expect("memory").findings().to_vec()
+    audit(spaces.iter().map(|space| &***space), meanwhile).expect("memory").findings().to_vec()
 }
 
 fn at_rest(space: &Space) -> Vec<Finding> {
