@@ -171,7 +171,7 @@ fn a_region_loses_pages_for_all_or_for_none() {
             assert_eq!((wrote, two.load::<u64>(at).is_ok()), (Ok(()), true));
         }
         let before = [picture(&one, &memory), picture(&two, &memory)];
-        let (result, allocations) = with(Luck::From(left), || region.discard(9 * PAGE, 80 * PAGE, &[&one, &two]));
+        let (result, allocations) = with(Luck::From(left), || region.discard(9 * PAGE, 80 * PAGE, [&one, &two]));
         if let Err(error) = result {
             assert_eq!(error, RegionError::NoMemory { offset: 9 * PAGE, size: 80 * PAGE });
             let after = [picture(&one, &memory), picture(&two, &memory)];

@@ -47,15 +47,15 @@ impl SharedRegion {
     ///     space.map(range(0x8000_0000, 0x4000), Mapping::Shared { region: ring.clone(), offset: 0 }, RW)?;
     ///     space.store(0x8000_1000.into(), 42_u32)?;
     /// }
-    /// ring.discard(0x1000, 0x1000, &[&one, &two])?;
+    /// ring.discard(0x1000, 0x1000, [&one, &two])?;
     /// assert_eq!((ring.frames(), two.load::<u32>(0x8000_1000.into())?), (0, 0));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn discard<P: Platform, L: LockFamily>(
+    pub fn discard<'s, P: Platform, L: LockFamily>(
         &self,
         offset: usize,
         size: usize,
-        spaces: &[&GuestSpace<P, L>],
+        spaces: impl IntoIterator<Item = &'s GuestSpace<P, L>>,
     ) -> Result<(), RegionError> {
         let region = self.size();
         if size == 0 || !size.is_multiple_of(PAGE_SIZE_4K) {
@@ -69,9 +69,11 @@ impl SharedRegion {
         }
         let pages = offset / PAGE_SIZE_4K..(offset + size) / PAGE_SIZE_4K;
         let out_of_memory = RegionError::NoMemory { offset, size };
-        let mut ordered = Vec::new();
-        ordered.try_reserve_exact(spaces.len()).map_err(|_| out_of_memory)?;
-        ordered.extend_from_slice(spaces);
+        let mut ordered: Vec<&GuestSpace<P, L>> = Vec::new();
+        for space in spaces {
+            ordered.try_reserve(1).map_err(|_| out_of_memory)?;
+            ordered.push(space);
+        }
         ordered.sort_unstable_by_key(|space| core::ptr::from_ref(&space.state).addr());
         ordered.dedup_by(|one, other| core::ptr::eq(*one, *other));
 

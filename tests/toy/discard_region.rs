@@ -24,6 +24,10 @@ fn shown(board: &Board) -> (Space, Space, SharedRegion) {
     (one, two, region)
 }
 
+fn discard(region: &SharedRegion, offset: usize, size: usize, spaces: &[&Space]) -> Result<(), RegionError> {
+    region.discard(offset, size, spaces.iter().map(|space| &***space))
+}
+
 /// What the handle reads of each page.
 fn contents(region: &SharedRegion) -> Vec<u64> {
     (0..8).map(|page| region.load(page * PAGE).unwrap()).collect()
@@ -34,7 +38,7 @@ fn are_zeros_for_all_and_free() {
     let board = Board::new();
     let (one, two, region) = shown(&board);
     let before = board.allocated();
-    region.discard(PAGE, 3 * PAGE, &[&two, &one, &two]).unwrap();
+    discard(&region, PAGE, 3 * PAGE, &[&two, &one, &two]).unwrap();
     assert_eq!((before - board.allocated(), region.frames()), (3, 5));
     assert_eq!(contents(&region), [1, 0, 0, 0, 5, 6, 7, 8]);
     assert_eq!((one.stats().shared_frames, two.stats().shared_frames), (5, 4));
@@ -42,7 +46,7 @@ fn are_zeros_for_all_and_free() {
     one.store(gpa(3 * PAGE), 9_u64).unwrap();
     assert_eq!((two.load(gpa(BLOCK + PAGE)), region.load(3 * PAGE)), (Ok(9_u64), Ok(9_u64)));
     assert_eq!((one.load(gpa(2 * PAGE)), two.load(gpa(BLOCK))), (Ok(0_u64), Ok(0_u64)));
-    region.discard(0, 8 * PAGE, &[&one, &two]).unwrap();
+    discard(&region, 0, 8 * PAGE, &[&one, &two]).unwrap();
     assert_eq!((region.frames(), one.stats().areas, two.stats().areas), (0, 1, 1));
     drop((one, two, region));
     assert_eq!(board.allocated(), 0);
@@ -55,11 +59,11 @@ fn are_gone_from_every_mapping() {
     let (one, two, region) = shown(&board);
     one.map(range(LARGE, 2 * PAGE), Mapping::Shared { region: region.clone(), offset: 0 }, RW).unwrap();
     assert_eq!(one.load(gpa(LARGE)), Ok(1_u64));
-    region.discard(0, PAGE, &[&one]).unwrap();
+    discard(&region, 0, PAGE, &[&one]).unwrap();
     assert_eq!((one.load(gpa(LARGE)), one.load(gpa(0))), (Ok(0_u64), Ok(0_u64)));
     let alone = two.region(2 * PAGE).unwrap();
     alone.writer().unwrap().store(PAGE, 3_u64).unwrap();
-    alone.discard::<Machine, stage2::lock::Spin>(0, 2 * PAGE, &[]).unwrap();
+    discard(&alone, 0, 2 * PAGE, &[]).unwrap();
     assert_eq!((alone.load(PAGE), alone.frames()), (Ok(0_u64), 0));
 }
 
@@ -68,7 +72,7 @@ fn are_freed_when_all_cpus_were_told() {
     let board = Board::new();
     let (one, two, region) = shown(&board);
     board.events();
-    region.discard(2 * PAGE, PAGE, &[&one, &two]).unwrap();
+    discard(&region, 2 * PAGE, PAGE, &[&one, &two]).unwrap();
     let events = board.events();
     let told = |at: usize| {
         let wanted = range(at, PAGE);
@@ -103,7 +107,7 @@ fn are_asked_for_again_where_a_source_has_them() {
     let (one, two) = (waits(0), waits(PAGE));
     pager.complete(one, Ok(&[1; PAGE])).unwrap();
     assert_eq!(space.load(gpa(0)), Ok(1_u8));
-    region.discard(0, 2 * PAGE, &[&space]).unwrap();
+    discard(&region, 0, 2 * PAGE, &[&space]).unwrap();
     assert_eq!((pager.state(two), region.frames()), (Waiting::Over, 0));
     assert_eq!((waits(0).offset(), waits(PAGE).offset()), (0, PAGE));
 }
@@ -118,7 +122,7 @@ fn stay_while_a_handle_reads_them() {
     let (done, is_done) = channel();
     let spaces = (one.clone(), two.clone());
     board.on_synchronization(move || {
-        let discards = thread::spawn(move || other.discard(4 * PAGE, PAGE, &[&spaces.0, &spaces.1]).unwrap());
+        let discards = thread::spawn(move || discard(&other, 4 * PAGE, PAGE, &[&spaces.0, &spaces.1]).unwrap());
         // Long enough for it to come as far as it can.
         thread::sleep(std::time::Duration::from_millis(50));
         assert_eq!(watched.allocated(), allocated, "it was freed under the handle");
@@ -136,16 +140,16 @@ mod refused {
     fn for_bad_ranges_and_frozen_regions() {
         let board = Board::new();
         let (one, two, region) = shown(&board);
-        let discard = |offset, size| region.discard(offset, size, &[&one, &two]);
-        assert_eq!(discard(0, 0), Err(RegionError::BadSize { size: 0 }));
-        assert_eq!(discard(0, 5), Err(RegionError::BadSize { size: 5 }));
-        assert_eq!(discard(8, PAGE), Err(RegionError::Unaligned { offset: 8, align: PAGE }));
+        let of_both = |offset, size| discard(&region, offset, size, &[&one, &two]);
+        assert_eq!(of_both(0, 0), Err(RegionError::BadSize { size: 0 }));
+        assert_eq!(of_both(0, 5), Err(RegionError::BadSize { size: 5 }));
+        assert_eq!(of_both(8, PAGE), Err(RegionError::Unaligned { offset: 8, align: PAGE }));
         let beyond = |offset, size| Err(RegionError::Beyond { offset, size, region: 8 * PAGE });
-        assert_eq!(discard(7 * PAGE, 2 * PAGE), beyond(7 * PAGE, 2 * PAGE));
-        assert_eq!(discard(usize::MAX & !(PAGE - 1), 2 * PAGE), beyond(usize::MAX & !(PAGE - 1), 2 * PAGE));
+        assert_eq!(of_both(7 * PAGE, 2 * PAGE), beyond(7 * PAGE, 2 * PAGE));
+        assert_eq!(of_both(usize::MAX & !(PAGE - 1), 2 * PAGE), beyond(usize::MAX & !(PAGE - 1), 2 * PAGE));
         drop((one, two));
         region.freeze().unwrap();
-        let frozen = region.discard::<Machine, stage2::lock::Spin>(0, PAGE, &[]);
+        let frozen = discard(&region, 0, PAGE, &[]);
         assert_eq!((frozen, region.frames()), (Err(RegionError::Frozen), 8));
     }
 
@@ -154,13 +158,13 @@ mod refused {
         let board = Board::new();
         let (one, two, region) = shown(&board);
         let elsewhere = |offset, size| Err(RegionError::ShownElsewhere { offset, size });
-        assert_eq!(region.discard(PAGE, 2 * PAGE, &[&one]), elsewhere(PAGE, 2 * PAGE));
-        assert_eq!(region.discard(PAGE, 2 * PAGE, &[&two]), elsewhere(PAGE, 2 * PAGE));
+        assert_eq!(discard(&region, PAGE, 2 * PAGE, &[&one]), elsewhere(PAGE, 2 * PAGE));
+        assert_eq!(discard(&region, PAGE, 2 * PAGE, &[&two]), elsewhere(PAGE, 2 * PAGE));
         assert_eq!(contents(&region), [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!((one.stats().shared_frames, two.stats().shared_frames), (8, 6));
-        region.discard(0, 2 * PAGE, &[&one]).unwrap();
+        discard(&region, 0, 2 * PAGE, &[&one]).unwrap();
         two.unmap(range(BLOCK, PAGE)).unwrap();
-        region.discard(2 * PAGE, PAGE, &[&one]).unwrap();
+        discard(&region, 2 * PAGE, PAGE, &[&one]).unwrap();
         assert_eq!(contents(&region), [0, 0, 0, 4, 5, 6, 7, 8]);
     }
 
@@ -173,13 +177,13 @@ mod refused {
             deaf.enter(CpuId(3), VcpuId(0)).unwrap();
             board.deafen(Some(CpuId(3)));
             let cause = Unreachable(CpuId(3));
-            let discarded = region.discard(PAGE, 6 * PAGE, &[&one, &two]);
+            let discarded = discard(&region, PAGE, 6 * PAGE, &[&one, &two]);
             assert_eq!(discarded, Err(RegionError::Invalidation { cause }));
             assert_eq!((contents(&region), region.frames()), ((1..9).collect(), 8));
             board.deafen(None);
             deaf.leave(CpuId(3)).unwrap();
             assert_eq!((one.load(gpa(2 * PAGE)), two.load(gpa(BLOCK))), (Ok(3_u64), Ok(3_u64)));
-            region.discard(PAGE, 6 * PAGE, &[&one, &two]).unwrap();
+            discard(&region, PAGE, 6 * PAGE, &[&one, &two]).unwrap();
             assert_eq!(contents(&region), [1, 0, 0, 0, 0, 0, 0, 8]);
         }
     }
@@ -195,11 +199,11 @@ mod refused {
             board.deafen(Some(CpuId(3)));
             assert!(space.unmap(range(4 * BLOCK, PAGE)).is_err());
             let cause = Unreachable(CpuId(3));
-            let discarded = region.discard(0, PAGE, &[&one, &two]);
+            let discarded = discard(&region, 0, PAGE, &[&one, &two]);
             assert_eq!(discarded, Err(RegionError::Invalidation { cause }));
             board.deafen(None);
             space.leave(CpuId(3)).unwrap();
-            region.discard(0, PAGE, &[&one, &two]).unwrap();
+            discard(&region, 0, PAGE, &[&one, &two]).unwrap();
         }
         assert_eq!((one.usage().frames, two.usage().frames), (0, 0));
     }
@@ -210,8 +214,8 @@ mod refused {
         let (one, two, region) = shown(&board);
         two.map(range(4 * BLOCK, PAGE), PAGES, RW).unwrap();
         let taking = two.snapshot_in_steps().unwrap();
-        assert_eq!(region.discard(0, PAGE, &[&one, &two]), Err(RegionError::Snapshotting));
+        assert_eq!(discard(&region, 0, PAGE, &[&one, &two]), Err(RegionError::Snapshotting));
         drop(taking);
-        region.discard(0, PAGE, &[&one, &two]).unwrap();
+        discard(&region, 0, PAGE, &[&one, &two]).unwrap();
     }
 }

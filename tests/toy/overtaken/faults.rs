@@ -62,6 +62,8 @@ fn fall_back_to_a_page_where_others_took_the_room_for_a_block() {
     assert_eq!(touch(&space, 0, Access::Write), Ok(Outcome::Retry));
     assert_eq!(touch(&space, 0, Access::Write), Ok(Outcome::Resolved));
     assert_eq!((space.usage().frames, space.stats().leaves[..2].to_vec()), (1, vec![1, 0]));
+    // The audit at its end excludes all.
+    eventful::before_exclusive(|| ());
 }
 
 /// What a limit refuses is looked at again while no CPU is on its way: another one has given back what it had.

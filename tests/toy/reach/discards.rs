@@ -48,8 +48,11 @@ impl World {
         let but = unnamed.map_or_else(String::new, |guest| format!(", guest {guest} is not named"));
         self.note(format!("handle {handle}: discard {pages:?}{but}"));
         let named = self.spaces.iter().enumerate().filter(|(guest, _)| Some(*guest) != unnamed);
-        let named: Vec<_> = named.map(|(_, space)| space).collect();
-        let discarded = self.handles[handle].region().discard(pages.start * PAGE, pages.len() * PAGE, &named);
+        let discarded = self.handles[handle].region().discard(
+            pages.start * PAGE,
+            pages.len() * PAGE,
+            named.map(|(_, space)| &**space),
+        );
         let cells = &self.twin.regions[region].cells[pages.clone()];
         let shows = |slot: &Slot| matches!(slot.stand, Stand::Shared(..)) && cells.contains(&slot.cell);
         let is_shown = unnamed.is_some_and(|guest| self.twin.guests[guest].slots.iter().flatten().any(shows));

@@ -79,8 +79,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["J8"],
         edits: &[Edit {
             file: LOANS,
-            text: "let is_so = is_all && terms.kind == kind;",
-            instead: "let is_so = is_all && (terms.kind == kind || range.size() > 0);",
+            text: "if terms.kind != kind || !pages.all(is_there) {",
+            instead: "if !pages.all(is_there) {",
         }],
         host: &[toy("audit::finds_memory_on_loan")],
         emulator: NO_JUDGE,

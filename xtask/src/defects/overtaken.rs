@@ -84,10 +84,10 @@ pub const DEFECTS: &[Defect] = &[
 ", instead: "" }], &[toy("overtaken::transfers::nothing_is_given_by_or_to")]),
     defect("given-to-where-something-came", &["A8"], &[Edit { file: TRANSFER, text: "if let Some(other) = receiver.areas.overlap(place) {", instead: "if let Some(other) = receiver.areas.overlap(place).filter(|_| filled == Missing::default()) {" }], &[toy("overtaken::transfers::nothing_is_given_to_where")]),
     defect("given-though-it-went", &["R8"], &[Edit { file: TRANSFER, text: "            Self::check_own_areas(&giver, range)?;
-            if let", instead: "            if filled == Missing::default() {
+            match", instead: "            if filled == Missing::default() {
                 Self::check_own_areas(&giver, range)?;
             }
-            if let" }], &[toy("overtaken::transfers::nothing_is_given_that_is")]),
+            match" }], &[toy("overtaken::transfers::nothing_is_given_that_is")]),
     defect("lent-with-what-its-lender-lost", &["R8"], &[Edit { file: TRANSFER, text: "            let had = check(&giver)?;
 ", instead: "            let had = if filled == Missing::default() { check(&giver)? } else { MappingFlags::empty() };
 " }], &[toy("overtaken::transfers::nothing_is_lent_with")]),
