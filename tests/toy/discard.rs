@@ -143,7 +143,9 @@ fn a_source_is_asked_again_or_never() {
 
 #[test]
 fn no_cpu_waits_for_it_any_longer() {
-    for refill in [Refill::Source, Refill::Zeros] {
+    for (refill, in_steps) in
+        [(Refill::Source, false), (Refill::Zeros, false), (Refill::Source, true), (Refill::Zeros, true)]
+    {
         let board = Board::new();
         let space = board.space();
         let (source, pager) = pager(true);
@@ -151,9 +153,15 @@ fn no_cpu_waits_for_it_any_longer() {
         let Outcome::NotYet(ticket) = fault(&space, PAGE, Access::Read) else { panic!("it was brought") };
         space.discard(range(2 * PAGE, PAGE), refill).unwrap();
         assert_eq!(pager.state(ticket), Waiting::NotYet);
-        space.discard(range(0, 4 * PAGE), refill).unwrap();
+        let all = range(0, 4 * PAGE);
+        // Before anything is freed.
+        let discarding = in_steps.then(|| space.discard_in_steps(all, refill).unwrap());
+        if !in_steps {
+            space.discard(all, refill).unwrap();
+        }
         assert_eq!((pager.state(ticket), source.cancelled.load(Ordering::Relaxed)), (Waiting::Over, 1));
         assert!(pager.complete(ticket, Ok(&[1; PAGE])).is_err());
+        drop(discarding);
         match (fault(&space, PAGE, Access::Read), refill) {
             (Outcome::NotYet(again), Refill::Source) => assert_ne!(again, ticket),
             (Outcome::Resolved, Refill::Zeros) => assert_eq!(space.load(gpa(PAGE)), Ok(0_u64)),
