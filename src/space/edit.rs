@@ -12,7 +12,7 @@ use crate::{
     backend::{Backend, Heritage, Mapping, Offset, Populate},
     counted::Counted,
     error::{Error, RegionError},
-    format::{Format, Inexpressible, Owner},
+    format::{Format, Inexpressible, LeafPolicy, Owner},
     lock::LockFamily,
     pages::{Inherited, Pages},
     platform::Platform,
@@ -72,6 +72,29 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::NoMemory`], [`Error::Limit`];
     /// - [`Error::Invalidation`] if an earlier operation's invalidation still fails.
     pub fn map(&self, range: GuestPhysRange, mapping: Mapping, flags: MappingFlags) -> Result<(), Error> {
+        self.check(range)?;
+        self.check_flags(range, flags)?;
+        let (backend, fill) = match mapping {
+            Mapping::Linear { to } => {
+                self.check_target(range, to)?;
+                (linear(range, to), Some(Fill::linear(to, flags)))
+            }
+            Mapping::Private { populate, leaf } => {
+                check_private(range, flags)?;
+                private(populate, leaf, flags)
+            }
+            mapping => return self.map_region(range, mapping, flags),
+        };
+        let area = MemoryArea::new(range.start, range.size(), flags, backend);
+        match fill {
+            None => self.insert(area),
+            Some(fill) => self.insert_filled(area, fill),
+        }
+    }
+
+    /// Maps a part of a region.
+    #[inline(never)]
+    fn map_region(&self, range: GuestPhysRange, mapping: Mapping, flags: MappingFlags) -> Result<(), Error> {
         let Incoming { area, content, lease } = self.incoming(range, mapping, flags)?;
         match content {
             Content::Lazy(handle) => {
@@ -89,7 +112,6 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// What a mapping puts into `range`, if nothing but the map can refuse it.
-    #[inline]
     pub(super) fn incoming(
         &self,
         range: GuestPhysRange,
@@ -101,7 +123,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let (backend, content) = match mapping {
             Mapping::Linear { to } => {
                 self.check_target(range, to)?;
-                (Backend::Linear(Offset::new(range.start, to)), Content::Filled(Fill::linear(to, flags)))
+                (linear(range, to), Content::Filled(Fill::linear(to, flags)))
             }
             Mapping::Shared { region, offset } => {
                 check_private(range, flags)?;
@@ -112,13 +134,10 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 let (heritage, heirloom) = self.heirloom(range, region, offset, flags)?;
                 (Backend::CopyOnWrite(heritage), Content::Inherited(heirloom))
             }
-            Mapping::Private { populate: Populate::Now, leaf } => {
+            Mapping::Private { populate, leaf } => {
                 check_private(range, flags)?;
-                (Backend::Private(leaf), Content::Filled(Fill::Own(leaf, flags)))
-            }
-            Mapping::Private { populate: Populate::Lazy, leaf } => {
-                check_private(range, flags)?;
-                (Backend::Private(leaf), Content::Lazy(None))
+                let (backend, fill) = private(populate, leaf, flags);
+                (backend, fill.map_or(Content::Lazy(None), Content::Filled))
             }
         };
         let lease = match &backend {
@@ -258,6 +277,16 @@ pub(super) fn check_kind(area: &MemoryArea<Backend>, range: GuestPhysRange, flag
         Backend::Borrowed(loan) if loan.flags().contains(flags) => Ok(()),
         Backend::Borrowed(loan) => Err(Error::Denied { range: area.va_range(), flags: loan.flags() }),
     }
+}
+
+/// Linear memory.
+const fn linear(range: GuestPhysRange, to: PhysAddr) -> Backend {
+    Backend::Linear(Offset::new(range.start, to))
+}
+
+/// Private memory, and what is in it at once.
+fn private(populate: Populate, leaf: LeafPolicy, flags: MappingFlags) -> (Backend, Option<Fill<'static>>) {
+    (Backend::Private(leaf), (populate == Populate::Now).then_some(Fill::Own(leaf, flags)))
 }
 
 /// Refuses device flags for memory.

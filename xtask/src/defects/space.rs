@@ -76,8 +76,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["F2"],
         edits: &[Edit {
             file: EDIT,
-            text: "(Backend::Private(leaf), Content::Lazy(None))",
-            instead: "(Backend::Private(leaf), Content::Filled(Fill::Own(leaf, flags)))",
+            text: "(populate == Populate::Now).then_some(Fill::Own(leaf, flags))",
+            instead: "Some(Fill::Own(leaf, flags)).filter(|_| populate != Populate::Now || true)",
         }],
         host: &[toy("of_a_lazy_area_builds_no_table"), host("cortex_a57::faults::a_lazy_area")],
         emulator: Emulator::Shows(A57, &["faults::a_lazy_area_builds_no_tables"]),
