@@ -27,6 +27,12 @@ impl Pages {
         self.isolate(range)
     }
 
+    /// How many pieces a [cut](Self::cut) takes out of a range, which is [isolated](Self::isolate): trees, and pages of leaves
+    /// of which others stay. None come while nothing else changes this tree: what others have of it too goes as a whole.
+    pub(crate) fn pieces(&self, range: &Range<usize>) -> (usize, usize) {
+        pieces(&self.root, self.height, self.base, range)
+    }
+
     /// Takes the pages of a range out, which is [isolated](Self::isolate), and for which `into` has [room](Leaving::reserve).
     /// They go off the account of `payer`, if they may be on one.
     pub(crate) fn cut(&mut self, range: &Range<usize>, payer: Option<&Payer>, into: &mut Leaving) {
@@ -178,6 +184,24 @@ fn isolate(
         .iter_mut()
         .enumerate()
         .try_for_each(|(at, child)| isolate(child, height - 1, base + (at << (height * BITS)), range, supplied))
+}
+
+fn pieces(child: &Child, height: u32, base: usize, range: &Range<usize>) -> (usize, usize) {
+    let Some(node) = child else { return (0, 0) };
+    match (Cover::of(height, base, range), node) {
+        (Cover::Nothing, _) => (0, 0),
+        (Cover::All, _) => (1, 0),
+        (Cover::Part, Node::Leaf(leaf)) => {
+            let records = leaf.0.read();
+            let pages = range.start.max(base)..range.end.min(base + FAN);
+            (0, pages.filter(|&page| !records.pages[index(page, 0)].is_absent()).count())
+        }
+        (Cover::Part, Node::Inner(inner)) => {
+            let below = |(at, child)| pieces(child, height - 1, base + (at << (height * BITS)), range);
+            let children = inner.children.read();
+            children.iter().enumerate().map(below).fold((0, 0), |all, more| (all.0 + more.0, all.1 + more.1))
+        }
+    }
 }
 
 /// A cut.

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::{
-    MOST_LEVELS, Pages,
+    Pages,
     keeper::Payer,
     node::{Child, FAN, Gone, Node, Records},
 };
@@ -60,13 +60,8 @@ impl LeavingTree {
 }
 
 impl Leaving {
-    /// Room for what [`Pages::cut`] takes out of some ranges. For one page there always is.
-    pub(crate) fn reserve(&mut self, ranges: impl Iterator<Item = Range<usize>>) -> Result<(), Exhausted> {
-        let (mut trees, mut pages) = (0, 0);
-        for range in ranges {
-            trees += if range.len() < FAN { 0 } else { 2 * FAN * MOST_LEVELS };
-            pages += range.len().min(2 * FAN);
-        }
+    /// Room for so many [pieces](Pages::pieces). For one page there always is.
+    pub(crate) fn reserve(&mut self, (trees, pages): (usize, usize)) -> Result<(), Exhausted> {
         let pages = pages.saturating_sub(usize::from(self.page.is_none()));
         let room = self.trees.try_reserve(trees).and_then(|()| self.pages.try_reserve(pages));
         room.map_err(|_| Exhausted::Memory)

@@ -71,9 +71,6 @@ pub(crate) enum Taken {
     Nothing,
 }
 
-/// How many levels a tree has at most that has all pages of 4 KiB below 2^52.
-const MOST_LEVELS: usize = (52 - 12) / BITS as usize;
-
 /// How many pages a node of that height has, as a power of two.
 const fn bits(height: u32) -> u32 {
     (height + 1) * BITS

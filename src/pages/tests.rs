@@ -159,7 +159,7 @@ fn what_is_cut_out_goes_in_steps_and_the_rest_stays() {
         let other = tree.share();
         let mut leaving = Leaving::default();
         tree.isolate(&range).unwrap();
-        leaving.reserve(core::iter::once(range.clone())).unwrap();
+        leaving.reserve(tree.pieces(&range)).unwrap();
         tree.cut(&range, Some(&world.payer), &mut leaving);
         assert_eq!(there(&tree), (0..4096).filter(|page| !range.contains(page)).collect::<Vec<_>>(), "{range:?}");
         assert_eq!((other.count(), world.out()), (4096, 4096), "another tree has them all");
@@ -200,7 +200,7 @@ fn what_others_wait_for_stays_theirs() {
     assert!(tree.wanted(20).unwrap().is_some());
     let mut leaving = Leaving::default();
     tree.isolate(&(16..32)).unwrap();
-    leaving.reserve(core::iter::once(16..32)).unwrap();
+    leaving.reserve(tree.pieces(&(16..32))).unwrap();
     tree.cut(&(16..32), Some(&world.payer), &mut leaving);
     while !matches!(leaving.take_missing(), Waiting::Nothing) {}
     while !leaving.is_empty() {
@@ -221,7 +221,7 @@ fn pages_come_in_the_place_of_others() {
         comes.graft(range.start, &mut from, range.start + 3, range.len()).unwrap();
         let mut leaving = Leaving::default();
         tree.isolate(&range).unwrap();
-        leaving.reserve(core::iter::once(range.clone())).unwrap();
+        leaving.reserve(tree.pieces(&range)).unwrap();
         tree.make_way(&comes).unwrap();
         tree.cut(&range, Some(&world.payer), &mut leaving);
         tree.merge(comes);

@@ -168,7 +168,7 @@ pub(crate) trait Region: Send + Sync {
         if !book.cover.agrees(shown, pages.clone()) {
             return Err(RegionError::ShownElsewhere { offset, size });
         }
-        let isolated = book.pages.isolate(pages).and_then(|()| leaving.reserve(core::iter::once(pages.clone())));
+        let isolated = book.pages.isolate(pages).and_then(|()| leaving.reserve(book.pages.pieces(pages)));
         isolated.map_err(|_| RegionError::NoMemory { offset, size })
     }
 
