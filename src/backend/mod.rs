@@ -55,6 +55,9 @@ pub enum Mapping {
     },
     /// A frozen region's memory until it is written: the first write to a page gives this guest its own copy, and only
     /// then costs memory.
+    ///
+    /// What is shared takes least where address and offset agree modulo 64 KiB: elsewhere each page of the region that has a
+    /// frame, or may come from a source, takes some bytes of heap for itself.
     CopyOnWrite {
         /// Whose memory.
         region: SharedRegion,

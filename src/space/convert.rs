@@ -24,7 +24,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     ///
     /// Nothing is copied and nothing changes for the guest; no CPU has to forget anything but where a block must be split
     /// at an end of the range. What is untouched yet stays so, in the region. The frames are off the space's
-    /// [limit](crate::Limits), as all of a region's.
+    /// [limit](crate::Limits), as all of a region's. What is refused changes nothing, but that what was left to the space
+    /// alone of a snapshot is its own again.
     ///
     /// # Errors
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;

@@ -44,18 +44,21 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     where
         P::Invalidate: Clone,
     {
-        let mut guard = self.exclusive()?;
-        let draft = self.draft(&mut guard)?;
-        let State { areas, table, .. } = &mut *guard;
-        let range = draft.range;
-        draft.reserve(&self.context, table, range)?;
-        // Nothing fails from here on but the invalidation.
-        draft.adopt(&self.context, table, range);
-        let mut changes = Changes::new(range);
-        table.freeze(&self.context, range, &mut changes);
-        let flush = table.frozen(&self.context, changes);
-        draft.hand_over(areas, &self.accounts);
-        flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
+        let (draft, flushed) = {
+            let mut guard = self.exclusive()?;
+            let mut draft = self.draft(&mut guard)?;
+            let State { areas, table, .. } = &mut *guard;
+            let range = draft.range;
+            draft.reserve(&self.context, table, range)?;
+            // Nothing fails from here on but the invalidation.
+            draft.adopt(&self.context, table, range);
+            let mut changes = Changes::new(range);
+            table.freeze(&self.context, range, &mut changes);
+            let flush = table.frozen(&self.context, changes);
+            draft.hand_over(areas, &self.accounts);
+            (draft, flush.finish())
+        };
+        flushed.map_err(|cause| Error::Invalidation { range: draft.range, cause })?;
         Ok(draft.into_snapshot())
     }
 
@@ -78,9 +81,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let places = places(&parts).map_err(|_| out_of_memory)?;
         let size = last.offset + last.range.size();
         inherited.pages().write().span(&inherit::pages(range)).map_err(|_| out_of_memory)?;
+        let mut let_go = Vec::new();
+        let_go.try_reserve_exact(supplied(&state.areas).count()).map_err(|_| out_of_memory)?;
         let region = SharedRegion::of(size, &keeper, supplies.clone(), places).ok_or(out_of_memory)?;
         region.freeze().map_err(|cause| Error::Region { range, cause })?;
-        Ok(Draft { parts, range, region, inherited, keeper, supplies })
+        Ok(Draft { parts, range, region, inherited, keeper, supplies, let_go })
     }
 
     /// Who allocates the space's pages, for whoever has them in the end.
@@ -192,22 +197,24 @@ fn places(parts: &[Part]) -> Result<Places, Exhausted> {
 
 /// The sources behind all that was inherited.
 fn supplies(areas: &MemorySet<Backend>) -> Result<Option<Supplies>, Exhausted> {
-    let supplied = || {
-        areas.iter().filter_map(|area| match area.backend() {
-            Backend::CopyOnWrite(heritage) => Some((inherit::pages(area.va_range()), heritage.supplies()?)),
-            _ => None,
-        })
-    };
-    let count = supplied().map(|(_, supplies)| supplies.len()).sum();
+    let count = supplied(areas).map(|(_, supplies)| supplies.len()).sum();
     if count == 0 {
         return Ok(None);
     }
     let mut ranges = Vec::new();
     ranges.try_reserve_exact(count).map_err(|_| Exhausted::Memory)?;
-    for (pages, supplies) in supplied() {
+    for (pages, supplies) in supplied(areas) {
         ranges.extend(supplies.within(pages));
     }
     Supplies::new(ranges).map(Some)
+}
+
+/// The pages of each area that sources are behind, and those.
+fn supplied(areas: &MemorySet<Backend>) -> impl Iterator<Item = (core::ops::Range<usize>, &Supplies)> {
+    areas.iter().filter_map(|area| match area.backend() {
+        Backend::CopyOnWrite(heritage) => Some((inherit::pages(area.va_range()), heritage.supplies()?)),
+        _ => None,
+    })
 }
 
 /// A snapshot that is not complete yet.
@@ -221,6 +228,8 @@ pub(super) struct Draft {
     inherited: Counted<dyn Inherited>,
     keeper: Counted<dyn Keeper>,
     supplies: Option<Supplies>,
+    /// What was behind the areas before. It goes without the space's lock, since a source may go with it. There is room.
+    let_go: Vec<Supplies>,
 }
 
 impl Draft {
@@ -257,12 +266,16 @@ impl Draft {
     }
 
     /// Has the areas inherit, and the region share what they do.
-    pub(super) fn hand_over(&self, areas: &mut MemorySet<Backend>, payer: &Payer) {
-        let mut parts = self.parts.iter();
+    pub(super) fn hand_over(&mut self, areas: &mut MemorySet<Backend>, payer: &Payer) {
+        let Self { parts, supplies: all, let_go, .. } = self;
+        let mut parts = parts.iter();
         areas.each_backend(|_, backend| {
             let supplies = match backend {
                 Backend::Private(_) => None,
-                Backend::CopyOnWrite(heritage) => heritage.supplies().and(self.supplies.clone()),
+                Backend::CopyOnWrite(heritage) => heritage.supplies().and_then(|before| {
+                    let_go.push(before.clone());
+                    all.clone()
+                }),
                 _ => return,
             };
             if let Some(part) = parts.next() {

@@ -114,7 +114,7 @@ impl<P: Platform, L: LockFamily> Snapshotting<'_, P, L> {
     fn conclude(&mut self) -> Result<Snapshot, Error> {
         let mut guard = self.space.state.exclusive();
         let State { areas, table, snapshotting, .. } = &mut *guard;
-        let Some(draft) = self.draft.take() else {
+        let Some(mut draft) = self.draft.take() else {
             return Err(Error::NotMapped(self.space.context.everything()));
         };
         let range = draft.range();
@@ -124,6 +124,7 @@ impl<P: Platform, L: LockFamily> Snapshotting<'_, P, L> {
         let flushed = flush.finish();
         *snapshotting = None;
         self.space.context.shootdown.open();
+        drop(guard);
         flushed.map_err(|cause| Error::Invalidation { range, cause })?;
         Ok(draft.into_snapshot())
     }

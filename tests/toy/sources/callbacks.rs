@@ -191,3 +191,59 @@ fn end_without_any_lock_where_a_mapping_is_refused() {
     assert_eq!(refused, Err(Error::Overlap { range: range(0, PAGE), with: range(0, PAGE) }));
     assert_eq!(*was_free.lock().unwrap(), Some(true));
 }
+
+/// A source that looks at a space when it goes.
+struct Farewell {
+    space: OnceLock<std::sync::Weak<GuestSpace<Machine>>>,
+    gone: Arc<AtomicU64>,
+}
+
+impl Source for Farewell {
+    fn ask(&self, _: Ticket, _: &mut [u8]) -> Supply {
+        Supply::Ready
+    }
+
+    fn settled(&self, _: Ticket, _: Settled) {}
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        let space = self.space.get().and_then(std::sync::Weak::upgrade).expect("it is there");
+        elsewhere(move || assert!(space.stats().areas > 0));
+        self.gone.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Whatever it was that let go of it for good.
+#[test]
+fn a_source_goes_without_any_lock() {
+    type Let = fn(&GuestSpace<Machine>);
+    let lets: [(&str, Let); 6] = [
+        ("unmap", |space| space.unmap(range(BLOCK, PAGE)).unwrap()),
+        ("discard", |space| space.discard(range(BLOCK, PAGE), stage2::space::Refill::Zeros).unwrap()),
+        ("replace", |space| space.replace(range(BLOCK, PAGE), LAZY, RW).unwrap()),
+        ("make_shared", |space| drop(space.make_shared(range(BLOCK, PAGE)).unwrap())),
+        ("snapshot", |space| drop(space.snapshot().unwrap())),
+        ("snapshot in steps", |space| drop(space.snapshot_in_steps().unwrap().finish().unwrap())),
+    ];
+    for (name, let_go) in lets {
+        let board = Board::new();
+        let gone = Arc::new(AtomicU64::new(0));
+        let (space, (_, other)) = (Arc::new(board.space()), pager(2));
+        let farewell = Arc::new(Farewell { space: OnceLock::new(), gone: gone.clone() });
+        farewell.space.set(Arc::downgrade(&space)).unwrap();
+        let pager = Pager::new(farewell, NonZeroUsize::MIN).unwrap();
+        space.map_from(range(BLOCK, PAGE), &pager, 0, RW).unwrap();
+        space.map_from(range(0, PAGE), &other, 0, RW).unwrap();
+        drop(pager);
+        assert_eq!(fault(&space, BLOCK, Access::Write), Outcome::Resolved, "{name}");
+        if name.starts_with("snapshot") {
+            // Behind the area that stays it is noted that it was there.
+            drop(space.snapshot().unwrap());
+            space.unmap(range(BLOCK, PAGE)).unwrap();
+        }
+        assert_eq!(gone.load(Ordering::Relaxed), 0, "{name}");
+        let_go(&space);
+        assert_eq!(gone.load(Ordering::Relaxed), 1, "{name}");
+    }
+}

@@ -9,6 +9,7 @@ const FLUSH: &str = "src/table/flush.rs";
 const MEMORY: &str = "src/region/memory.rs";
 const PUNCH: &str = "src/space/discard_region.rs";
 const REPLACE: &str = "src/space/replace.rs";
+const SNAPSHOT: &str = "src/space/snapshot.rs";
 
 pub const DEFECTS: &[Defect] = &[
     Defect {
@@ -161,5 +162,16 @@ pub const DEFECTS: &[Defect] = &[
         }],
         host: &[toy("discard_region::refused::while_a_cpu_of_any")],
         emulator: Emulator::Cannot("every CPU can be told"),
+    },
+    Defect {
+        name: "a-source-that-goes-under-the-lock",
+        rules: &["S5"],
+        edits: &[Edit {
+            file: SNAPSHOT,
+            text: "                    let_go.push(before.clone());",
+            instead: "                    let _ = (&before, &let_go);",
+        }],
+        host: &[toy("callbacks::a_source_goes_without_any_lock")],
+        emulator: Emulator::Cannot("no source there takes a lock when it goes"),
     },
 ];
