@@ -170,13 +170,13 @@ pub enum Disagreement {
     /// A loan's memory at the lender is not marked as on loan, or another space's.
     #[error("of a loan of {size:#x} bytes, {found:#x} are marked as on loan")]
     NotOnLoan {
-        /// The size of the loan in bytes.
+        /// The size in bytes of what is out, side by side.
         size: usize,
         /// How many bytes are marked as it should be.
         found: usize,
     },
-    /// Two loans have a page in common, or are not in the order of their addresses.
-    #[error("the loan begins before the loan before it ends")]
+    /// Loans are not in the order of their addresses, or have a page in common that is not shared by two.
+    #[error("the loan is not behind the one before it, or has a page of it that only one loan can have")]
     LoanOrder,
     /// An area of borrowed memory lies outside the range of its loan.
     #[error("the area is not within the range of its loan")]

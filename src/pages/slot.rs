@@ -209,8 +209,8 @@ pub(super) fn ask(
 }
 
 impl Content {
-    /// Its frame comes, if it has none and `admit` allows that: then it is on the account of the one that it was asked for, and nobody has
-    /// to be told any more.
+    /// Its frame comes, if it has none and `admit` allows that: then it is on the account of the one that it was asked for,
+    /// and nobody has to be told any more.
     fn come(&mut self, at: PhysAddr, admit: &mut dyn FnMut() -> bool) -> Result<(bool, Option<Pager>), Exhausted> {
         // A ticket may be answered that a CPU was given for a page which had just come by itself.
         if self.at.is_some() {
