@@ -9,8 +9,8 @@ use crate::{
     table::{Edit, RemovedPage},
 };
 
-/// Memory that no CPU reaches any more, and that is still to be freed: [`GuestSpace::unmap_in_steps`] and
-/// [`GuestSpace::discard_in_steps`] make it.
+/// Memory that no CPU reaches any more, and that is still to be freed: [`GuestSpace::unmap_in_steps`],
+/// [`GuestSpace::discard_in_steps`] and [`GuestSpace::replace_in_steps`] make it.
 ///
 /// Dropped, it frees the rest at once. The space's lock is not held meanwhile, and other memory may come to the range.
 #[must_use = "dropping it frees everything at once"]
