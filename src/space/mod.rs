@@ -111,8 +111,8 @@ pub struct Config<P: Platform> {
 ///
 /// # Locks
 /// [`leave`](Self::leave) comes before every other call, [`enter`](Self::enter) after all of them have returned:
-/// nothing may be called on a CPU that is in the guest but [`flush`](Self::flush). The order is then the space's lock (two
-/// spaces' by their addresses), a region's, a [pager](crate::pager::Pager)'s or the allocator's.
+/// nothing may be called on a CPU that is in the guest but [`flush`](Self::flush). The order is then the space's lock
+/// (several spaces' by their addresses), a region's, a [pager](crate::pager::Pager)'s or the allocator's.
 /// [`Frames`](crate::Frames) and [`Invalidate`] are called with the space's lock held and must not call back; a
 /// [`Source`](crate::pager::Source) is called without any.
 ///
