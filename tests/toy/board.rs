@@ -2,7 +2,7 @@
 
 use std::{
     alloc::Layout,
-    collections::BTreeSet,
+    collections::BTreeMap,
     ptr::NonNull,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -48,7 +48,9 @@ struct State {
     events: Vec<Event>,
     synchronized: Vec<(PhysAddr, usize, Content)>,
     published: usize,
-    used: BTreeSet<usize>,
+    /// The pages that are allocated, and each one's allocation.
+    used: BTreeMap<usize, usize>,
+    allocations: usize,
     next: usize,
     /// How many more allocations succeed.
     left: Option<usize>,
@@ -211,7 +213,9 @@ unsafe impl Frames for Board {
             first + count <= PAGES && state.used.range(first..first + count).next().is_none()
         };
         let first = starts.into_iter().find(|&first| free(&state, first))?;
-        state.used.extend(first..first + count);
+        state.allocations += 1;
+        let allocation = state.allocations;
+        state.used.extend((first..first + count).map(|page| (page, allocation)));
         state.next = first + count;
         let at = PhysAddr::from_usize(first * PAGE_SIZE_4K);
         state.events.push(Event::Allocated(at, count));
@@ -231,10 +235,13 @@ unsafe impl Frames for Board {
         // SAFETY: the caller gives the pages back.
         unsafe { self.pointer(at).write_bytes(0x5a, count * PAGE_SIZE_4K) }
         let mut state = self.state();
+        let mut of = None;
         for page in at.as_usize() / PAGE_SIZE_4K..at.as_usize() / PAGE_SIZE_4K + count {
-            let is_ours = state.used.remove(&page);
+            let allocation = state.used.remove(&page);
             // A second panic would end the process, and with it the other tests' verdicts.
-            assert!(is_ours || std::thread::panicking(), "page {page} is freed, but not allocated");
+            assert!(allocation.is_some() || std::thread::panicking(), "page {page} is freed, but not allocated");
+            let is_one = *of.get_or_insert(allocation) == allocation;
+            assert!(is_one || std::thread::panicking(), "page {page} is freed with one of another allocation");
         }
         state.events.push(Event::Freed(at, count));
         let elsewhere = state.on_free.take();
