@@ -6,6 +6,8 @@
 mod audit;
 #[path = "toy/balloon.rs"]
 mod balloon;
+#[path = "toy/blocks.rs"]
+mod blocks;
 #[path = "toy/board.rs"]
 mod board;
 #[path = "toy/caches.rs"]

@@ -2,6 +2,7 @@
 
 use core::ops::Range;
 
+use memory_addr::PhysAddr;
 use spin::rwlock::{RwLock, RwLockReadGuard};
 
 use super::{
@@ -31,6 +32,11 @@ pub(crate) trait Inherited: Send + Sync {
     /// What is known of a page.
     fn look(&self, page: usize) -> Look {
         self.pages().read().look(page)
+    }
+
+    /// As [`Pages::block`].
+    fn block(&self, first: usize, pages: usize) -> Option<PhysAddr> {
+        self.pages().read().block(first, pages)
     }
 
     /// Keeps every page where it is.

@@ -8,7 +8,7 @@ use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 use crate::{
     account::{Accounts, Exhausted},
     counted::Counted,
-    frame::{Frames, Owned},
+    frame::{Frames, Owned, Pieces},
     invalidate::{Content, Invalidate},
     platform::Platform,
 };
@@ -18,6 +18,10 @@ pub(crate) trait Keeper: Send + Sync {
     /// Allocates a frame that starts as zeros and that `write` fills, and brings its caches in step; `None` if `write`
     /// refuses.
     fn allocate(&self, write: &mut dyn FnMut(&mut [u8]) -> bool) -> Result<Option<PhysAddr>, Exhausted>;
+
+    /// Allocates so many frames of zeros side by side, aligned to their size, and brings their caches in step; `None` if there
+    /// are none, or if they could not be freed one by one.
+    fn allocate_block(&self, pages: usize) -> Option<PhysAddr>;
 
     /// Frees a frame.
     ///
@@ -69,6 +73,15 @@ impl<P: Platform> Keeper for PlatformKeeper<P> {
         }
         self.operations.synchronize(bytes, PAGE_SIZE_4K, Content::Data);
         Ok(Some(fresh.into_raw()))
+    }
+
+    fn allocate_block(&self, pages: usize) -> Option<PhysAddr> {
+        if self.frames.pieces() == Pieces::Whole {
+            return None;
+        }
+        let fresh = Owned::allocate(&self.frames, pages)?.zeroed();
+        self.operations.synchronize(self.frames.pointer(fresh.at()), pages * PAGE_SIZE_4K, Content::Data);
+        Some(fresh.into_raw())
     }
 
     unsafe fn free(&self, at: PhysAddr) {

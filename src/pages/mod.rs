@@ -10,6 +10,7 @@ mod asker;
 mod audit;
 mod edit;
 mod end;
+mod frame;
 mod inherited;
 mod keeper;
 #[cfg(all(test, loom))]
@@ -23,13 +24,14 @@ mod tests;
 
 use core::ops::Range;
 
-use memory_addr::PhysAddr;
+use memory_addr::{PAGE_SIZE_4K, PhysAddr};
 
 use self::node::{BITS, Child, FAN, Inner, Node, Record, Records};
 pub(crate) use self::{
     asker::{Asker, is_still_missing},
     audit::{Named, leaving_paid},
     end::Leaving,
+    frame::Frame,
     inherited::{Inherited, inherited},
     keeper::{Keeper, Paid, Payer, PlatformKeeper, Pool},
     node::Gone,
@@ -92,7 +94,7 @@ impl Pages {
     pub(crate) fn wanted(&mut self, page: usize) -> Result<Option<Wanted>, Exhausted> {
         let Some(Node::Leaf(leaf)) = self.node(page, 0)? else { return Ok(None) };
         let share = leaf.0.upgradeable_read().upgrade().share(index(page, 0), self.supplied.as_ref())?;
-        Ok(share.filter(|share| share.at().is_none()).map(|share| share.wanted()))
+        Ok(share.filter(|share| share.frame().is_none()).map(|share| share.wanted()))
     }
 
     /// Makes a root that all pages of a range are below, where a source is behind some: what that brings comes to all that
@@ -134,6 +136,15 @@ impl Pages {
     /// The frame of a page.
     pub(crate) fn frame(&self, page: usize) -> Option<PhysAddr> {
         self.look(page).at
+    }
+
+    /// Where the block is that the frames of so many pages, from `first` on, are in their order: it was allocated at once, or
+    /// as a part of a larger one. `None` if they are anything else.
+    pub(crate) fn block(&self, first: usize, pages: usize) -> Option<PhysAddr> {
+        let range = first..first + pages;
+        let at = self.frame(first).filter(|at| at.as_usize().is_multiple_of(pages * PAGE_SIZE_4K))?;
+        let is_block = self.covers(range.end - 1) && is_block(&self.root, self.height, self.base, &range, at);
+        is_block.then_some(at)
     }
 
     /// Makes the root's place one of that height at least, with a page in it.
@@ -207,13 +218,13 @@ impl Pages {
     }
 
     /// Gives pages from `first` on, which have none, a frame each. Their room is reserved.
-    pub(crate) fn put_all(&mut self, first: usize, mut frames: impl Iterator<Item = PhysAddr>) {
+    pub(crate) fn put_all(&mut self, first: usize, mut frames: impl Iterator<Item = Frame>) {
         let mut page = first;
         while let Some(records) = self.sole_leaf(page) {
             let before = page;
             // The records come first: a frame that is taken out of the iterator has one.
-            for (record, at) in records.pages[index(page, 0)..].iter_mut().zip(&mut frames) {
-                *record = Record::Own(at);
+            for (record, frame) in records.pages[index(page, 0)..].iter_mut().zip(&mut frames) {
+                *record = Record::Own(frame);
                 page += 1;
             }
             if page == before || !page.is_multiple_of(FAN) {
@@ -344,6 +355,27 @@ fn next(child: &Child, height: u32, base: usize, range: &Range<usize>) -> Option
             let children = inner.children.read();
             (index(first, height)..=index(end - 1, height))
                 .find_map(|at| next(&children[at], height - 1, base + (at << (height * BITS)), range))
+        }
+    }
+}
+
+/// Whether the frames of a node's pages in a range are those of the block at an address, in their order.
+fn is_block(child: &Child, height: u32, base: usize, range: &Range<usize>, at: PhysAddr) -> bool {
+    let (first, last) = (range.start.max(base), (range.end - 1).min(base + ((1 << bits(height)) - 1)));
+    match child {
+        None => false,
+        Some(Node::Leaf(leaf)) => {
+            let records = leaf.0.read();
+            (first..=last).all(|page| {
+                let at = at + (page - range.start) * PAGE_SIZE_4K;
+                let frame = records.pages[index(page, 0)].frame();
+                frame.is_some_and(|frame| frame.at() == at && frame.is_of_block(range.len()))
+            })
+        }
+        Some(Node::Inner(inner)) => {
+            let children = inner.children.read();
+            (index(first, height)..=index(last, height))
+                .all(|child| is_block(&children[child], height - 1, base + (child << (height * BITS)), range, at))
         }
     }
 }

@@ -5,6 +5,7 @@ use memory_addr::PhysAddr;
 use spin::rwlock::RwLock;
 
 use super::{
+    frame::Frame,
     keeper::{Keeper, Payer, Pool},
     slot::Share,
 };
@@ -47,7 +48,7 @@ pub(super) enum Record {
     #[default]
     Absent,
     /// A page that no other leaf names.
-    Own(PhysAddr),
+    Own(Frame),
     /// A page that other leaves may name, or that a source was asked for.
     Shared(Share),
 }
@@ -64,12 +65,17 @@ impl Record {
     }
 
     /// Its frame.
-    pub fn at(&self) -> Option<PhysAddr> {
+    pub fn frame(&self) -> Option<Frame> {
         match self {
             Self::Absent => None,
-            Self::Own(at) => Some(*at),
-            Self::Shared(share) => share.at(),
+            Self::Own(frame) => Some(*frame),
+            Self::Shared(share) => share.frame(),
         }
+    }
+
+    /// Where its frame is.
+    pub fn at(&self) -> Option<PhysAddr> {
+        self.frame().map(Frame::at)
     }
 
     /// Whether no other leaf names it.
@@ -99,9 +105,9 @@ impl Records {
             (Record::Absent, None) => return Ok(None),
             (Record::Shared(share), _) => return Ok(Some(share.clone())),
             (Record::Absent, Some(keeper)) => Share::missing(keeper).ok_or(Exhausted::Memory)?,
-            (Record::Own(at), _) => {
+            (Record::Own(frame), _) => {
                 let share = Share::missing(&self.keeper).ok_or(Exhausted::Memory)?;
-                share.set(*at);
+                share.set(*frame);
                 share
             }
         };
@@ -178,7 +184,7 @@ impl Records {
     pub fn take(&mut self, page: usize, payer: Option<&Payer>) -> Option<(PhysAddr, bool)> {
         match core::mem::take(&mut self.pages[page & (FAN - 1)]) {
             Record::Absent => None,
-            Record::Own(at) => Some((at, false)),
+            Record::Own(frame) => Some((frame.at(), false)),
             Record::Shared(share) => {
                 let was_paid = payer.is_some_and(|payer| share.take_charge(payer, page));
                 share.take().map(|at| (at, was_paid))
@@ -211,9 +217,9 @@ impl Gone {
 
 impl Drop for Gone {
     fn drop(&mut self) {
-        if let Record::Own(at) = self.what {
+        if let Record::Own(frame) = self.what {
             // SAFETY: no leaf names it any more, and CPUs were made to forget it before it was let go.
-            unsafe { self.keeper.free(at) }
+            unsafe { self.keeper.free(frame.at()) }
         }
     }
 }

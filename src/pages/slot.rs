@@ -6,7 +6,10 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use memory_addr::PhysAddr;
 use spin::rwlock::RwLock;
 
-use super::keeper::{Keeper, Paid, Payer};
+use super::{
+    frame::Frame,
+    keeper::{Keeper, Paid, Payer},
+};
 use crate::{
     account::{Exhausted, Resource},
     counted::Counted,
@@ -33,7 +36,7 @@ struct Slot {
 /// What is known of it.
 struct Content {
     /// Its frame, once it has one.
-    at: Option<PhysAddr>,
+    at: Option<Frame>,
     /// For whom it was asked: with its frame it is on that account.
     paid: Option<Paid>,
     /// The source that was asked for it.
@@ -48,12 +51,12 @@ impl Share {
     }
 
     /// Its frame from now on.
-    pub(super) fn set(&self, at: PhysAddr) {
-        self.0.content.write().at = Some(at);
+    pub(super) fn set(&self, frame: Frame) {
+        self.0.content.write().at = Some(frame);
     }
 
     /// Its frame.
-    pub(super) fn at(&self) -> Option<PhysAddr> {
+    pub(super) fn frame(&self) -> Option<Frame> {
         self.0.content.read().at
     }
 
@@ -90,7 +93,7 @@ impl Share {
     pub(super) fn take(&self) -> Option<PhysAddr> {
         let mut content = self.0.content.write();
         content.unpay();
-        content.at.take()
+        content.at.take().map(Frame::at)
     }
 
     /// The page, to ask for it.
@@ -224,7 +227,7 @@ impl Content {
         if let Some(charge) = charge {
             charge.keep();
         }
-        self.at = Some(at);
+        self.at = Some(Frame::page(at));
         Ok((true, self.asked.take()))
     }
 
@@ -300,9 +303,9 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let content = self.content.get_mut();
         content.unpay();
-        if let Some(at) = content.at {
+        if let Some(frame) = content.at {
             // SAFETY: nothing names the page any more, and CPUs were made to forget it before it was let go.
-            unsafe { self.keeper.free(at) }
+            unsafe { self.keeper.free(frame.at()) }
         }
     }
 }

@@ -33,6 +33,13 @@ impl Keeper for Numbers {
         Ok(Some(PhysAddr::from_usize((self.0.next.fetch_add(1, Ordering::Relaxed) + 1) << 12)))
     }
 
+    fn allocate_block(&self, pages: usize) -> Option<PhysAddr> {
+        let first = (self.0.next.load(Ordering::Relaxed) + 1).next_multiple_of(pages);
+        self.0.next.store(first + pages - 1, Ordering::Relaxed);
+        self.0.out.fetch_add(pages, Ordering::Relaxed);
+        Some(PhysAddr::from_usize(first << 12))
+    }
+
     #[allow(unsafe_code, reason = "the trait's")]
     unsafe fn free(&self, _: PhysAddr) {
         self.0.out.fetch_sub(1, Ordering::Relaxed);
@@ -69,7 +76,7 @@ impl World {
             let range = start..end;
             tree.reserve(range.clone(), &self.keeper).unwrap();
             let frames: Vec<_> = range.clone().map(|_| self.keeper.allocate(&mut |_| true).unwrap().unwrap()).collect();
-            tree.put_all(range.start, frames.into_iter());
+            tree.put_all(range.start, frames.into_iter().map(Frame::page));
         }
         tree
     }
@@ -234,4 +241,43 @@ fn pages_come_in_the_place_of_others() {
         drop((tree, other, from));
         assert_eq!(world.out(), 0, "{range:?}");
     }
+}
+
+#[test]
+fn a_block_is_what_was_allocated_at_once_and_is_in_order() {
+    const PAGES: usize = 64;
+    let world = World::new();
+    let at = world.keeper.allocate_block(PAGES).unwrap();
+    let blocks = |tree: &Pages, pages: usize| -> Vec<usize> {
+        (0..4 * PAGES).filter(|&first| tree.block(first, pages).is_some()).collect()
+    };
+    // Anywhere in the tree, and in another that shares its nodes or its pages.
+    let mut tree = Pages::default();
+    tree.reserve(70..70 + PAGES, &world.keeper).unwrap();
+    tree.put_all(70, Frame::all(at, PAGES * PAGE_SIZE_4K));
+    assert_eq!(tree.block(70, PAGES), Some(at));
+    assert_eq!((blocks(&tree, PAGES), blocks(&tree, PAGES / 2)), ([70].into(), [70, 102].into()));
+    assert_eq!(blocks(&tree, 2 * PAGES), [], "larger than what was allocated");
+    for to in [70, 86, 71] {
+        let mut other = Pages::default();
+        other.graft(to, &mut tree, 70, PAGES).unwrap();
+        assert_eq!(blocks(&other, PAGES), [to]);
+        drop(other.take_next(&mut (to + 40..to + 41)));
+        assert_eq!((blocks(&other, PAGES), blocks(&other, PAGES / 2)), ([].into(), [to].into()));
+    }
+    assert_eq!(blocks(&tree, PAGES), [70], "others left it");
+    // Frames side by side that were allocated one by one.
+    let single = world.tree(&[(0, PAGES + 20)]);
+    assert!((0..20).any(|first| single.frame(first).unwrap().as_usize().is_multiple_of(16 * PAGE_SIZE_4K)));
+    assert_eq!(blocks(&single, 16), []);
+    // A block whose pages are in another order.
+    let at = world.keeper.allocate_block(PAGES).unwrap();
+    let mut mixed = Pages::default();
+    mixed.reserve(0..PAGES, &world.keeper).unwrap();
+    let mut frames: Vec<_> = Frame::all(at, PAGES * PAGE_SIZE_4K).collect();
+    frames.swap(17, 18);
+    mixed.put_all(0, frames.into_iter());
+    assert_eq!((blocks(&mixed, PAGES), blocks(&mixed, 32)), ([].into(), [32].into()));
+    drop((tree, single, mixed));
+    assert_eq!(world.out(), 0);
 }

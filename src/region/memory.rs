@@ -11,7 +11,7 @@ use crate::{
     account::Exhausted,
     counted::Counted,
     invalidate::Content,
-    pages::{Asker, Inherited, Keeper, Leaving, Offer, Pages, Pool, Supplies, inherited},
+    pages::{Asker, Frame, Inherited, Keeper, Leaving, Offer, Pages, Pool, Supplies, inherited},
     source::Supplied,
 };
 
@@ -127,6 +127,12 @@ pub(crate) trait Region: Send + Sync {
         self.reading().pages.frame(self.places().of(page))
     }
 
+    /// As [`Pages::block`].
+    fn block(&self, first: usize, pages: usize) -> Option<PhysAddr> {
+        let (places, _) = self.places().within(first..first + pages).next()?;
+        if places.len() == pages { self.reading().pages.block(places.start, pages) } else { None }
+    }
+
     /// What is behind a page.
     fn behind(&self, page: usize) -> Behind {
         if self.frame(page).is_some() {
@@ -232,7 +238,7 @@ impl Fresh<'_> {
         }
         book.pages.reserve(page..page + 1, self.region.keeper())?;
         let Some(at) = self.at.take() else { return Ok(None) };
-        book.pages.put_all(page, core::iter::once(at));
+        book.pages.put_all(page, core::iter::once(Frame::page(at)));
         Ok(Some(at))
     }
 }

@@ -8,6 +8,7 @@ mod cover;
 mod memory;
 mod offer;
 mod places;
+mod populate;
 mod removed;
 mod snapshot;
 mod supply;

@@ -81,6 +81,11 @@ impl View {
         self.region().frame(self.page(gpa))
     }
 
+    /// Where the block is that a range shows in one piece; `None` if it shows anything else.
+    pub(crate) fn block(&self, range: GuestPhysRange) -> Option<PhysAddr> {
+        self.region().block(self.page(range.start), range.size() / PAGE_SIZE_4K)
+    }
+
     /// Brings the page at an address, which the guest misses. Called without any lock.
     pub(crate) fn bring(&self, gpa: GuestPhysAddr, guest: &dyn Asker) -> Result<Supplied, Exhausted> {
         self.region().bring(self.page(gpa), guest)

@@ -149,10 +149,10 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             (Found::Absent(most), Backend::Private(policy)) => {
                 Later::Populate(self.largest_for(area, fault, *policy, most), area.flags())
             }
-            (Found::Absent(_), Backend::Shared(_) | Backend::CopyOnWrite(_)) => {
+            (Found::Absent(most), Backend::Shared(_) | Backend::CopyOnWrite(_)) => {
                 match inherited(state, area, fault, || Pool::of(self.context.frames.plain())) {
                     Some(later) => later,
-                    None => match self.map_page(state, area, fault.gpa)? {
+                    None => match self.map_present(state, area, fault, most)? {
                         Some(installed) => return Ok(Verdict::Answer(outcome_of(installed))),
                         None => Later::Bring(area.backend().clone()),
                     },

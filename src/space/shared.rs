@@ -2,11 +2,12 @@
 
 use page_table_multiarch::MappingFlags;
 
-use super::{GuestSpace, State};
+use super::{GuestSpace, State, inherit};
 use crate::{
     addr::{GuestPhysAddr, GuestPhysRange, Level, PhysAddr},
     backend::Backend,
     error::{Error, RegionError},
+    fault::Fault,
     format::{Format, Leaf, Owner, Used},
     invalidate::{Content, Invalidate},
     lock::LockFamily,
@@ -15,6 +16,9 @@ use crate::{
     set::{Few, MemoryArea, MemorySet, Plan, Within},
     table::{Context, Installed},
 };
+
+/// The level of the blocks that regions have, and that may be inherited.
+const BLOCK: Level = Level(1);
 
 /// No CPU reaches an area that is gone any more: what it borrowed is returned, and it neither shows nor writes a region.
 pub(super) fn give_back(area: &MemoryArea<Backend>) {
@@ -62,6 +66,51 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Ok(())
     }
 
+    /// Puts what a guest touched of a region, or inherited, into the tables, with the lock that is held: as a block, where an
+    /// entry of level `most` is absent and a block stands behind it, else as a page. `None` if there is no frame.
+    pub(super) fn map_present(
+        &self,
+        state: &State,
+        area: &MemoryArea<Backend>,
+        fault: &Fault,
+        most: Level,
+    ) -> Result<Option<Installed>, Error> {
+        let Some(leaf) = (most >= BLOCK).then(|| self.block_leaf(state, area, fault)).flatten() else {
+            return self.map_page(state, area, fault.gpa);
+        };
+        let block = Context::<P>::entry_range(BLOCK, fault.gpa);
+        self.check_frame(block, leaf.at + (block.size() - 1))?;
+        if Content::of(leaf.flags) != Content::Data {
+            // For loads and stores its caches are in step (H14).
+            self.context.synchronize(&leaf, block.size());
+        }
+        let installed = state.table.seek(&self.context, fault.gpa).install_borrowed(&self.context, BLOCK, &leaf);
+        self.context.operations().publish();
+        installed.map(Some).map_err(|exhausted| exhausted.at(Context::<P>::page_of(fault.gpa)))
+    }
+
+    /// The leaf for a block of a region, or one that was inherited, if one leaf may map all of it and allow the access.
+    fn block_leaf(&self, state: &State, area: &MemoryArea<Backend>, fault: &Fault) -> Option<Leaf> {
+        let block = Context::<P>::entry_range(BLOCK, fault.gpa);
+        let is_mappable = self.context.format.maps(BLOCK)
+            && area.va_range().contains_range(block)
+            && self.fits(BLOCK, area.flags(), fault.access);
+        if !is_mappable {
+            return None;
+        }
+        let (at, owner) = match area.backend() {
+            Backend::Shared(view) => (view.block(block), Owner::Shared),
+            // What a source brought, and the guest alone has, is taken page by page: it comes so too, and is no block.
+            Backend::CopyOnWrite(_) => {
+                let inherited = state.inherited.as_deref();
+                let (first, pages) = (inherit::page(block.start), Context::<P>::leaf_pages(BLOCK));
+                (inherited.and_then(|inherited| inherited.block(first, pages)), Owner::Frozen)
+            }
+            _ => return None,
+        };
+        Some(Leaf { at: at?, flags: owner.limit(area.flags()), owner, used: Used::Accessed })
+    }
+
     /// Puts a page of a region, or one that was inherited, into the tables, with the lock that is held; `None` if there is no
     /// frame.
     pub(super) fn map_page(
@@ -92,7 +141,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         };
         let Some(at) = at else { return Ok(None) };
         let leaf = Leaf { at, flags: owner.limit(area.flags()), owner, used: Used::Accessed };
-        self.check_frame(gpa, at)?;
+        self.check_frame(Context::<P>::page_of(gpa), at)?;
         if Content::of(leaf.flags) != Content::Data {
             // For loads and stores its caches are in step (H14).
             self.context.synchronize_page(&leaf);
@@ -100,10 +149,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Ok(Some(leaf))
     }
 
-    /// Refuses a frame that no entry holds: the region may be of another kind of machine.
-    fn check_frame(&self, gpa: GuestPhysAddr, to: PhysAddr) -> Result<(), Error> {
+    /// Refuses an address that no entry holds: the region may be of another kind of machine.
+    fn check_frame(&self, range: GuestPhysRange, to: PhysAddr) -> Result<(), Error> {
         let bits = self.context.format.output_bits();
-        let range = Context::<P>::page_of(gpa);
         if to.as_usize() >> bits == 0 { Ok(()) } else { Err(Error::BadTarget { range, to, bits }) }
     }
 }

@@ -30,7 +30,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
     }
 
-    /// The same for the leaf at an address, or the page that has none yet: where it ends.
+    /// The same for the leaf at an address, or the page that has none yet: where it ends. A block of which others reach a part
+    /// is split.
     pub(super) fn unshare_leaf(
         &self,
         state: &mut State,
@@ -42,15 +43,16 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         if !inherited.is_takable(inherit::page(gpa), pool) {
             return Ok(end);
         }
-        let (span, is_mapped) = match state.table.find(&self.context, gpa) {
+        let (mut span, is_mapped) = match state.table.find(&self.context, gpa) {
             Found::Leaf { leaf: Leaf { owner: Owner::Frozen, .. }, span, .. } => (span, true),
             Found::Absent(_) => (Context::<P>::page_of(gpa), false),
             _ => return Ok(end),
         };
-        let pages = || inherit::pages(span);
-        if !pages().all(|page| inherited.is_takable(page, pool)) {
-            return Ok(span.end);
+        if !inherit::pages(span).all(|page| inherited.is_takable(page, pool)) {
+            span = Context::<P>::page_of(gpa);
+            self.split_at_ends(&mut state.table, span)?;
         }
+        let pages = || inherit::pages(span);
         let failed = |exhausted: Exhausted| exhausted.at(span);
         let mut unpaid = 0;
         for page in pages() {

@@ -16,6 +16,7 @@ mod prelude;
 mod stale;
 
 pub mod addresses;
+pub mod blocks;
 pub mod copying;
 pub mod discarding;
 pub mod faults;

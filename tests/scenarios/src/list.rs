@@ -118,6 +118,13 @@ macro_rules! for_each_scenario {
                 inherited_code_is_executed_and_replaced,
                 it_is_refused_shown_and_moved_as_what_it_is,
             }
+            blocks {
+                guests_share_blocks_and_split_them_each_for_itself,
+                the_other_cpu_loses_a_page_of_a_shared_block,
+                a_fork_has_blocks_until_it_writes_them,
+                the_other_cpu_reads_the_copy_out_of_a_block,
+                shared_blocks_are_executed,
+            }
             snapshots {
                 a_fork_has_what_was_written_before,
                 the_other_cpu_loses_its_leave_to_write,
