@@ -12,7 +12,7 @@ use crate::{
     format::{Leaf, LeafPolicy, Owner},
     lock::{LockFamily, SpaceLock},
     ownership::{Handover, PageState},
-    pages::{Frame, Pool},
+    pages::Pool,
     platform::Platform,
     region::{Lease, SharedRegion, View},
     set::MemoryArea,
@@ -64,8 +64,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let mut bytes = 0;
         let Ok(()) = region.fill(|pages| {
             table.own_memory(&self.context, range, |run| {
-                let frames = run.pieces().flat_map(|(at, size)| Frame::all(at, size));
-                pages.put_all(inherit::page(run.range.start) - first, frames);
+                inherit::put_run(pages, inherit::page(run.range.start) - first, run);
                 bytes += run.range.size();
                 Ok::<_, core::convert::Infallible>(())
             })

@@ -10,8 +10,10 @@ use crate::{
     addr::{GuestPhysAddr, GuestPhysRange},
     backend::Backend,
     counted::Counted,
-    pages::{Gone, Inherited, Look, Pages, Payer},
+    pages::{Frame, Gone, Inherited, Look, Pages, Payer},
+    platform::Platform,
     set::MemoryArea,
+    table::OwnRun,
 };
 
 /// Whether an area's memory was inherited, or is the space's own copy of it.
@@ -33,6 +35,15 @@ pub(super) fn pages(range: GuestPhysRange) -> Range<usize> {
 pub(super) fn each_page(range: GuestPhysRange) -> impl Iterator<Item = GuestPhysRange> {
     let starts = (range.start.as_usize()..range.end.as_usize()).step_by(PAGE_SIZE_4K);
     starts.map(|start| GuestPhysRange::from_start_size(start.into(), PAGE_SIZE_4K))
+}
+
+/// Gives pages from `first` on, which have none, the frames of a run of leaves. Their room is reserved.
+pub(super) fn put_run<P: Platform>(pages: &mut Pages, first: usize, run: &OwnRun<'_, P>) {
+    if run.range.size() == run.len() * PAGE_SIZE_4K {
+        pages.put_all(first, run.pieces().map(|(at, _)| Frame::page(at)));
+    } else {
+        pages.put_all(first, run.pieces().flat_map(|(at, size)| Frame::all(at, size)));
+    }
 }
 
 /// Makes room for pages that are to be inherited in some ranges: nodes that other trees have too must not come to name them.

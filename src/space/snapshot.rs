@@ -14,7 +14,7 @@ use crate::{
     format::Owner,
     lock::LockFamily,
     ownership::PageState,
-    pages::{Frame, Inherited, Keeper, Pages, Payer, PlatformKeeper, Supplies, inherited},
+    pages::{Inherited, Keeper, Pages, Payer, PlatformKeeper, Supplies, inherited},
     platform::Platform,
     region::{Part, Place, Places, SharedRegion, Snapshot},
     set::{MemoryArea, MemorySet},
@@ -256,8 +256,7 @@ impl Draft {
     pub(super) fn adopt<P: Platform>(&self, context: &Context<P>, table: &Table, range: GuestPhysRange) {
         let (mut pages, mut bytes) = (self.inherited.pages().write(), 0);
         let Ok(()) = table.own_memory(context, range, |run| {
-            let frames = run.pieces().flat_map(|(at, size)| Frame::all(at, size));
-            pages.put_all(inherit::pages(run.range).start, frames);
+            inherit::put_run(&mut pages, inherit::page(run.range.start), run);
             bytes += run.range.size();
             Ok::<_, core::convert::Infallible>(())
         });

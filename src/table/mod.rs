@@ -39,6 +39,7 @@ pub(crate) use self::{
     entry::{Installed, Noted},
     flush::Flush,
     install::{Found, Position},
+    own::OwnRun,
     query::Run,
     relocate::Moved,
     removed::{RemovedMemory, RemovedPage},

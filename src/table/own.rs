@@ -30,6 +30,12 @@ pub(crate) struct OwnRun<'t, P: Platform> {
 }
 
 impl<P: Platform> OwnRun<'_, P> {
+    /// How many leaves there are.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Where the memory of each leaf is, and how many bytes that are. The walk's range must cut no block.
     #[inline]
     pub(crate) fn pieces(&self) -> impl Iterator<Item = (PhysAddr, usize)> {
