@@ -46,7 +46,9 @@ pub enum Mapping {
         /// How large its leaves may be.
         leaf: LeafPolicy,
     },
-    /// Memory that other spaces map too, or the hypervisor uses. It is populated once, on the first touch of each page.
+    /// Memory that other spaces map too, or the hypervisor uses. It is populated once, on the first touch of each page, or
+    /// [ahead of time](SharedRegion::populate): then it may be in blocks, which are mapped as such where address and offset
+    /// agree in their last 21 bits.
     Shared {
         /// Whose memory.
         region: SharedRegion,
@@ -57,7 +59,8 @@ pub enum Mapping {
     /// then costs memory.
     ///
     /// What is shared takes least where address and offset agree modulo 64 KiB: elsewhere each page of the region that has a
-    /// frame, or may come from a source, takes some bytes of heap for itself.
+    /// frame, or may come from a source, takes some bytes of heap for itself. Blocks are mapped as blocks where the frames agree
+    /// with the addresses, and split one by one when they are written.
     CopyOnWrite {
         /// Whose memory.
         region: SharedRegion,

@@ -25,13 +25,14 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Freezes all private memory of the space, what it inherited and copied too, into a region of its own, while the
     /// guest runs.
     ///
-    /// The frames stay where they are. The space goes on copy-on-write: no CPU can write what is in the snapshot when it
-    /// returns, and the next write to each page is a fault. Linear and shared areas are no part of it. What the space has
-    /// in common with an older snapshot, the two share; neither keeps the other. The frames are off the space's
-    /// [account](crate::Limits), until it takes back what it alone can reach by then: a page that it writes, gives away,
-    /// shares or moves. It takes the space's lock for as long as it takes to walk the tables;
-    /// [`snapshot_in_steps`](Self::snapshot_in_steps) does not, where the guest is at rest. Nothing but the guest's CPUs
-    /// may write the memory meanwhile: a device that does must be at rest.
+    /// The frames stay where they are, and blocks stay blocks. The space goes on copy-on-write: no CPU can write what
+    /// is in the snapshot when it returns, and the next write to each page is a fault, which splits the block that the
+    /// page is in. Linear and shared areas are no part of it. What the space has in common with an older snapshot, the
+    /// two share; neither keeps the other. The frames are off the space's [account](crate::Limits), until it takes
+    /// back what it alone can reach by then: a page that it writes, gives away, shares or moves. It takes the space's
+    /// lock for as long as it takes to walk the tables; [`snapshot_in_steps`](Self::snapshot_in_steps) does not, where
+    /// the guest is at rest. Nothing but the guest's CPUs may write the memory meanwhile: a device that does must be
+    /// at rest.
     ///
     /// # Errors
     /// - [`Error::NotMapped`] if there is no private memory;
@@ -101,9 +102,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         keeper.clone()
     }
 
-    /// Maps all that is in a snapshot copy-on-write, at the addresses that it came from, where nothing is: all of it or
-    /// nothing. It costs areas; tables come with the first touches, and frames with the first writes, and with the first
-    /// touch of what was untouched.
+    /// Maps all that is in a snapshot copy-on-write, at the addresses that it came from, where nothing is: all of it
+    /// or nothing. It costs areas; tables come with the first touches, a block at a time where the memory is in
+    /// blocks, and frames with the first writes, and with the first touch of what was untouched.
     ///
     /// Into a fresh space it starts a guest; a guest goes back to its own snapshot when its memory is unmapped first.
     ///

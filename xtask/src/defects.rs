@@ -6,6 +6,7 @@
 mod ahead;
 mod areas;
 mod audit;
+mod blocks;
 mod discards;
 mod formats;
 mod invalidation;

@@ -11,7 +11,7 @@ use crate::workspace::root;
 const FOLDERS: [&str; 4] = ["src", "arch", "tests", "xtask/src"];
 /// Every line of what others got wrong.
 const LINES: [(char, usize); 11] =
-    [('A', 8), ('F', 8), ('W', 15), ('T', 10), ('E', 9), ('G', 6), ('L', 6), ('C', 9), ('R', 18), ('S', 5), ('J', 8)];
+    [('A', 8), ('F', 8), ('W', 15), ('T', 10), ('E', 9), ('G', 6), ('L', 6), ('C', 9), ('R', 19), ('S', 5), ('J', 8)];
 /// How many rules of the hardware there are.
 const RULES: usize = 47;
 

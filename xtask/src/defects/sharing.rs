@@ -72,8 +72,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["C5", "H22"],
         edits: &[Edit {
             file: NODE,
-            text: "        if let Record::Own(at) = self.what {\n            // SAFETY: no leaf",
-            instead: "        if let Some(at) = self.what.at() {\n            // SAFETY: no leaf",
+            text: "        if let Record::Own(frame) = self.what {\n            // SAFETY: no leaf",
+            instead: "        if let Some(frame) = self.what.frame() {\n            // SAFETY: no leaf",
         }],
         host: &[
             unit("the_last_that_lets_go_of_a_page_frees_it"),

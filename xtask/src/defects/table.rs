@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::{ahead, areas, audit, discards, formats, invalidation, loans, overtaken, sharing, sources, space, walker};
+use super::{
+    ahead, areas, audit, blocks, discards, formats, invalidation, loans, overtaken, sharing, sources, space, walker,
+};
 
 /// A defect: a change of the sources that makes them wrong.
 #[derive(Debug)]
@@ -150,6 +152,7 @@ pub fn all() -> impl Iterator<Item = &'static Defect> {
         sources::DEFECTS,
         ahead::DEFECTS,
         loans::DEFECTS,
+        blocks::DEFECTS,
         discards::DEFECTS,
         sharing::DEFECTS,
         overtaken::DEFECTS,
