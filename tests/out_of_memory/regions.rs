@@ -22,6 +22,14 @@ fn share_at<F: Format>(space: &Space<F>, at: usize) -> Result<(), Error> {
     space.map(range(at, PAGE), Mapping::Shared { region: region(space)?, offset: PAGE }, RW)
 }
 
+/// A region in a block, which is mapped.
+fn share_a_block<F: Format>(space: &Space<F>) -> Result<(), Error> {
+    let no_memory = |_| Error::NoMemory(range(RAM, BLOCK));
+    let region = space.region(BLOCK).map_err(no_memory)?;
+    region.populate(0, BLOCK, LeafPolicy::Largest).map_err(no_memory)?;
+    space.map(range(RAM, BLOCK), Mapping::Shared { region, offset: 0 }, RW)
+}
+
 /// Four pages of a frozen region, the first of which was written.
 pub fn inherit<F: Format>(space: &Space<F>) -> Result<(), Error> {
     space.map(range(RAM, 4 * PAGE), frozen(space)?, RW)
@@ -82,6 +90,19 @@ pub(super) fn region_cases<F: Format>() -> Vec<Case<F>> {
             "unmap two areas of a region",
             |s| share_as_two(s).expect("memory"),
             |s| s.unmap(range(RAM, 2 * PAGE)),
+            Keeps::Everything,
+        ),
+        case("populate a region in a block and map it", nothing, share_a_block, Keeps::Everything),
+        case(
+            "fault on a block of a region",
+            |s| share_a_block(s).expect("memory"),
+            |s| fault(s, RAM + PAGE, Access::Write),
+            Keeps::Contents,
+        ),
+        case(
+            "unmap a middle of a region's block",
+            |s| share_a_block(s).and_then(|()| s.write_obj(RAM.into(), 7_u64)).expect("memory"),
+            |s| s.unmap(range(RAM + PAGE, PAGE)),
             Keeps::Everything,
         ),
         case("map copy-on-write", nothing, |s| inherit(s), Keeps::Everything),
