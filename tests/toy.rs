@@ -12,6 +12,8 @@ mod blocks;
 mod board;
 #[path = "toy/caches.rs"]
 mod caches;
+#[path = "toy/debt.rs"]
+mod debt;
 #[path = "toy/discard.rs"]
 mod discard;
 #[path = "toy/discard_region.rs"]

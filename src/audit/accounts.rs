@@ -3,6 +3,7 @@
 use super::{
     Meanwhile,
     areas::Map,
+    debt::Owed,
     entries::Entries,
     report::{Disagreement, Findings},
 };
@@ -17,6 +18,7 @@ use crate::{
 pub(super) fn check<P: Platform, L: LockFamily>(
     map: &Map<'_, '_, P, L>,
     read: &Entries,
+    owed: &Owed,
     named: &[Named],
     meanwhile: Meanwhile,
     findings: &mut Findings,
@@ -26,8 +28,8 @@ pub(super) fn check<P: Platform, L: LockFamily>(
     let leaving = held.inherited().map_or(0, |inherited| leaving_paid(inherited, held.payer()));
     // Others let go of those at any time.
     let besides = if meanwhile == Meanwhile::Nothing { paid + leaving } else { 0 };
-    let tables = read.table_frames + held.table().pending_table_frames(held.context());
-    for (what, found) in [(Resource::Frames, read.frames + besides), (Resource::TableFrames, tables)] {
+    let tables = read.table_frames + owed.table_frames + held.table().pending_table_frames(held.context());
+    for (what, found) in [(Resource::Frames, read.frames + owed.frames + besides), (Resource::TableFrames, tables)] {
         let counted = held.account(what).used();
         if counted < found || (counted > found && meanwhile == Meanwhile::Nothing) {
             let range = held.context().everything();

@@ -74,14 +74,15 @@ impl Claim {
     /// Where in the guest the frames up to `end` are. All of a table translates its range.
     fn first_of(&self, end: usize) -> GuestPhysRange {
         match self.what {
-            Use::Table => self.range,
+            Use::Table | Use::Owed => self.range,
             _ => GuestPhysRange::from_start_size(self.range.start, end - self.start),
         }
     }
 
     /// Whether another follows it, in the host's memory and in the guest's.
     fn goes_on_with(&self, next: &Self) -> bool {
-        let is_alike = self.what == next.what && self.space == next.space && self.what != Use::Table;
+        let is_alike =
+            self.what == next.what && self.space == next.space && !matches!(self.what, Use::Table | Use::Owed);
         is_alike && self.end == next.start && self.range.end == next.range.start
     }
 }

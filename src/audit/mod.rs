@@ -5,6 +5,7 @@
 
 mod accounts;
 mod areas;
+mod debt;
 mod entries;
 mod frames;
 mod inherited;
@@ -15,7 +16,9 @@ mod report;
 use alloc::vec::Vec;
 
 pub use self::report::{Disagreement, Finding, Report, Use};
-use self::{areas::Map, entries::Entries, frames::Claims, loans::Lendings, regions::Regions, report::Findings};
+use self::{
+    areas::Map, debt::Owed, entries::Entries, frames::Claims, loans::Lendings, regions::Regions, report::Findings,
+};
 use crate::{
     account::Exhausted,
     addr::GuestPhysRange,
@@ -52,7 +55,7 @@ struct Subject<'s, P: Platform, L: LockFamily> {
 /// is shared or inherited.
 ///
 /// What an operation could not finish, since a CPU did not answer, is no disagreement: in its range, entries may be
-/// marked, and tables without an area. While a snapshot is taken in steps, private memory may be frozen already. A
+/// marked, and tables without an area. What was let go of where time is short is still to be freed, and counted. While a snapshot is taken in steps, private memory may be frozen already. A
 /// [`Dismantling`](crate::space::Dismantling) has its space, so that no reference to that is left to give. Of a region
 /// or a loan that spaces have which are not given, less may be found than is counted. No host memory is read but the
 /// tables'.
@@ -119,7 +122,8 @@ fn judge<P: Platform, L: LockFamily>(
         let named = named(map)?;
         inherited::check(map, &named, &mut findings);
         let read = Entries::read(map, &named, &regions, &mut lendings, &mut claims, &mut findings)?;
-        accounts::check(map, &read, &named, meanwhile, &mut findings);
+        let owed = Owed::read(map, &mut claims)?;
+        accounts::check(map, &read, &owed, &named, meanwhile, &mut findings);
         regions.see(map)?;
         lendings.see(map, &mut findings)?;
         claims.name(map.subject.number, &named)?;

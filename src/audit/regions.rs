@@ -91,6 +91,12 @@ impl Regions {
             push(&mut known.mappings, view.mapping())?;
             push(&mut known.shown, pages)?;
         }
+        // What is still to be freed shows nothing, and is a mapping until then.
+        for view in held.owed_views() {
+            if let Ok(place) = self.place_of(view.region().address()) {
+                push(&mut self.0[place].mappings, view.mapping())?;
+            }
+        }
         for (region, pages) in held.removed_leases().map(crate::region::Lease::parts) {
             if let Ok(place) = self.place_of(region.address()) {
                 self.0[place].writable += pages;

@@ -44,6 +44,8 @@ pub enum Use {
     Named,
     /// It is memory that a lender left to its borrower when it went.
     LeftOnLoan,
+    /// It is no CPU's any more, and still to be freed.
+    Owed,
 }
 
 /// How two parts of a space disagree.
@@ -235,6 +237,7 @@ impl fmt::Display for Use {
             Self::Memory => "memory of its own",
             Self::Named => "a page that several may have",
             Self::LeftOnLoan => "memory that a lender left",
+            Self::Owed => "what is still to be freed",
         })
     }
 }

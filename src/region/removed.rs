@@ -1,6 +1,6 @@
 //! Regions that are at their end: freed in steps.
 
-use super::{Region, View};
+use super::{Lease, Region, View};
 use crate::counted::Counted;
 
 /// Regions without a mapping and without a handle.
@@ -12,11 +12,34 @@ pub(crate) struct RemovedRegions(Option<Counted<dyn Region>>);
 impl RemovedRegions {
     /// Lets go of a mapping, and takes over its region if nothing else has it.
     pub(crate) fn add(&mut self, view: View) {
-        if let Some(mut region) = view.release()
-            && let Some(sole) = region.sole()
-        {
+        if let Some(region) = view.release() {
+            self.push(region);
+        }
+    }
+
+    /// Ends a permission to write, and takes over its region if nothing else has it.
+    pub(crate) fn end(&mut self, lease: Lease) {
+        if let Some(region) = lease.end() {
+            self.push(region);
+        }
+    }
+
+    /// Takes over a region that nothing else has.
+    fn push(&mut self, mut region: Counted<dyn Region>) {
+        if let Some(sole) = region.sole() {
             sole.book_mut().next = self.0.take();
             self.0 = Some(region);
+        }
+    }
+
+    /// Takes over all regions of another list, in as many steps as there are.
+    pub(crate) fn take_over(&mut self, other: &mut Self) {
+        if self.is_empty() {
+            core::mem::swap(self, other);
+        }
+        while let Some(mut region) = other.0.take() {
+            other.0 = region.sole().and_then(|sole| sole.book_mut().next.take());
+            self.push(region);
         }
     }
 

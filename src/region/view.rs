@@ -160,6 +160,13 @@ impl Lease {
         (&self.region, self.pages)
     }
 
+    /// Ends it: the region, if nothing else has it.
+    pub(super) fn end(self) -> Option<Counted<dyn Region>> {
+        let region = self.region.clone();
+        drop(self);
+        region.release()
+    }
+
     /// An area has it from now on.
     pub(crate) fn keep(mut self) {
         self.pages = 0;

@@ -51,6 +51,20 @@ impl<T> Few<T> {
         self.rest.as_mut().and_then(Vec::pop).or_else(|| self.first.take())
     }
 
+    /// Takes over all items of another list, if there is memory for them: else both stay as they are.
+    pub(crate) fn take_over(&mut self, other: &mut Self) {
+        if self.is_empty() {
+            core::mem::swap(self, other);
+            return;
+        }
+        let count = other.iter().count();
+        if count > 0 && self.rest.get_or_insert_default().try_reserve(count).is_ok() {
+            while let Some(item) = other.pop() {
+                self.push(item);
+            }
+        }
+    }
+
     /// Whether there is no item.
     #[must_use]
     pub const fn is_empty(&self) -> bool {

@@ -1,6 +1,8 @@
 //! A space as an audit holds it: locked as it is, with whatever is unfinished in it.
 
-use super::{GuestSpace, State, exclusive::Held, removed::RemovedAreas};
+use spin::rwlock::RwLockReadGuard;
+
+use super::{GuestSpace, State, debt::Owed, exclusive::Held, removed::RemovedAreas};
 use crate::{
     account::{Account, Resource},
     addr::GuestPhysRange,
@@ -9,15 +11,16 @@ use crate::{
     lock::{LockFamily, SpaceLock},
     pages::{Inherited, Payer},
     platform::Platform,
-    region::Lease,
+    region::{Lease, View},
     set::{MemoryArea, MemorySet},
-    table::{Context, Table},
+    table::{Context, RemovedMemory, Table},
 };
 
 /// A space that nothing changes meanwhile.
 pub(crate) struct Audited<'s, P: Platform, L: LockFamily> {
     space: &'s GuestSpace<P, L>,
     state: Held<'s, L>,
+    owed: RwLockReadGuard<'s, Owed>,
 }
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
@@ -29,7 +32,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Takes the lock exclusively, so that no CPU is in the middle of a change, and finishes nothing that is
     /// unfinished.
     pub(crate) fn hold_to_audit(&self) -> Audited<'_, P, L> {
-        Audited { space: self, state: self.state.exclusive() }
+        let state = self.state.exclusive();
+        Audited { space: self, state, owed: self.debt.reading() }
     }
 }
 
@@ -58,7 +62,17 @@ impl<P: Platform, L: LockFamily> Audited<'_, P, L> {
 
     /// The permissions to write regions that an unfinished operation removed.
     pub(crate) fn removed_leases(&self) -> impl Iterator<Item = &Lease> {
-        self.state().removed.leases.iter()
+        self.state().removed_leases.iter()
+    }
+
+    /// Memory that is still to be freed, of the space's own and of its tables.
+    pub(crate) fn owed_memory(&self) -> &RemovedMemory {
+        &self.owed.removed().memory
+    }
+
+    /// What is still to be let go of regions.
+    pub(crate) fn owed_views(&self) -> impl Iterator<Item = &View> {
+        self.owed.removed().views()
     }
 
     pub(crate) fn loans(&self) -> &Loans {

@@ -97,6 +97,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::Invalidation`]: nothing changed. See there.
     pub fn make_private(&self, range: GuestPhysRange, handover: Handover) -> Result<(), Error> {
         self.check(range)?;
+        self.paying(|| self.take_over(range, handover))
+    }
+
+    /// Makes a region's memory the space's own.
+    fn take_over(&self, range: GuestPhysRange, handover: Handover) -> Result<(), Error> {
         {
             let state = self.state.shared(super::any_cpu());
             self.check_sole(&state, range)?;

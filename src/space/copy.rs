@@ -1,6 +1,6 @@
 //! Copy-on-write: the first write to a page gives a guest its own.
 
-use super::{GuestSpace, State, inherit};
+use super::{GuestSpace, State, debt::Kept, inherit};
 use crate::{
     addr::{GuestPhysAddr, PhysAddr},
     backend::{Backend, Heritage},
@@ -17,13 +17,13 @@ use crate::{
 };
 
 /// What came of giving a guest its own page.
-pub(super) enum Copied {
+pub(super) enum Copied<'s, P: Platform, L: LockFamily> {
     /// It has it.
     Done,
     /// Another CPU was first.
     Lost,
     /// There is nothing to copy yet: a source is behind it.
-    Missing(Backend),
+    Missing(Kept<'s, P, L>),
 }
 
 /// What a space that wants a page of its own gets.
@@ -42,7 +42,7 @@ enum Given {
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Gives the guest a page that is not its own yet. The frame is allocated before the lock is taken.
-    pub(super) fn copy(&self, cpu: crate::cpu_id::CpuId, fault: &Fault) -> Result<Copied, Error> {
+    pub(super) fn copy(&self, cpu: crate::cpu_id::CpuId, fault: &Fault) -> Result<Copied<'_, P, L>, Error> {
         let frame = self.frame_for(fault.gpa)?;
         let state = self.state.shared(cpu);
         state.check_rest()?;
@@ -70,7 +70,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         heritage: &Heritage,
         fault: &Fault,
         frame: Owned<'_, P::Frames>,
-    ) -> Result<Copied, Error> {
+    ) -> Result<Copied<'_, P, L>, Error> {
         let (gpa, access) = (fault.gpa, fault.access);
         let (range, page, payer) = (Context::<P>::page_of(gpa), inherit::page(gpa), &self.accounts);
         let (operations, account) = (self.context.operations(), self.context.frames.account());
@@ -88,7 +88,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         // Asked after the claim, so that no other CPU of this space asks for the page. Until it is left this space is one
         // of those that can reach it: no other space takes a page that is still copied from here.
         let was_paid = match self.given(state, heritage, fault) {
-            Given::Missing => return Ok(Copied::Missing(area.backend().clone())),
+            Given::Missing => return Ok(Copied::Missing(self.keep(area.backend()))),
             Given::Nothing => return Ok(Copied::Lost),
             Given::Taken(at, was_paid) => {
                 let leaf = own(at);
@@ -135,7 +135,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Takes a page that is to be written out of the frozen block over it, whose pieces stay; the next try copies it.
     pub(super) fn cut_out(&self, gpa: GuestPhysAddr) -> Result<(), Error> {
         let page = Context::<P>::page_of(gpa);
-        let mut guard = self.exclusive()?;
+        let mut guard = self.exclusive_to_answer()?;
         // Another CPU may have done it, and the guest have the page or the block for its own.
         match guard.table.find(&self.context, gpa) {
             Found::Leaf { leaf: Leaf { owner: Owner::Frozen, .. }, span, .. } if span != page => {

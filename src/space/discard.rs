@@ -58,16 +58,23 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     pub fn discard(&self, range: GuestPhysRange, refill: Refill) -> Result<(), Error> {
         self.check(range)?;
         let mut guard = self.exclusive_over(range)?;
-        let Some(taken) = self.discard_page(&mut guard, range) else {
-            let mut removed = Removed::default();
-            self.empty(guard, range, refill, &mut removed)?;
-            self.free_removed(removed);
-            return Ok(());
-        };
+        let Some(taken) = self.discard_page(&mut guard, range) else { return self.discard_any(guard, range, refill) };
         drop(guard);
         if let Some(page) = taken? {
             page.free(&self.context);
         }
+        Ok(())
+    }
+
+    /// Discards any range, under a lock that is given up before anything is freed.
+    #[inline(never)]
+    fn discard_any<'s>(&'s self, guard: Held<'s, L>, range: GuestPhysRange, refill: Refill) -> Result<(), Error> {
+        let (mut removed, mut guard) = (Removed::default(), Some(guard));
+        self.paying(|| {
+            let guard = guard.take().map_or_else(|| self.exclusive_over(range), Ok)?;
+            self.empty(guard, range, refill, &mut removed)
+        })?;
+        self.free_removed(removed);
         Ok(())
     }
 
@@ -78,7 +85,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     pub fn discard_in_steps(&self, range: GuestPhysRange, refill: Refill) -> Result<Unmapping<'_, P, L>, Error> {
         self.check(range)?;
         let mut removed = Removed::default();
-        self.empty(self.exclusive_over(range)?, range, refill, &mut removed)?;
+        self.paying(|| self.empty(self.exclusive_over(range)?, range, refill, &mut removed))?;
         Ok(Unmapping::of(self, removed))
     }
 

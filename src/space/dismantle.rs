@@ -1,6 +1,9 @@
 //! A space's end.
 
-use super::{GuestSpace, Progress, State, removed::Removed};
+use super::{
+    GuestSpace, Progress, State,
+    removed::{Removed, Rest},
+};
 use crate::{
     error::Error,
     lock::{LockFamily, SpaceLock},
@@ -51,8 +54,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         let range = self.context.everything();
         self.context.shootdown.invalidate_all().map_err(|cause| Error::Invalidation { range, cause })?;
-        let loans = self.state.get_mut().end_loans();
-        let State { table, removed, life, inherited, .. } = self.state.get_mut();
+        self.state.get_mut().end_loans();
+        let State { table, removed, removed_leases, life, inherited, .. } = self.state.get_mut();
         *life = Life::Ended;
         let mut areas = core::mem::take(removed);
         let left = inherited.take();
@@ -64,13 +67,20 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             inherited.cut_all(&self.accounts);
             areas.inherited = Some(inherited);
         }
-        Ok(Removed { memory, areas, loans, ..Removed::default() })
+        let mut ended = Removed { memory, areas, ..Removed::default() };
+        while let Some(lease) = removed_leases.pop() {
+            ended.regions.end(lease);
+        }
+        Ok(ended)
     }
 
-    /// Frees some of what was taken out, and of the areas.
-    fn free_rest(&mut self, removed: &mut Removed, budget: usize) -> Progress {
-        let areas = &mut self.state.get_mut().areas;
-        removed.step(&self.context, Some(areas), budget)
+    /// Frees some of what is owed, of what was taken out, and of the areas and loans.
+    fn free_rest(&mut self, removed: &mut Removed, mut budget: usize) -> Progress {
+        self.debt.is_back();
+        self.pay(&mut budget);
+        let State { areas, loans, .. } = self.state.get_mut();
+        let progress = removed.step(&self.context, Some(Rest { areas, loans }), &mut budget);
+        if self.debt.is_owed() { Progress::More } else { progress }
     }
 }
 
@@ -104,6 +114,10 @@ impl<P: Platform, L: LockFamily> Drop for GuestSpace<P, L> {
             Err(error) => {
                 log::error!("a space is dropped, and its memory is lost: {error}");
                 self.state.get_mut().leak();
+                // No CPU reaches what is owed, whatever it does.
+                while self.debt.is_owed() {
+                    self.pay(&mut { usize::MAX });
+                }
             }
         }
     }

@@ -52,6 +52,18 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         flags: MappingFlags,
         handover: Handover,
     ) -> Result<(), Error> {
+        self.paying(|| taker.paying(|| self.hand_to(range, taker, at, flags, handover)))
+    }
+
+    /// Donates.
+    fn hand_to(
+        &self,
+        range: GuestPhysRange,
+        taker: &Self,
+        at: GuestPhysAddr,
+        flags: MappingFlags,
+        handover: Handover,
+    ) -> Result<(), Error> {
         let place = self.check_transfer(range, taker, at)?;
         super::edit::check_private(place, flags)?;
         taker.check_flags(place, flags)?;

@@ -177,7 +177,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             guard.table.graft_level(&self.context, range)
         };
         loop {
-            let built = Detached::build(&self.context, range, level, fill).map_err(|exhausted| exhausted.at(range))?;
+            let make = || Detached::build(&self.context, range, level, fill).map_err(|exhausted| exhausted.at(range));
+            let built = self.paying(make)?;
             let mut guard = self.exclusive()?;
             let State { areas, table, .. } = &mut *guard;
             if table.fits(&self.context, &built) {

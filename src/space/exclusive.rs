@@ -1,31 +1,52 @@
 //! The space's lock, held exclusively, when nothing is left over from earlier.
 
-use super::{GuestSpace, State, removed::Removed};
+use super::{GuestSpace, Progress, State, removed::Removed};
 use crate::{
     addr::GuestPhysRange,
     error::Error,
     lock::{LockFamily, SpaceLock},
     platform::Platform,
+    table::RemovedMemory,
 };
 
 /// A space's state, held exclusively.
 pub(super) type Held<'s, L> = <<L as LockFamily>::Lock<State> as SpaceLock<State>>::Exclusive<'s>;
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
-    /// Takes the lock for a change of the map, when what an earlier operation could not finish is finished.
+    /// Takes the lock for a change of the map, when what an earlier operation could not finish is finished, and pays a part
+    /// of what is owed. Called without any lock.
     ///
     /// # Errors
     /// [`Error::Snapshotting`] while a snapshot is being taken; [`Error::Invalidation`]: it still cannot.
     #[inline]
     pub(super) fn exclusive(&self) -> Result<Held<'_, L>, Error> {
         loop {
-            let state = self.state.exclusive();
-            state.check_rest()?;
-            if state.table.is_finished() {
+            self.pay_part();
+            if let Some(state) = self.try_exclusive()? {
                 return Ok(state);
             }
-            self.settle(state)?;
         }
+    }
+
+    /// The same for an answer to a fault, which does not pay.
+    pub(super) fn exclusive_to_answer(&self) -> Result<Held<'_, L>, Error> {
+        loop {
+            if let Some(state) = self.try_exclusive()? {
+                return Ok(state);
+            }
+        }
+    }
+
+    /// Takes the lock for a change of the map, unless something was left over: then that is finished instead.
+    #[inline]
+    fn try_exclusive(&self) -> Result<Option<Held<'_, L>>, Error> {
+        let state = self.state.exclusive();
+        state.check_rest()?;
+        if state.table.is_finished() {
+            return Ok(Some(state));
+        }
+        self.settle(state)?;
+        Ok(None)
     }
 
     /// The same for a change of `range`, of which nothing is on loan.
@@ -41,17 +62,25 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Finishes what an earlier operation could not, since a CPU could not be told.
     ///
-    /// What that removed goes after the lock's release: a source may be behind it, which is called without any lock.
+    /// What that removed is owed from then on: nothing of it is freed here, where a guest may wait.
     #[cold]
     fn settle(&self, mut state: Held<'_, L>) -> Result<(), Error> {
-        let State { table, removed, .. } = &mut *state;
+        let State { table, removed, removed_leases, .. } = &mut *state;
         let Some(flush) = table.unfinished(&self.context) else { return Ok(()) };
         let range = flush.range();
-        flush.finish().map_err(|cause| Error::Invalidation { range, cause })?;
+        let mut memory = RemovedMemory::default();
+        flush.detach(&mut memory).map_err(|cause| Error::Invalidation { range, cause })?;
         removed.give_back(&self.accounts);
-        let let_go = core::mem::take(removed);
+        let mut let_go = Removed { memory, ..Removed::default() };
+        // No CPU writes by them any more: the regions may be frozen from now on.
+        while let Some(lease) = removed_leases.pop() {
+            let_go.regions.end(lease);
+        }
+        let_go.areas = core::mem::take(removed);
+        self.debt.add(&mut let_go);
         drop(state);
-        self.free_removed(Removed { areas: let_go, ..Removed::default() });
+        // What there was no memory to name.
+        while let_go.step(&self.context, None, &mut { usize::MAX }) == Progress::More {}
         Ok(())
     }
 }

@@ -2,7 +2,12 @@
 
 use page_table_multiarch::MappingFlags;
 
-use super::{GuestSpace, State, copy::Copied, inherit};
+use super::{
+    GuestSpace, State,
+    copy::Copied,
+    debt::{Kept, LITTLE},
+    inherit,
+};
 use crate::{
     addr::Level,
     backend::Backend,
@@ -19,19 +24,19 @@ use crate::{
 };
 
 /// What a fault comes to under the lock.
-pub(super) enum Verdict {
+pub(super) enum Verdict<'s, P: Platform, L: LockFamily> {
     /// This outcome.
     Answer(Outcome),
     /// It takes more than the lock held shared.
-    Later(Later),
+    Later(Later<'s, P, L>),
 }
 
 /// What a fault takes that is not done with the lock held shared.
-pub(super) enum Later {
+pub(super) enum Later<'s, P: Platform, L: LockFamily> {
     /// Private memory is missing: a leaf up to this level, with these flags.
     Populate(Level, MappingFlags),
     /// A page that has no frame yet must come, of what stands behind the area.
-    Bring(Backend),
+    Bring(Kept<'s, P, L>),
     /// The guest must get a page of its own: it is written for the first time.
     Copy,
     /// The same, and the page must come out of the frozen block over it first.
@@ -90,13 +95,14 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             Verdict::Later(later) => self.answer_later(cpu, fault, later),
         });
         match answer {
+            Err(error) if self.pays_for(&error, LITTLE) => Ok(Outcome::Retry),
             Err(error @ Error::Limit { what, .. }) => self.answer_at_limit(fault, what, error),
             answer => answer,
         }
     }
 
     /// Does what a fault takes besides the lock held shared.
-    fn answer_later(&self, cpu: CpuId, fault: &Fault, later: Later) -> Result<Outcome, Error> {
+    fn answer_later(&self, cpu: CpuId, fault: &Fault, later: Later<'_, P, L>) -> Result<Outcome, Error> {
         match later {
             Later::Populate(most, flags) => self.bring_private(cpu, fault, most, flags),
             Later::Bring(backend) => self.fetch(cpu, fault, &backend),
@@ -107,12 +113,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             },
             Later::CutOut => self.cut_out(fault.gpa).map(|()| Outcome::Retry),
             Later::Split => self.split(fault),
-            Later::Settle => self.exclusive().map(|_| Outcome::Retry),
+            Later::Settle => self.exclusive_to_answer().map(|_| Outcome::Retry),
         }
     }
 
     /// Looks at area and entry, and does what needs no frame, with the lock that is held.
-    pub(super) fn judge(&self, state: &State, fault: &Fault) -> Result<Verdict, Error> {
+    pub(super) fn judge(&self, state: &State, fault: &Fault) -> Result<Verdict<'_, P, L>, Error> {
         state.check_rest()?;
         let Some(area) = state.areas.find(fault.gpa) else { return Ok(Verdict::Answer(nothing_there(fault))) };
         match refusal(area.flags(), fault) {
@@ -128,7 +134,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         area: &MemoryArea<Backend>,
         position: Position<'_>,
         fault: &Fault,
-    ) -> Result<Verdict, Error> {
+    ) -> Result<Verdict<'_, P, L>, Error> {
         let later = match (position.found(&self.context), area.backend()) {
             (Found::Leaf { leaf, level, .. }, Backend::CopyOnWrite(_))
                 if leaf.owner == Owner::Frozen && is_write(fault) =>
@@ -150,11 +156,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 Later::Populate(self.largest_for(area, fault, *policy, most), area.flags())
             }
             (Found::Absent(most), Backend::Shared(_) | Backend::CopyOnWrite(_)) => {
-                match inherited(state, area, fault, || Pool::of(self.context.frames.plain())) {
+                match self.inherited(state, area, fault) {
                     Some(later) => later,
                     None => match self.map_present(state, area, fault, most)? {
                         Some(installed) => return Ok(Verdict::Answer(outcome_of(installed))),
-                        None => Later::Bring(area.backend().clone()),
+                        None => Later::Bring(self.keep(area.backend())),
                     },
                 }
             }
@@ -163,6 +169,23 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             }
         };
         Ok(Verdict::Later(later))
+    }
+
+    /// What a page that the guest inherits takes; `None` if it is only to be mapped. The guest gets a page of its own if it
+    /// writes it, if nobody has touched it yet, or if its source brought it for this guest alone.
+    ///
+    /// One look decides: a page that its source brings meanwhile is not mapped where it would be taken.
+    fn inherited(&self, state: &State, area: &MemoryArea<Backend>, fault: &Fault) -> Option<Later<'_, P, L>> {
+        let Backend::CopyOnWrite(heritage) = area.backend() else { return None };
+        let page = inherit::page(fault.gpa);
+        let is_supplied = heritage.source(page).is_some();
+        let pool = || Pool::of(self.context.frames.plain());
+        let can_take = || state.inherited.as_ref().is_some_and(|inherited| inherited.is_takable(page, pool()));
+        match state.look(fault.gpa).at {
+            None if is_supplied => Some(Later::Bring(self.keep(area.backend()))),
+            None => Some(Later::Copy),
+            Some(_) => (is_write(fault) || (is_supplied && can_take())).then_some(Later::Copy),
+        }
     }
 
     /// A fault on a leaf that is there: an older translation, a permission that was raised, or one to raise.
@@ -193,7 +216,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Splits the leaf over a page that is to allow what so large a leaf may not; the page alone gets it.
     fn split(&self, fault: &Fault) -> Result<Outcome, Error> {
         let page = Context::<P>::page_of(fault.gpa);
-        let mut guard = self.exclusive()?;
+        let mut guard = self.exclusive_to_answer()?;
         let State { areas, table, .. } = &mut *guard;
         // The map may have changed meanwhile.
         let Some(area) = areas.find(fault.gpa).filter(|area| area.flags().contains(fault.access.flag())) else {
@@ -211,27 +234,6 @@ pub(super) fn outcome_of(installed: Installed) -> Outcome {
     match installed {
         Installed::Done => Outcome::Resolved,
         Installed::Lost => Outcome::Retry,
-    }
-}
-
-/// What a page that the guest inherits takes; `None` if it is only to be mapped. The guest gets a page of its own if it
-/// writes it, if nobody has touched it yet, or if its source brought it for this guest alone.
-///
-/// One look decides: a page that its source brings meanwhile is not mapped where it would be taken.
-fn inherited(
-    state: &State,
-    area: &MemoryArea<Backend>,
-    fault: &Fault,
-    pool: impl FnOnce() -> Option<Pool>,
-) -> Option<Later> {
-    let Backend::CopyOnWrite(heritage) = area.backend() else { return None };
-    let page = inherit::page(fault.gpa);
-    let is_supplied = heritage.source(page).is_some();
-    let can_take = || state.inherited.as_ref().is_some_and(|inherited| inherited.is_takable(page, pool()));
-    match state.look(fault.gpa).at {
-        None if is_supplied => Some(Later::Bring(area.backend().clone())),
-        None => Some(Later::Copy),
-        Some(_) => (is_write(fault) || (is_supplied && can_take())).then_some(Later::Copy),
     }
 }
 

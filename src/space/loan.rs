@@ -14,7 +14,7 @@ use crate::{
     error::Error,
     extents::Seams,
     format::{Inexpressible, Owner},
-    loan::{Bargain, Loan, LoanKind, Loans},
+    loan::{Bargain, Loan, LoanKind},
     lock::{LockFamily, SpaceLock},
     ownership::Handover,
     platform::Platform,
@@ -60,7 +60,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     where
         P::Invalidate: Clone,
     {
-        self.give(LoanKind::Shared, range, borrower, at, flags)
+        let give = || self.give(LoanKind::Shared, range, borrower, at, flags);
+        self.paying(|| borrower.paying(give))
     }
 
     /// Gives another space this one's own memory until it is returned and [reclaimed](Self::reclaim): no CPU of this
@@ -81,7 +82,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     where
         P::Invalidate: Clone,
     {
-        self.give(LoanKind::Lent, range, borrower, at, flags)
+        let give = || self.give(LoanKind::Lent, range, borrower, at, flags);
+        self.paying(|| borrower.paying(give))
     }
 
     /// All that the space has on loan to others, in the order of its addresses.
@@ -193,11 +195,9 @@ fn check_lendable(
 impl State {
     /// The space is at its end and no CPU reaches anything of it: what it borrowed is returned, and what it has on loan
     /// is its borrowers' until they return it. What they have returned already is to be freed.
-    pub(super) fn end_loans(&mut self) -> Loans {
+    pub(super) fn end_loans(&self) {
         self.areas.iter().for_each(super::shared::give_back);
         self.removed.areas.iter().for_each(super::shared::give_back);
-        let loans = core::mem::take(&mut self.loans);
-        loans.entries().for_each(|(loan, part)| loan.terms().lender_ends(part));
-        loans
+        self.loans.entries().for_each(|(loan, part)| loan.terms().lender_ends(part));
     }
 }

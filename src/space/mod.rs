@@ -4,6 +4,7 @@ mod access;
 mod audit;
 mod convert;
 mod copy;
+mod debt;
 mod discard;
 mod discard_region;
 mod dismantle;
@@ -35,6 +36,7 @@ mod unshare;
 mod window;
 
 pub(crate) use self::audit::Audited;
+use self::{debt::Debt, dismantle::Life, removed::RemovedAreas};
 pub use self::{
     discard::Refill,
     dismantle::Dismantling,
@@ -44,7 +46,6 @@ pub use self::{
     snapshotting::Snapshotting,
     unmap::Unmapping,
 };
-use self::{dismantle::Life, removed::RemovedAreas};
 pub use crate::account::Resource;
 use crate::{
     account::{Accounts, Limits},
@@ -61,7 +62,8 @@ use crate::{
     metered::Metered,
     pages::Inherited,
     platform::{Platform, Root},
-    set::MemorySet,
+    region::Lease,
+    set::{Few, MemorySet},
     shootdown::Shootdown,
     stripes::any_cpu,
     table::{Context, Table},
@@ -140,6 +142,7 @@ pub struct GuestSpace<P: Platform, L: LockFamily = Spin> {
     context: Context<P>,
     state: L::Lock<State>,
     accounts: Counted<Accounts>,
+    debt: Debt,
 }
 
 /// What the lock protects.
@@ -148,6 +151,8 @@ struct State {
     table: Table,
     /// What the table's unfinished operation removed, if its invalidation failed.
     removed: RemovedAreas,
+    /// The permissions to write regions that it took from areas which are still there.
+    removed_leases: Few<Lease>,
     /// The range of which a snapshot is being taken in steps: it must not change meanwhile.
     snapshotting: Option<GuestPhysRange>,
     life: Life,
@@ -187,6 +192,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             areas: MemorySet::new(),
             table,
             removed: RemovedAreas::default(),
+            removed_leases: Few::new(),
             snapshotting: None,
             loans: Loans::default(),
             inherited: None,
@@ -205,6 +211,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             },
             state,
             accounts,
+            debt: Debt::default(),
         })
     }
 

@@ -5,7 +5,9 @@ use core::hint;
 use memory_addr::PAGE_SIZE_4K;
 
 use super::{
-    GuestSpace, inherit,
+    GuestSpace,
+    debt::Kept,
+    inherit,
     supply::{Missing, source_offset},
 };
 use crate::{
@@ -91,7 +93,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// What is behind a page that the guest misses; `None` if it has it.
-    fn offered_to(&self, range: GuestPhysRange) -> Result<Option<Backend>, Error> {
+    fn offered_to(&self, range: GuestPhysRange) -> Result<Option<Kept<'_, P, L>>, Error> {
         loop {
             let state = self.state.shared(super::any_cpu());
             state.check_rest()?;
@@ -100,7 +102,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 return Err(Error::NoSource(range));
             }
             match state.table.find(&self.context, range.start) {
-                Found::Absent(_) => return Ok(Some(area.backend().clone())),
+                Found::Absent(_) => return Ok(Some(self.keep(area.backend()))),
                 Found::Leaf { .. } | Found::Lent(_) => return Ok(None),
                 // Whether it has it is known when the other CPU is done.
                 Found::Busy => hint::spin_loop(),

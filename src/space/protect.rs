@@ -54,8 +54,18 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let mut guard = self.exclusive_over(range)?;
         match self.protect_page(&mut guard, range, flags) {
             Some(done) => done,
-            None => Protecting::of(self, range, flags).step_under(guard, usize::MAX).map(|_| ()),
+            None => self.protect_any(guard, range, flags),
         }
+    }
+
+    /// Gives any range other flags.
+    #[inline(never)]
+    fn protect_any<'s>(&'s self, guard: Held<'s, L>, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
+        let (mut protecting, mut guard) = (Protecting::of(self, range, flags), Some(guard));
+        self.paying(|| {
+            let guard = guard.take().map_or_else(|| self.exclusive_over(range), Ok)?;
+            protecting.step_under(guard, usize::MAX).map(|_| ())
+        })
     }
 
     /// Gives a page of plain memory other flags, if its leaf gets them in place. `None` for all else: nothing has changed.
@@ -105,14 +115,15 @@ impl<'s, P: Platform, L: LockFamily> Protecting<'s, P, L> {
         if entries == 0 || self.rest.is_empty() {
             return Ok(self.progress());
         }
-        self.step_under(self.space.exclusive_over(self.rest)?, entries)
+        let space = self.space;
+        space.paying(|| self.step_under(space.exclusive_over(self.rest)?, entries))
     }
 
     /// The same under the lock.
     #[inline(never)]
     fn step_under(&mut self, mut guard: Held<'_, L>, entries: usize) -> Result<Progress, Error> {
         let (range, flags) = (self.rest, self.flags);
-        let State { areas, table, removed, .. } = &mut *guard;
+        let State { areas, table, removed_leases, .. } = &mut *guard;
         let end = if entries == usize::MAX {
             range.end
         } else {
@@ -144,7 +155,7 @@ impl<'s, P: Platform, L: LockFamily> Protecting<'s, P, L> {
         });
         if let Err(cause) = flush.finish() {
             // A CPU may still write: the leave goes when an exclusive operation has told all CPUs.
-            removed.leases = lost.unwrap_or_default();
+            *removed_leases = lost.unwrap_or_default();
             return Err(Error::Invalidation { range, cause });
         }
         if let Some(leases) = begun {

@@ -57,7 +57,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 }
                 Next::Leaf { level, end } => {
                     // What became another leaf meanwhile is looked at again.
-                    if let Some(moved) = self.move_leaf(rest, level)? {
+                    if let Some(moved) = self.paying(|| self.move_leaf(rest, level))? {
                         pages += moved;
                         gpa = end;
                     }

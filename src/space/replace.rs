@@ -3,7 +3,7 @@
 use page_table_multiarch::MappingFlags;
 
 use super::{
-    GuestSpace, State, Unmapping,
+    GuestSpace, State, Unmapping, debt,
     edit::{Content, Incoming},
     exclusive::Held,
     inherit,
@@ -83,18 +83,22 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         if let Content::Filled(fill) = incoming.content {
             let mut level = self.exclusive_over(range)?.table.level_that_stays(&self.context, range);
             loop {
-                let detached = Detached::build(&self.context, range, level, fill);
-                let detached = built.insert(detached.map_err(|exhausted| exhausted.at(range))?);
+                let make =
+                    || Detached::build(&self.context, range, level, fill).map_err(|exhausted| exhausted.at(range));
+                let detached = built.insert(self.paying(make)?);
                 let guard = self.exclusive_over(range)?;
                 level = guard.table.level_that_stays(&self.context, range);
                 if level == detached.level() {
-                    self.exchange(guard, &incoming, &mut built, into)?;
+                    match self.exchange(guard, &incoming, &mut built, into) {
+                        Err(error) if self.pays_for(&error, debt::PART) => continue,
+                        exchanged => exchanged?,
+                    }
                     break;
                 }
                 // The tables that it was built for changed meanwhile.
             }
         } else {
-            self.exchange(self.exclusive_over(range)?, &incoming, &mut built, into)?;
+            self.paying(|| self.exchange(self.exclusive_over(range)?, &incoming, &mut None, into))?;
         }
         incoming.lease.into_iter().for_each(Lease::keep);
         into.areas.end_waits();

@@ -222,6 +222,7 @@ impl State {
     pub(super) fn leak(&mut self) {
         core::mem::forget(core::mem::take(&mut self.areas));
         core::mem::forget(core::mem::take(&mut self.removed));
+        core::mem::forget(core::mem::take(&mut self.removed_leases));
         core::mem::forget(core::mem::take(&mut self.loans));
         core::mem::forget(self.inherited.take());
     }

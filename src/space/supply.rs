@@ -26,14 +26,14 @@ use crate::{
 };
 
 /// The first page of a range that a source is behind and has not brought yet.
-pub(super) fn missing_page(state: &State, range: GuestPhysRange) -> Option<(GuestPhysAddr, Backend)> {
+pub(super) fn missing_page(state: &State, range: GuestPhysRange) -> Option<(GuestPhysAddr, &Backend)> {
     state.areas.iter_range(range).find_map(|area| {
         let Backend::Shared(view) = area.backend() else { return None };
         view.region().supplies()?;
         let (start, end) = (area.start().max(range.start), area.end().min(range.end));
         let mut pages = (start.as_usize()..end.as_usize()).step_by(PAGE_SIZE_4K).map(GuestPhysAddr::from_usize);
         let missing = pages.find(|&gpa| matches!(view.region().behind(view.page(gpa)), Behind::Source(..)));
-        missing.map(|gpa| (gpa, area.backend().clone()))
+        missing.map(|gpa| (gpa, area.backend()))
     })
 }
 
@@ -128,7 +128,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Has all of a range brought that its regions' sources have not brought yet.
     pub(super) fn bring_range(&self, range: GuestPhysRange) -> Result<(), Error> {
         // With what was left over finished: no page comes where an entry is about to go.
-        let missing = || self.exclusive().map(|state| missing_page(&state, range));
+        let kept = |(gpa, backend): (_, &Backend)| (gpa, self.keep(backend));
+        let missing = || self.exclusive().map(|state| missing_page(&state, range).map(kept));
         while let Some((gpa, backend)) = missing()? {
             let range = Context::<P>::page_of(gpa);
             match self.bring(&backend, gpa)? {

@@ -1,6 +1,6 @@
 //! Taking a range away: at once for every CPU, and in steps for the allocator.
 
-use super::{GuestSpace, Progress, State, exclusive::Held, inherit, removed::Removed, shared};
+use super::{GuestSpace, Progress, State, debt, exclusive::Held, inherit, removed::Removed, shared};
 use crate::{
     addr::GuestPhysRange,
     error::Error,
@@ -45,9 +45,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Unmaps any range, under a lock that is given up before anything is freed.
     #[inline(never)]
-    fn unmap_any(&self, guard: Held<'_, L>, range: GuestPhysRange) -> Result<(), Error> {
-        let mut removed = Removed::default();
-        self.take(guard, range, &mut removed)?;
+    fn unmap_any<'s>(&'s self, guard: Held<'s, L>, range: GuestPhysRange) -> Result<(), Error> {
+        let (mut removed, mut guard) = (Removed::default(), Some(guard));
+        self.paying(|| {
+            let guard = guard.take().map_or_else(|| self.exclusive_over(range), Ok)?;
+            self.take(guard, range, &mut removed)
+        })?;
         self.free_removed(removed);
         Ok(())
     }
@@ -73,7 +76,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     pub fn unmap_in_steps(&self, range: GuestPhysRange) -> Result<Unmapping<'_, P, L>, Error> {
         self.check(range)?;
         let mut removed = Removed::default();
-        self.take(self.exclusive_over(range)?, range, &mut removed)?;
+        self.paying(|| self.take(self.exclusive_over(range)?, range, &mut removed))?;
         Ok(Unmapping::of(self, removed))
     }
 
@@ -82,9 +85,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         while self.free_some(&mut removed, usize::MAX) == Progress::More {}
     }
 
-    /// Frees some of what was taken away, without the lock.
-    fn free_some(&self, removed: &mut Removed, budget: usize) -> Progress {
-        removed.step(&self.context, None, budget)
+    /// Frees some of what was taken away, without the lock, and then some of what is owed.
+    fn free_some(&self, removed: &mut Removed, mut budget: usize) -> Progress {
+        let progress = removed.step(&self.context, None, &mut budget);
+        self.pay(&mut budget.min(debt::PART));
+        progress
     }
 
     /// Takes all of `range` away, under the lock.

@@ -42,7 +42,7 @@ pub(crate) use self::{
     own::OwnRun,
     query::Run,
     relocate::Moved,
-    removed::{RemovedMemory, RemovedPage},
+    removed::{RemovedMemory, RemovedPage, Waiting},
     supplement::{Gaps, Supplement},
     withdraw::Unowned,
 };

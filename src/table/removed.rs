@@ -57,12 +57,21 @@ struct Frameset {
     pages: usize,
 }
 
+/// Frames of 4 KiB that wait to be freed: where, and how many.
+pub(crate) enum Waiting {
+    /// Of the space's own memory.
+    Frames(PhysAddr, usize),
+    /// Of a table.
+    Table(PhysAddr, usize),
+}
+
 /// How far a table is freed.
+#[derive(Clone, Copy)]
 struct Cursor {
     table: PhysAddr,
     level: Level,
-    /// The index of the first entry that is not looked at yet.
-    next: usize,
+    /// The index of the first entry that is not looked at yet. A space has all of this in itself: it must be small.
+    next: u32,
 }
 
 impl RemovedMemory {
@@ -124,9 +133,38 @@ impl RemovedMemory {
         }
     }
 
+    /// Takes over what waits in another, of which nothing is free yet, if there is memory to name it: else both stay as
+    /// they are.
+    pub(crate) fn take_over(&mut self, other: &mut Self) {
+        if self.is_empty() {
+            core::mem::swap(self, other);
+        } else if self.waiting.try_reserve(other.waiting.len()).is_ok() {
+            self.waiting.append(&mut other.waiting);
+        }
+    }
+
     /// Whether all is free.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.tables.is_empty() && self.frames.is_none()
+    }
+
+    /// Shows all that waits to `each`, for an audit.
+    ///
+    /// # Errors
+    /// The first of `each`.
+    pub(crate) fn each<P: Platform, S>(
+        &self,
+        context: &Context<P>,
+        each: &mut dyn FnMut(Waiting) -> Result<(), S>,
+    ) -> Result<(), S> {
+        self.frames.iter().try_for_each(|frames| each(Waiting::Frames(frames.at, frames.pages)))?;
+        for piece in &self.waiting {
+            match *piece {
+                Piece::Table(table, level) => Cursor { table, level, next: 0 }.each(context, each)?,
+                Piece::Frames(Frameset { at, pages }) => each(Waiting::Frames(at, pages))?,
+            }
+        }
+        self.tables.iter().try_for_each(|cursor| cursor.each(context, each))
     }
 
     /// Frees frames, of tables and of leaves, until `budget`, in frames of 4 KiB, is used up. What the allocator takes
@@ -196,6 +234,29 @@ enum Next {
 }
 
 impl Cursor {
+    /// Shows what is not free yet to `each`: the table, and what its entries from the next one on own.
+    fn each<P: Platform, S>(
+        &self,
+        context: &Context<P>,
+        each: &mut dyn FnMut(Waiting) -> Result<(), S>,
+    ) -> Result<(), S> {
+        each(Waiting::Table(self.table, context.table_pages(self.level)))?;
+        // SAFETY: the table stands until it is freed, by who has this value for his own.
+        let Node { entries, .. } = unsafe { context.node(self.table, self.level, GuestPhysAddr::from_usize(0)) };
+        for entry in entries.iter().skip(self.next as usize) {
+            match context.format.decode(self.level, entry.load(Ordering::Acquire)) {
+                Entry::Leaf(leaf) | Entry::Marked(Marked::Leaf(leaf)) if leaf.owner == Owner::Space => {
+                    each(Waiting::Frames(leaf.at, Context::<P>::leaf_pages(self.level)))?;
+                }
+                Entry::Table(table) | Entry::Marked(Marked::Table(table)) => {
+                    Self { table, level: self.level.below(), next: 0 }.each(context, each)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Frees what the next entries own, and then the table.
     ///
     /// # Safety
@@ -225,16 +286,17 @@ impl Cursor {
         let Fields { address, owned, .. } = context.format.fields(self.level);
         // SAFETY: the caller's promise: the table stands until it is freed.
         let Node { entries, .. } = unsafe { context.node(self.table, self.level, GuestPhysAddr::from_usize(0)) };
-        while let Some(entry) = entries.get(self.next) {
+        while let Some(entry) = entries.get(self.next as usize) {
+            let first = self.next as usize;
             if *budget == 0 {
                 return Next::Later;
             }
-            let is_group = self.level == Level::PAGE && self.next.is_multiple_of(GROUP);
-            if is_group && self.next + GROUP <= entries.len() {
+            let is_group = self.level == Level::PAGE && first.is_multiple_of(GROUP);
+            if is_group && first + GROUP <= entries.len() {
                 // SAFETY: the caller's promise; the table has so many entries.
-                let owns_none = unsafe { context.owns_none::<GROUP>(self.table, self.next, owned) };
+                let owns_none = unsafe { context.owns_none::<GROUP>(self.table, first, owned) };
                 if owns_none {
-                    self.next += GROUP;
+                    self.next += GROUP as u32;
                     continue;
                 }
             }
@@ -257,9 +319,9 @@ impl Cursor {
             }
             // All that follow and are of the same kind.
             let kind = raw & !address;
-            let most = (*budget / pages).min(entries.len() - self.next);
+            let most = (*budget / pages).min(entries.len() - first);
             let mut freed = 0;
-            for entry in &entries[self.next..self.next + most] {
+            for entry in &entries[first..first + most] {
                 let raw = entry.load(Ordering::Acquire);
                 if raw & !address != kind {
                     break;
@@ -269,7 +331,7 @@ impl Cursor {
                 unsafe { context.free_frames(at, pages) };
                 freed += 1;
             }
-            self.next += freed;
+            self.next += freed as u32;
             *budget -= freed * pages;
         }
         if *budget == 0 { Next::Later } else { Next::Up }

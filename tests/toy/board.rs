@@ -128,6 +128,11 @@ impl Board {
         self.state().used.len()
     }
 
+    /// How many have it: what allocates from it has a clone.
+    pub fn owners(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
     /// Lets `count` more allocations succeed and no other, or all of them.
     pub fn allow(&self, count: Option<usize>) {
         self.state().left = count;

@@ -7,6 +7,7 @@ mod ahead;
 mod areas;
 mod audit;
 mod blocks;
+mod debt;
 mod discards;
 mod formats;
 mod invalidation;

@@ -58,19 +58,37 @@ pub const DEFECTS: &[Defect] = &[
     defect("a-page-that-came-charged-twice", &["C7"], &[Edit { file: COPY, text: "charge.filter(|_| !was_paid)", instead: "charge.filter(|_| true || !was_paid)" }], &[toy("races::a_page_that_comes_while_a_copy")]),
     defect("a-page-read-that-was-left", &["L4"], &[Edit { file: WINDOW, text: "if state.table.find(&self.context, range.start) != found {", instead: "if false && state.table.find(&self.context, range.start) != found {" }], &[toy("overtaken::copies::are_seen_by_a_read")]),
     defect("a-page-left-while-it-is-read", &["L4"], &[Edit { file: WINDOW, text: "pin = state.inherited.as_deref().map(Inherited::pin);", instead: "pin = state.inherited.as_deref().map(Inherited::pin).filter(|_| false);" }], &[toy("overtaken::copies::wait_for_a_read")]),
-    defect("marks-that-nest", &["T8"], &[Edit { file: EXCLUSIVE, text: "            self.settle(state)?;
-        }", instead: "            self.settle(state)?;
+    defect("marks-that-nest", &["T8"], &[Edit { file: EXCLUSIVE, text: "                return Ok(state);
+            }
+        }
+    }
+
+    /// The same for an answer", instead: "                return Ok(state);
+            }
+            self.pay_part();
             let state = self.state.exclusive();
             state.check_rest()?;
             return Ok(state);
-        }" }], &[toy("overtaken::unfinished::by_another_operation")]),
-    defect("changed-when-it-came-to-rest", &["C2"], &[Edit { file: EXCLUSIVE, text: "            self.settle(state)?;
-        }", instead: "            self.settle(state)?;
+        }
+    }
+
+    /// The same for an answer" }], &[toy("overtaken::unfinished::by_another_operation")]),
+    defect("changed-when-it-came-to-rest", &["C2"], &[Edit { file: EXCLUSIVE, text: "                return Ok(state);
+            }
+        }
+    }
+
+    /// The same for an answer", instead: "                return Ok(state);
+            }
+            self.pay_part();
             let state = self.state.exclusive();
             if state.table.is_finished() {
                 return Ok(state);
             }
-        }" }], &[toy("overtaken::unfinished::is_finished_and_nothing_more")]),
+        }
+    }
+
+    /// The same for an answer" }], &[toy("overtaken::unfinished::is_finished_and_nothing_more")]),
     defect("a-giver-with-something-left", &["T8"], &[Edit { file: TRANSFER, text: "if mine.table.is_finished() && others", instead: "if others" }], &[toy("overtaken::unfinished::by_either_side")]),
     defect("a-taker-with-something-left", &["T8"], &[Edit { file: TRANSFER, text: " && others.table.is_finished() {", instead: " {" }], &[toy("overtaken::unfinished::by_either_side")]),
     defect("two-spaces-finished-one-by-one", &["T8"], &[Edit { file: TRANSFER, text: "            drop(other.exclusive()?);
@@ -100,7 +118,7 @@ pub const DEFECTS: &[Defect] = &[
     defect("private-though-others-have-it-by-then", &["R10"], &[Edit { file: CONVERT, text: "            self.check_sole(&guard, range)?;
             if", instead: "            if" }], &[toy("overtaken::calls::make_nothing_private")]),
     defect("zeros-where-another-source-came", &["G4"], &[Edit { file: CONVERT, text: "if missing_page(&guard, range).is_none() {", instead: "if true || missing_page(&guard, range).is_none() {" }], &[toy("races::what_becomes_private_by_then")]),
-    defect("looked-for-without-an-end", &["R11"], &[Edit { file: SUPPLY, text: "let missing = || self.exclusive().map(|state| missing_page(&state, range));", instead: "let missing = || Ok::<_, Error>(missing_page(&self.state.shared(super::any_cpu()), range));" }], &[toy("regions::what_is_left_over_is_finished")]),
+    defect("looked-for-without-an-end", &["R11"], &[Edit { file: SUPPLY, text: "let missing = || self.exclusive().map(|state| missing_page(&state, range).map(kept));", instead: "let missing = || Ok::<_, Error>(missing_page(&self.state.shared(super::any_cpu()), range).map(kept));" }], &[toy("regions::what_is_left_over_is_finished")]),
     defect("a-leaf-of-others-moved", &["L4"], &[Edit { file: MOVE, text: "Entry::Leaf(Leaf { owner: Owner::Space, .. }) if slot.level == level => {}", instead: "Entry::Leaf(_) if slot.level == level => {}" }], &[toy("overtaken::calls::move_no_leaf")]),
     defect("a-leaf-of-another-size-moved", &["L4"], &[Edit { file: MOVE, text: "Entry::Leaf(Leaf { owner: Owner::Space, .. }) if slot.level == level => {}", instead: "Entry::Leaf(Leaf { owner: Owner::Space, .. }) => {}" }], &[toy("relocate::moves_the_pieces")]),
     defect("a-block-of-others-split", &["L4"], &[Edit { file: RELOCATE, text: "Found::Leaf { leaf: Leaf { owner: Owner::Space, .. }, level: now, .. } if now == level => {", instead: "Found::Leaf { level: now, .. } if now == level => {" }], &[toy("overtaken::calls::split_no_block")]),
@@ -110,7 +128,7 @@ pub const DEFECTS: &[Defect] = &[
             guard.check_free(range)?;
 ", instead: "went meanwhile.
 " }], &[toy("overtaken::calls::map_nothing_over")]),
-    defect("protected-in-steps-though-on-loan", &["L4"], &[Edit { file: PROTECT, text: "self.step_under(self.space.exclusive_over(self.rest)?, entries)", instead: "self.step_under(self.space.exclusive()?, entries)" }], &[toy("overtaken::calls::between_two_steps::protect_nothing")]),
+    defect("protected-in-steps-though-on-loan", &["L4"], &[Edit { file: PROTECT, text: "self.step_under(space.exclusive_over(self.rest)?, entries)", instead: "self.step_under(space.exclusive()?, entries)" }], &[toy("overtaken::calls::between_two_steps::protect_nothing")]),
     defect("written-in-steps-though-frozen", &["C3"], &[Edit { file: PROTECT, text: "Some((shared::new_leases(&plan, flags)?,", instead: "Some((if matches!(self.stage, Stage::Begun(_)) { Few::default() } else { shared::new_leases(&plan, flags)? }," }], &[toy("overtaken::calls::between_two_steps::allow_no_write")]),
     defect("a-regions-page-brought-twice", &["R10"], &[Edit { file: REGION, text: "        if let Some(at) = book.pages.frame(page) {
 ", instead: "        if let Some(at) = book.pages.frame(page).filter(|_| false) {

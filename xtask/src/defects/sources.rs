@@ -53,7 +53,7 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["F1"],
         edits: &[Edit {
             file: FAULT,
-            text: "None if is_supplied => Some(Later::Bring(area.backend().clone())),",
+            text: "None if is_supplied => Some(Later::Bring(self.keep(area.backend()))),",
             instead: "None if is_supplied => None,",
         }],
         host: &[toy("sources::races::a_page_that_comes_while_a_fault_looks")],

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::{
-    ahead, areas, audit, blocks, discards, formats, invalidation, loans, overtaken, sharing, sources, space, walker,
+    ahead, areas, audit, blocks, debt, discards, formats, invalidation, loans, overtaken, sharing, sources, space,
+    walker,
 };
 
 /// A defect: a change of the sources that makes them wrong.
@@ -154,6 +155,7 @@ pub fn all() -> impl Iterator<Item = &'static Defect> {
         loans::DEFECTS,
         blocks::DEFECTS,
         discards::DEFECTS,
+        debt::DEFECTS,
         sharing::DEFECTS,
         overtaken::DEFECTS,
         audit::DEFECTS,

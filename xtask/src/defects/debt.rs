@@ -1,0 +1,155 @@
+//! Defects in what a space owes the allocator: freed where time is short, lost, or in the way of what would fit.
+
+use super::table::{Defect, Edit, Emulator, toy};
+
+const DEBT: &str = "src/space/debt.rs";
+const EXCLUSIVE: &str = "src/space/exclusive.rs";
+const FAULT: &str = "src/space/fault.rs";
+const DISMANTLE: &str = "src/space/dismantle.rs";
+const UNMAP: &str = "src/space/unmap.rs";
+
+const NO_CLOCK: Emulator = Emulator::Cannot("no scenario there counts what one call frees");
+
+pub const DEFECTS: &[Defect] = &[
+    Defect {
+        name: "a-fault-frees-a-region",
+        rules: &["R14"],
+        edits: &[Edit {
+            file: DEBT,
+            text: "regions.step(&mut { LITTLE });",
+            instead: "regions.step(&mut { usize::MAX });",
+        }],
+        host: &[toy("debt::of_a_fault::a_region_that_it_has"), toy("debt::of_a_fault::a_region_goes_with")],
+        emulator: NO_CLOCK,
+    },
+    Defect {
+        name: "finished-late-and-freed-at-once",
+        rules: &["R14"],
+        edits: &[Edit { file: EXCLUSIVE, text: "        self.debt.add(&mut let_go);\n", instead: "" }],
+        host: &[toy("debt::finished_late::by_a_fault"), toy("debt::finished_late::a_region_goes")],
+        emulator: NO_CLOCK,
+    },
+    Defect {
+        name: "a-fault-pays-a-part",
+        rules: &["R14"],
+        edits: &[Edit {
+            file: FAULT,
+            text: "Later::Settle => self.exclusive_to_answer()",
+            instead: "Later::Settle => self.exclusive()",
+        }],
+        host: &[toy("debt::finished_late::by_a_fault")],
+        emulator: NO_CLOCK,
+    },
+    Defect {
+        name: "a-call-pays-all",
+        rules: &["R14"],
+        edits: &[Edit { file: DEBT, text: "self.pay(&mut { PART });", instead: "self.pay(&mut { usize::MAX });" }],
+        host: &[toy("debt::finished_late::private_memory"), toy("debt::finished_late::what_a_dead_lender")],
+        emulator: NO_CLOCK,
+    },
+    Defect {
+        name: "no-call-pays",
+        rules: &["R14"],
+        edits: &[Edit { file: DEBT, text: "        self.pay(&mut { PART });\n", instead: "" }],
+        host: &[toy("debt::finished_late::")],
+        emulator: NO_CLOCK,
+    },
+    Defect {
+        name: "steps-leave-what-is-owed",
+        rules: &["R14"],
+        edits: &[Edit { file: UNMAP, text: "        self.pay(&mut budget.min(debt::PART));\n", instead: "" }],
+        host: &[toy("debt::finished_late::steps_pay")],
+        emulator: NO_CLOCK,
+    },
+    Defect {
+        name: "refused-though-a-debt-makes-room",
+        rules: &["R14", "C9"],
+        edits: &[Edit {
+            file: FAULT,
+            text: "            Err(error) if self.pays_for(&error, LITTLE) => Ok(Outcome::Retry),\n",
+            instead: "            Err(error) if false && self.pays_for(&error, LITTLE) => Ok(Outcome::Retry),\n",
+        }],
+        host: &[toy("debt::refused::no_page_is_that"), toy("debt::refused::no_page_is_for")],
+        emulator: Emulator::Cannot("no scenario there has a limit and a debt"),
+    },
+    Defect {
+        name: "a-call-refused-though-a-debt-makes-room",
+        rules: &["R14", "C9"],
+        edits: &[Edit {
+            file: DEBT,
+            text: "Err(error) if self.pays_for(&error, PART) => {}",
+            instead: "Err(error) if false && self.pays_for(&error, PART) => {}",
+        }],
+        host: &[toy("debt::refused::no_call")],
+        emulator: Emulator::Cannot("no scenario there has a limit and a debt"),
+    },
+    Defect {
+        name: "a-refused-fault-pays-all",
+        rules: &["R14"],
+        edits: &[Edit {
+            file: FAULT,
+            text: "if self.pays_for(&error, LITTLE) =>",
+            instead: "if self.pays_for(&error, LITTLE * 1024) =>",
+        }],
+        host: &[toy("debt::refused::no_page_is_that"), toy("debt::refused::no_page_is_for")],
+        emulator: NO_CLOCK,
+    },
+    Defect {
+        name: "a-debt-lost-with-its-space",
+        rules: &["R14"],
+        edits: &[
+            Edit {
+                file: DISMANTLE,
+                text: "        self.pay(&mut budget);
+",
+                instead: "",
+            },
+            Edit {
+                file: DISMANTLE,
+                text: "if self.debt.is_owed() { Progress::More } else { progress }",
+                instead: "progress",
+            },
+        ],
+        host: &[toy("debt::at_the_end::a_space_that_is_dropped"), toy("debt::at_the_end::a_space_that_is_dismantled")],
+        emulator: NO_CLOCK,
+    },
+    Defect {
+        name: "a-debt-lost-with-what-is-lost",
+        rules: &["R14"],
+        edits: &[Edit {
+            file: DISMANTLE,
+            text: "while self.debt.is_owed() {",
+            instead: "while false && self.debt.is_owed() {",
+        }],
+        host: &[toy("debt::at_the_end::a_space_whose_memory_is_lost")],
+        emulator: NO_CLOCK,
+    },
+    Defect {
+        name: "a-permission-that-waits-for-time",
+        rules: &["R14", "C3"],
+        edits: &[Edit {
+            file: EXCLUSIVE,
+            text: "            let_go.regions.end(lease);
+",
+            instead: "            core::mem::forget(lease);
+",
+        }],
+        host: &[toy("debt::finished_late::a_region_can_be_frozen")],
+        emulator: NO_CLOCK,
+    },
+    Defect {
+        name: "what-came-meanwhile-in-the-debts-place",
+        rules: &["R14"],
+        edits: &[Edit {
+            file: "src/table/removed.rs",
+            text: "        if self.is_empty() {
+            core::mem::swap(self, other);
+        } else",
+            instead: "        if true {
+            core::mem::swap(self, other);
+        } else",
+        }],
+        host: &[toy("debt::finished_late::one_after_the_other")],
+        emulator: NO_CLOCK,
+    },
+];
