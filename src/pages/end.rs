@@ -46,7 +46,7 @@ pub(super) enum Waiting {
 }
 
 /// How many pages are looked at with a lock held.
-const MOST_LOOKS: usize = 256;
+pub(super) const MOST_LOOKS: usize = 256;
 
 impl LeavingTree {
     /// Takes pages off the account, and frees what no other tree names.
@@ -189,21 +189,51 @@ impl Pages {
         None
     }
 
-    /// Takes all pages off an account that a source brought.
-    pub(crate) fn unpay(&self, payer: &Payer) {
-        let mut next = 0;
-        while self.supplied.is_some()
-            && let Some(page) = self.next(next..usize::MAX)
-        {
-            self.unpay_leaf(page, payer);
-            next = (page | (FAN - 1)) + 1;
-        }
+    /// Takes pages from `next` on off an account that a source brought, until `budget` is used up: so many nodes with their
+    /// leaves. Whether all are off it. None can come to be on it meanwhile.
+    ///
+    /// What other trees share is passed over: it went off when it came to be shared, and is paid for no more.
+    pub(crate) fn unpay_some(&self, payer: &Payer, next: &mut usize, budget: &mut usize) -> bool {
+        self.supplied.is_none() || unpay_some(&self.root, (self.height, self.base), payer, next, budget)
     }
 
     /// Takes the pages of a leaf off an account, whoever else has the leaf.
     fn unpay_leaf(&self, page: usize, payer: &Payer) {
         if self.covers(page) {
             unpay_leaf(&self.root, self.height, page, payer);
+        }
+    }
+}
+
+fn unpay_some(
+    child: &Child,
+    (height, base): (u32, usize),
+    payer: &Payer,
+    next: &mut usize,
+    budget: &mut usize,
+) -> bool {
+    let last = base + ((1 << super::bits(height)) - 1);
+    let Some(node) = child.as_ref().filter(|node| node.is_sole() && *next <= last) else { return true };
+    if height <= 1 {
+        if *budget == 0 {
+            return false;
+        }
+        *budget -= 1;
+        *next = last + 1;
+    }
+    match node {
+        Node::Leaf(leaf) => {
+            leaf.0.read().unpay(base, payer);
+            true
+        }
+        Node::Inner(inner) => {
+            let children = inner.children.read();
+            (base..).step_by(1 << super::bits(height - 1)).zip(&*children).all(|(base, child)| {
+                // Leaves come with the node above them.
+                let (mut first, mut all) = (base, usize::MAX);
+                let (next, budget) = if height == 1 { (&mut first, &mut all) } else { (&mut *next, &mut *budget) };
+                unpay_some(child, (height - 1, base), payer, next, budget)
+            })
         }
     }
 }

@@ -7,7 +7,7 @@ use spin::rwlock::{RwLock, RwLockReadGuard};
 
 use super::{
     Asker, Gone, Keeper, Look, Offer, Pages, Payer, Place, Pool, Taken, Wanted,
-    end::{Leaving, Piece, Waiting},
+    end::{Leaving, MOST_LOOKS, Piece, Waiting},
     is_still_missing,
     keeper::Paid,
     offer,
@@ -170,9 +170,14 @@ pub(crate) trait Inherited: Send + Sync {
         self.leaving().read().is_empty()
     }
 
-    /// As [`Pages::take_missing`].
+    /// As [`Pages::take_missing`], with a bounded number of looks.
     fn take_missing(&self, range: &mut Range<usize>) -> Option<Gone> {
-        self.pages().upgradeable_read().upgrade().take_missing(range, usize::MAX)
+        self.pages().upgradeable_read().upgrade().take_missing(range, MOST_LOOKS)
+    }
+
+    /// As [`Pages::unpay_some`].
+    fn unpay_some(&self, payer: &Payer, next: &mut usize, budget: &mut usize) -> bool {
+        self.pages().read().unpay_some(payer, next, budget)
     }
 
     /// As [`Pages::make_way`].

@@ -95,11 +95,17 @@ impl State {
         self.inherited.clone()
     }
 
-    /// Takes a page out that a source was to bring to an area which was removed, though a CPU could not be told.
-    pub(super) fn take_removed_missing(&mut self) -> Option<Gone> {
+    /// Takes a page out that a source was to bring to an area which was removed, though a CPU could not be told. It is looked
+    /// for from the page `from` on, as far as a bounded number of looks goes, which is noted there: `None` at the end.
+    pub(super) fn take_removed_missing(&self, from: &mut Option<usize>) -> Option<Gone> {
+        let first = from.take()?;
         let inherited = self.inherited.as_deref()?;
-        let areas = self.removed.areas.iter().filter(|area| is_inherited(area));
-        areas.map(|area| pages(area.va_range())).find_map(|mut pages| inherited.take_missing(&mut pages))
+        let areas = self.removed.areas.iter().filter(|area| is_inherited(area)).map(|area| pages(area.va_range()));
+        // They are in order.
+        let mut rest = areas.map(|pages| pages.start.max(first)..pages.end).find(|pages| !pages.is_empty())?;
+        let missing = inherited.take_missing(&mut rest);
+        *from = Some(rest.start);
+        missing
     }
 
     /// Whether an area of that kind stands at an address still.

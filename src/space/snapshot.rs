@@ -56,7 +56,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             let mut changes = Changes::new(range);
             table.freeze(&self.context, range, &mut changes);
             let flush = table.frozen(&self.context, changes);
-            draft.hand_over(areas, &self.accounts);
+            draft.unpay_some(&self.accounts, &mut 0, &mut { usize::MAX });
+            draft.hand_over(areas);
             (draft, flush.finish())
         };
         flushed.map_err(|cause| Error::Invalidation { range: draft.range, cause })?;
@@ -265,8 +266,14 @@ impl Draft {
         context.frames.account().give_back(bytes / PAGE_SIZE_4K);
     }
 
+    /// Takes pages that a source brought off the space's account, from the number `next` on: whether all are. It comes before
+    /// they are shared.
+    pub(super) fn unpay_some(&self, payer: &Payer, next: &mut usize, budget: &mut usize) -> bool {
+        self.inherited.unpay_some(payer, next, budget)
+    }
+
     /// Has the areas inherit, and the region share what they do.
-    pub(super) fn hand_over(&mut self, areas: &mut MemorySet<Backend>, payer: &Payer) {
+    pub(super) fn hand_over(&mut self, areas: &mut MemorySet<Backend>) {
         let Self { parts, supplies: all, let_go, .. } = self;
         let mut parts = parts.iter();
         areas.each_backend(|_, backend| {
@@ -284,7 +291,6 @@ impl Draft {
         });
         areas.join_all(self.range);
         let pages = self.inherited.share();
-        pages.unpay(payer);
         self.region.fill(|all| *all = pages);
     }
 

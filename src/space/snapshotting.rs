@@ -31,6 +31,8 @@ enum Phase {
     Reserving(GuestPhysRange),
     /// It is frozen. That cannot fail.
     Freezing(GuestPhysRange),
+    /// What sources brought goes off the account, from the page of that number on. That cannot fail either.
+    Unpaying(usize),
 }
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L>
@@ -84,15 +86,22 @@ impl<P: Platform, L: LockFamily> Snapshotting<'_, P, L> {
                 let rest = GuestPhysRange { start: end, ..rest };
                 self.phase = if rest.is_empty() { Phase::Freezing(draft.range()) } else { Phase::Reserving(rest) };
             }
-            Phase::Freezing(rest) if rest.is_empty() => return Ok(Progress::Done),
+            Phase::Unpaying(mut next) => {
+                // No page comes to be on the account: nothing is asked for on behalf of a guest that is at rest.
+                let is_done = draft.unpay_some(&self.space.accounts, &mut next, &mut { entries });
+                self.phase = Phase::Unpaying(next);
+                return Ok(if is_done { Progress::Done } else { Progress::More });
+            }
             Phase::Freezing(rest) => {
                 let mut state = self.space.state.exclusive();
                 let end = state.table.end_of_entries(&self.space.context, rest, entries);
                 let part = GuestPhysRange { end, ..rest };
                 draft.adopt(&self.space.context, &state.table, part);
                 state.table.freeze(&self.space.context, part, &mut self.changes);
-                self.phase = Phase::Freezing(GuestPhysRange { start: end, ..rest });
-                if end == rest.end {
+                let rest = GuestPhysRange { start: end, ..rest };
+                let is_done = rest.is_empty() && draft.unpay_some(&self.space.accounts, &mut 0, &mut 0);
+                self.phase = if rest.is_empty() { Phase::Unpaying(0) } else { Phase::Freezing(rest) };
+                if is_done {
                     return Ok(Progress::Done);
                 }
             }
@@ -120,7 +129,7 @@ impl<P: Platform, L: LockFamily> Snapshotting<'_, P, L> {
         let range = draft.range();
         let changes = core::mem::replace(&mut self.changes, Changes::new(range));
         let flush = table.frozen(&self.space.context, changes);
-        draft.hand_over(areas, &self.space.accounts);
+        draft.hand_over(areas);
         let flushed = flush.finish();
         *snapshotting = None;
         self.space.context.shootdown.open();
@@ -133,19 +142,20 @@ impl<P: Platform, L: LockFamily> Snapshotting<'_, P, L> {
 impl<P: Platform, L: LockFamily> Drop for Snapshotting<'_, P, L> {
     fn drop(&mut self) {
         let Some(draft) = &self.draft else { return };
-        match self.phase {
-            Phase::Freezing(rest) if rest != draft.range() => {
-                // The step cannot fail any more.
-                while self.step(usize::MAX) == Ok(Progress::More) {}
-                if let Err(error) = self.conclude() {
-                    log::error!("a snapshot is given up: {error}");
-                }
+        let has_begun = match self.phase {
+            Phase::Reserving(_) => false,
+            Phase::Freezing(rest) => rest != draft.range(),
+            Phase::Unpaying(_) => true,
+        };
+        if has_begun {
+            // The step cannot fail any more.
+            while self.step(usize::MAX) == Ok(Progress::More) {}
+            if let Err(error) = self.conclude() {
+                log::error!("a snapshot is given up: {error}");
             }
-            // Nothing is frozen yet.
-            _ => {
-                self.space.state.exclusive().snapshotting = None;
-                self.space.context.shootdown.open();
-            }
+        } else {
+            self.space.state.exclusive().snapshotting = None;
+            self.space.context.shootdown.open();
         }
     }
 }

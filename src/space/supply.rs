@@ -163,7 +163,9 @@ impl<P: Platform, L: LockFamily> Asker for Missing<'_, P, L> {
     fn hold(&self, then: &mut dyn FnMut(&dyn Fn() -> bool)) {
         let state = self.space.state.shared(super::any_cpu());
         then(&|| {
-            state.has(self.gpa, self.backend)
+            // While a snapshot is taken in steps, no page comes to be on the space's account.
+            state.check_rest().is_ok()
+                && state.has(self.gpa, self.backend)
                 && matches!(state.table.find(&self.space.context, self.gpa), Found::Absent(_))
         });
     }

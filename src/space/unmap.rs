@@ -138,12 +138,20 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Ends the waits for pages that were removed by an operation which could not tell all CPUs.
     ///
-    /// One after the other, as sources are told without any lock.
+    /// One after the other, as sources are told without any lock. If another CPU has made all forget meanwhile, they are
+    /// among what is left to be freed.
     #[cold]
     fn end_removed_waits(&self) {
-        let next = || self.state.exclusive().take_removed_missing();
-        while let Some(missing) = next() {
+        let (mut from, mut inherited) = (Some(0), None);
+        while from.is_some() {
+            let state = self.state.exclusive();
+            let missing = state.take_removed_missing(&mut from);
+            inherited.clone_from(&state.inherited);
+            drop(state);
             drop(missing);
+        }
+        if let Some(inherited) = inherited {
+            inherited.end_waits();
         }
     }
 }

@@ -1,6 +1,11 @@
 //! Snapshots of memory that has not come yet.
 
-use super::*;
+use stage2::space::Progress;
+
+use super::{
+    eventful::{self, Eventful},
+    *,
+};
 
 #[test]
 fn have_the_source_behind_them() {
@@ -41,4 +46,59 @@ fn have_the_source_behind_them() {
     script.settled();
     drop(fork);
     assert_eq!((script.settled(), board.allocated()), (vec![(11, Settled::Cancelled)], 0));
+}
+
+/// All that a source had brought went off the account at once, and the CPUs waited meanwhile.
+#[test]
+fn that_go_in_steps_take_some_pages_off_the_account_in_each() {
+    let board = Board::new();
+    let (_script, pager) = pager(2);
+    let space = board.space();
+    space.map_from(range(0, 4096 * PAGE), &pager, 0, RW).unwrap();
+    for turn in 0..3 {
+        // In pieces that are far from each other, and some of them whole.
+        let offered = (0..4096).filter(|at| at % 1024 < 300 || at % 16 == turn);
+        for at in offered.clone() {
+            let _ = space.offer(gpa(at * PAGE), &page(at * PAGE)).unwrap();
+        }
+        let paid = space.usage().frames;
+        assert!(if turn == 0 { paid == offered.count() } else { paid > 100 }, "{paid}");
+        let mut taking = space.snapshot_in_steps().unwrap();
+        let (mut steps, mut left) = (0, paid);
+        loop {
+            let progress = taking.step(1).unwrap();
+            let now = space.usage().frames;
+            assert!(left - now <= 256, "{} pages in a step", left - now);
+            steps += usize::from(now < left);
+            left = now;
+            if progress == Progress::Done {
+                break;
+            }
+        }
+        assert!(left == 0 && steps > 4, "{left} after {steps}");
+        let snapshot = taking.finish().unwrap();
+        assert_eq!(snapshot.region().load(16 * PAGE), Ok(content(16 * PAGE)));
+        // What it is alone with by then is no snapshot's any more.
+        drop(snapshot);
+    }
+}
+
+/// A page that a CPU was about to ask for came to be on the account of a space that has it in common with a snapshot.
+#[test]
+fn that_go_in_steps_have_no_page_asked_for_that_is_paid_for() {
+    let board = Board::new();
+    let (script, pager) = pager(2);
+    script.answers(Supply::Ready);
+    let space = Arc::new(GuestSpace::<Machine, Eventful>::new(board.config()).unwrap());
+    space.map_from(range(0, 2 * PAGE), &pager, 0, RW).unwrap();
+    let other = Arc::clone(&space);
+    // It has looked at the area, the space's tree and the page, and has not asked yet.
+    eventful::after_shared_number(3, move || {
+        let mut taking = other.snapshot_in_steps().unwrap();
+        while taking.step(usize::MAX) == Ok(Progress::More) {}
+        std::mem::forget(taking);
+    });
+    let missed = Fault { gpa: gpa(0), access: Access::Read, cause: Cause::Translation, origin: Origin::Instruction };
+    assert_eq!(space.fault(CpuId(0), missed), Err(Error::Snapshotting(range(0, 2 * PAGE))));
+    assert_eq!((script.asked(), space.usage().frames), (vec![], 0));
 }

@@ -6,6 +6,7 @@ const DEBT: &str = "src/space/debt.rs";
 const EXCLUSIVE: &str = "src/space/exclusive.rs";
 const FAULT: &str = "src/space/fault.rs";
 const DISMANTLE: &str = "src/space/dismantle.rs";
+const SNAPSHOTTING: &str = "src/space/snapshotting.rs";
 const UNMAP: &str = "src/space/unmap.rs";
 
 const NO_CLOCK: Emulator = Emulator::Cannot("no scenario there counts what one call frees");
@@ -151,5 +152,39 @@ pub const DEFECTS: &[Defect] = &[
         }],
         host: &[toy("debt::finished_late::one_after_the_other")],
         emulator: NO_CLOCK,
+    },
+    Defect {
+        name: "frozen-in-steps-and-paid-for-still",
+        rules: &["R14", "C8"],
+        edits: &[Edit {
+            file: SNAPSHOTTING,
+            text: "let is_done = draft.unpay_some(&self.space.accounts, &mut next, &mut { entries });",
+            instead: "let is_done = draft.unpay_some(&self.space.accounts, &mut next, &mut 0) || true;",
+        }],
+        host: &[toy("sources::snapshots::that_go_in_steps_take")],
+        emulator: NO_CLOCK,
+    },
+    Defect {
+        name: "all-off-the-account-in-one-step",
+        rules: &["R14"],
+        edits: &[Edit {
+            file: SNAPSHOTTING,
+            text: "&mut next, &mut { entries });",
+            instead: "&mut next, &mut { entries.max(usize::MAX) });",
+        }],
+        host: &[toy("sources::snapshots::that_go_in_steps_take")],
+        emulator: NO_CLOCK,
+    },
+    Defect {
+        name: "asked-for-a-guest-at-rest",
+        rules: &["R14", "C8"],
+        edits: &[Edit {
+            file: "src/space/supply.rs",
+            text: "            state.check_rest().is_ok()
+                && state.has",
+            instead: "            state.has",
+        }],
+        host: &[toy("sources::snapshots::that_go_in_steps_have_no")],
+        emulator: Emulator::Cannot("it would need a CPU between two instructions"),
     },
 ];
