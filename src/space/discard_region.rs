@@ -129,6 +129,9 @@ fn lock_all<'s, P: Platform, L: LockFamily>(
 ) -> Result<Vec<Held<'s, L>>, RegionError> {
     let mut held: Vec<Held<'s, L>> = Vec::new();
     held.try_reserve_exact(spaces.len()).map_err(|_| out_of_memory)?;
+    for space in spaces {
+        space.pay_part();
+    }
     while let Some(space) = spaces.get(held.len()) {
         let state = space.state.exclusive();
         state.check_rest().map_err(|_| RegionError::Snapshotting)?;

@@ -54,6 +54,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Takes both spaces' locks, in the order of their addresses, whichever gives; `range` is what it is about.
     pub(super) fn lock_both<'s>(&'s self, range: GuestPhysRange, other: &'s Self) -> Result<Both<'s, L>, Error> {
         let (this, that) = (core::ptr::from_ref(&self.state), core::ptr::from_ref(&other.state));
+        self.pay_part();
+        other.pay_part();
         loop {
             let (mine, others) = match this.addr().cmp(&that.addr()) {
                 core::cmp::Ordering::Equal => return Err(Error::SameSpace(range)),
