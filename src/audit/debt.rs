@@ -14,7 +14,8 @@ impl Owed {
     /// What a space owes of its own memory and of its tables.
     pub fn read<P: Platform, L: LockFamily>(map: &Map<'_, '_, P, L>, claims: &mut Claims) -> Result<Self, Exhausted> {
         let (held, mut owed) = (&map.subject.held, Self::default());
-        held.owed_memory().each(held.context(), &mut |waiting| {
+        let Some(memory) = held.owed_memory() else { return Ok(owed) };
+        memory.each(held.context(), &mut |waiting| {
             let (at, pages, count) = match waiting {
                 Waiting::Frames(at, pages) => (at, pages, &mut owed.frames),
                 Waiting::Table(at, pages) => (at, pages, &mut owed.table_frames),

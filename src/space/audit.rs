@@ -2,7 +2,12 @@
 
 use spin::rwlock::RwLockReadGuard;
 
-use super::{GuestSpace, State, debt::Owed, exclusive::Held, removed::RemovedAreas};
+use super::{
+    GuestSpace, State,
+    debt::Owed,
+    exclusive::Held,
+    removed::{Removed, RemovedAreas},
+};
 use crate::{
     account::{Account, Resource},
     addr::GuestPhysRange,
@@ -66,13 +71,13 @@ impl<P: Platform, L: LockFamily> Audited<'_, P, L> {
     }
 
     /// Memory that is still to be freed, of the space's own and of its tables.
-    pub(crate) fn owed_memory(&self) -> &RemovedMemory {
-        &self.owed.removed().memory
+    pub(crate) fn owed_memory(&self) -> Option<&RemovedMemory> {
+        self.owed.rest().map(|rest| &rest.memory)
     }
 
     /// What is still to be let go of regions.
     pub(crate) fn owed_views(&self) -> impl Iterator<Item = &View> {
-        self.owed.removed().views()
+        self.owed.rest().into_iter().flat_map(Removed::views)
     }
 
     pub(crate) fn loans(&self) -> &Loans {

@@ -2,16 +2,16 @@
 //!
 //! It comes from a CPU which answers a fault, whose reference to a region has become the last one while it worked without
 //! the space's lock; and from the operation that finishes what an earlier one could not, with the lock held. Neither frees
-//! it. Putting it here takes no memory, but where there are two such debts at once: what there is no memory to name is
-//! freed at once, without the space's lock.
+//! it. A region is put here without any memory; of the rest, what there is no memory to name is freed at once, without the
+//! space's lock.
 //!
 //! It is paid a part at a time, and never with the space's lock held:
 //! - every call that takes that lock exclusively pays a [`PART`] before, and one more when it has finished what an earlier
 //!   one could not;
 //! - a call that frees in steps, or at once, pays with what is left of its budget, up to a part;
 //! - an answer to a fault pays nothing, but where memory or the limit would refuse it: then it pays a [`LITTLE`] and the
-//!   guest tries again, and it is refused when nothing is owed any more. Other calls that are refused pay all, a part at a
-//!   time, until what they need is there;
+//!   guest tries again, and it is refused when nothing is owed any more. A call that populates, splits, moves or gives memory
+//!   away, and is refused, pays all, a part at a time, until what it needs is there;
 //! - the space's end pays all, in steps where it goes in steps.
 //!
 //! What is owed is on the space's account until it is free. The debt's lock comes behind the space's. Memory is freed with
@@ -29,6 +29,7 @@ use spin::rwlock::{RwLock, RwLockReadGuard};
 use super::{GuestSpace, removed::Removed};
 use crate::{
     backend::Backend,
+    counted::Counted,
     error::{Error, RegionError},
     format::LeafPolicy,
     lock::LockFamily,
@@ -54,15 +55,67 @@ pub(super) struct Debt {
 /// What is owed, behind the debt's lock.
 #[derive(Default)]
 pub(super) struct Owed {
-    removed: Removed,
+    /// Regions that are at their end: with nothing else owed, all there is.
+    regions: RemovedRegions,
+    /// All else. A space that owes nothing has no room for it: it is as large as the rest of the space.
+    rest: Option<Counted<Removed>>,
     /// A CPU has all but the memory, and brings back what it does not free.
     is_out: bool,
 }
 
 impl Owed {
-    /// All but what a CPU has out just now.
-    pub(super) fn removed(&self) -> &Removed {
-        &self.removed
+    /// All but regions at their end, and what a CPU has out just now.
+    pub(super) fn rest(&self) -> Option<&Removed> {
+        self.rest.as_deref()
+    }
+
+    fn rest_mut(&mut self) -> Option<&mut Removed> {
+        self.rest.as_mut().and_then(Counted::sole)
+    }
+
+    /// Takes over what is removed, of which nothing is free yet. What there is no memory to name stays.
+    fn take_over(&mut self, removed: &mut Removed) {
+        self.regions.take_over(&mut removed.regions);
+        if removed.is_empty() {
+            return;
+        }
+        if self.rest.is_none() {
+            self.rest = Counted::try_new(Removed::default());
+        }
+        if let Some(rest) = self.rest_mut() {
+            rest.take_over(removed);
+        }
+    }
+
+    /// All but the memory, which others go on to free.
+    fn take_out(&mut self) -> Removed {
+        let mut out = Removed::default();
+        if let Some(rest) = self.rest_mut() {
+            let memory = mem::take(&mut rest.memory);
+            mem::swap(rest, &mut out);
+            rest.memory = memory;
+        }
+        out.regions.take_over(&mut self.regions);
+        out
+    }
+
+    /// Puts back what is not free yet, and may be half done. What has come meanwhile is added to it: what there is no memory
+    /// to name is left in its place.
+    fn put_back(&mut self, out: &mut Removed) {
+        self.regions.take_over(&mut out.regions);
+        if let Some(rest) = self.rest_mut() {
+            let memory = mem::take(&mut rest.memory);
+            mem::swap(rest, out);
+            rest.memory = memory;
+            rest.take_over(out);
+        }
+        if self.rest().is_some_and(Removed::is_empty) {
+            self.rest = None;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.regions.is_empty() && self.rest.is_none()
     }
 }
 
@@ -77,7 +130,7 @@ impl Debt {
     /// Takes over what is removed, of which nothing is free yet. What there is no memory to name stays: the caller frees it.
     pub(super) fn add(&self, removed: &mut Removed) {
         let mut owed = self.owed.write();
-        owed.removed.take_over(removed);
+        owed.take_over(removed);
         self.is_owed.store(true, Ordering::Relaxed);
     }
 
@@ -86,26 +139,21 @@ impl Debt {
     fn pay<P: Platform>(&self, context: &Context<P>, budget: &mut usize) {
         let mut rest = {
             let mut owed = self.owed.write();
-            owed.removed.memory.free(context, budget);
+            if let Some(rest) = owed.rest_mut() {
+                rest.memory.free(context, budget);
+            }
             if *budget == 0 || owed.is_out {
                 return;
             }
             owed.is_out = true;
-            let memory = mem::take(&mut owed.removed.memory);
-            let rest = mem::take(&mut owed.removed);
-            owed.removed.memory = memory;
-            rest
+            owed.take_out()
         };
         let _ = rest.step(context, None, budget);
         {
             let mut owed = self.owed.write();
-            // What has come meanwhile is the little that is added to what is back.
-            let memory = mem::take(&mut owed.removed.memory);
-            mem::swap(&mut owed.removed, &mut rest);
-            owed.removed.memory = memory;
-            owed.removed.take_over(&mut rest);
+            owed.put_back(&mut rest);
             owed.is_out = false;
-            self.is_owed.store(!owed.removed.is_empty(), Ordering::Relaxed);
+            self.is_owed.store(!owed.is_empty(), Ordering::Relaxed);
         }
         while rest.step(context, None, &mut { usize::MAX }) == super::Progress::More {}
     }
