@@ -33,8 +33,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meanwhile {
     /// Nothing: no CPU works on the spaces, their regions or their sources, and nothing is left of an operation in
-    /// steps ([`Unmapping`](crate::space::Unmapping), [`Protecting`](crate::space::Protecting)). All numbers must agree
-    /// exactly.
+    /// steps ([`Unmapping`](crate::space::Unmapping), [`Discarding`](crate::space::Discarding),
+    /// [`Protecting`](crate::space::Protecting)). All numbers must agree exactly.
     Nothing,
     /// Anything. What waits outside of the spaces to be freed is still counted, so that numbers may be higher than what
     /// is found, and not lower.

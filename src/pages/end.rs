@@ -121,20 +121,29 @@ impl Leaving {
         missing.map_or(Waiting::More, Waiting::Page)
     }
 
-    /// Ends the waits for all of it, and frees it. Called without any lock.
-    pub(crate) fn end(mut self) {
+    /// Ends the waits for all of it. Called without any lock: sources are told.
+    pub(crate) fn end_waits(&mut self) {
         loop {
             match self.take_missing() {
                 Waiting::Page(missing) => drop(missing),
                 Waiting::More => {}
-                Waiting::Nothing => break,
+                Waiting::Nothing => return,
             }
         }
-        while let Some(piece) = self.pop() {
-            match piece {
-                Piece::Page(page) => drop(page),
-                Piece::Tree(mut tree) => tree.step(&mut { usize::MAX }),
+    }
+
+    /// Frees it until `budget` is used up: each page takes one, and so does a node without any. Called without any lock,
+    /// when the waits have ended.
+    pub(crate) fn free_some(&mut self, budget: &mut usize) {
+        while *budget > 0 {
+            if let Some(page) = self.page.take().or_else(|| self.pages.pop()) {
+                *budget -= 1;
+                drop(page);
+                continue;
             }
+            let Some(tree) = self.trees.last_mut() else { return };
+            tree.step(budget);
+            self.trees.pop_if(|tree| tree.is_empty());
         }
     }
 

@@ -39,6 +39,7 @@ pub(crate) use self::audit::Audited;
 use self::{debt::Debt, dismantle::Life, removed::RemovedAreas};
 pub use self::{
     discard::Refill,
+    discard_region::Discarding,
     dismantle::Dismantling,
     populating::{Populated, Populating},
     protect::Protecting,

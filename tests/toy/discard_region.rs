@@ -95,21 +95,28 @@ impl Source for Later {
 
 #[test]
 fn are_asked_for_again_where_a_source_has_them() {
-    let board = Board::new();
-    let space = board.space();
-    let pager = Pager::new(Arc::new(Later), NonZeroUsize::new(4).unwrap()).unwrap();
-    let region = space.region_from(2 * PAGE, &pager, 0).unwrap();
-    space.map(range(0, 2 * PAGE), Mapping::Shared { region: region.clone(), offset: 0 }, RW).unwrap();
-    let waits = |at| match fault(&space, at, Access::Read) {
-        Outcome::NotYet(ticket) => ticket,
-        other => panic!("{other:?}"),
-    };
-    let (one, two) = (waits(0), waits(PAGE));
-    pager.complete(one, Ok(&[1; PAGE])).unwrap();
-    assert_eq!(space.load(gpa(0)), Ok(1_u8));
-    discard(&region, 0, 2 * PAGE, &[&space]).unwrap();
-    assert_eq!((pager.state(two), region.frames()), (Waiting::Over, 0));
-    assert_eq!((waits(0).offset(), waits(PAGE).offset()), (0, PAGE));
+    for in_steps in [false, true] {
+        let board = Board::new();
+        let space = board.space();
+        let pager = Pager::new(Arc::new(Later), NonZeroUsize::new(4).unwrap()).unwrap();
+        let region = space.region_from(2 * PAGE, &pager, 0).unwrap();
+        space.map(range(0, 2 * PAGE), Mapping::Shared { region: region.clone(), offset: 0 }, RW).unwrap();
+        let waits = |at| match fault(&space, at, Access::Read) {
+            Outcome::NotYet(ticket) => ticket,
+            other => panic!("{other:?}"),
+        };
+        let (one, two) = (waits(0), waits(PAGE));
+        pager.complete(one, Ok(&[1; PAGE])).unwrap();
+        assert_eq!(space.load(gpa(0)), Ok(1_u8));
+        // Before anything is freed.
+        let discarding = in_steps.then(|| region.discard_in_steps(0, 2 * PAGE, [&*space]).unwrap());
+        if !in_steps {
+            discard(&region, 0, 2 * PAGE, &[&space]).unwrap();
+        }
+        assert_eq!((pager.state(two), region.frames()), (Waiting::Over, 0));
+        assert_eq!((waits(0).offset(), waits(PAGE).offset()), (0, PAGE));
+        drop(discarding);
+    }
 }
 
 /// The hypervisor reads it by a handle meanwhile.

@@ -1,6 +1,9 @@
 //! Memory that goes, from areas that stay.
 
-use stage2::{region::RegionError, space::Refill};
+use stage2::{
+    region::RegionError,
+    space::{Progress, Refill},
+};
 
 use super::*;
 
@@ -48,11 +51,12 @@ impl World {
         let but = unnamed.map_or_else(String::new, |guest| format!(", guest {guest} is not named"));
         self.note(format!("handle {handle}: discard {pages:?}{but}"));
         let named = self.spaces.iter().enumerate().filter(|(guest, _)| Some(*guest) != unnamed);
-        let discarded = self.handles[handle].region().discard(
+        let discarded = self.handles[handle].region().discard_in_steps(
             pages.start * PAGE,
             pages.len() * PAGE,
             named.map(|(_, space)| &**space),
         );
+        let discarded = discarded.map(|mut discarding| while discarding.step(start % 3 + 1) == Progress::More {});
         let cells = &self.twin.regions[region].cells[pages.clone()];
         let shows = |slot: &Slot| matches!(slot.stand, Stand::Shared(..)) && cells.contains(&slot.cell);
         let is_shown = unnamed.is_some_and(|guest| self.twin.guests[guest].slots.iter().flatten().any(shows));

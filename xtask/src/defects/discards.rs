@@ -156,12 +156,52 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["R18"],
         edits: &[Edit {
             file: PUNCH,
-            text: "        self.region().prepare_to_lose(&pages, &shown, &mut leaving)?;",
-            instead: "        self.region().prepare_to_lose(&pages, &shown, &mut leaving)?;
-        self.region().lose(&pages, &mut leaving);",
+            text: "        self.region().prepare_to_lose(&pages, &shown, &mut discarding.pages)?;",
+            instead: "        self.region().prepare_to_lose(&pages, &shown, &mut discarding.pages)?;
+        self.region().lose(&pages, &mut discarding.pages);",
         }],
         host: &[toy("discard_region::refused::while_a_cpu_of_any")],
         emulator: Emulator::Cannot("every CPU can be told"),
+    },
+    Defect {
+        name: "what-a-region-loses-in-steps-is-freed-at-once",
+        rules: &["R14", "R18"],
+        edits: &[Edit {
+            file: PUNCH,
+            text: "        discarding.pages.end_waits();
+",
+            instead: "        discarding.pages.end_waits();
+        discarding.step(usize::MAX);
+",
+        }],
+        host: &[toy("regions::whose_pages_are_discarded_for_all")],
+        emulator: Emulator::Cannot("its pages are free soon either way"),
+    },
+    Defect {
+        name: "a-wait-for-what-a-region-loses-in-steps",
+        rules: &["R18"],
+        edits: &[Edit {
+            file: PUNCH,
+            text: "        discarding.pages.end_waits();
+",
+            instead: "",
+        }],
+        host: &[toy("discard_region::are_asked_for_again_where_a_source")],
+        emulator: Emulator::Cannot("no source brings a region's pages later there"),
+    },
+    Defect {
+        name: "tables-that-a-hole-leaves-freed-under-the-locks",
+        rules: &["R18"],
+        edits: &[Edit {
+            file: PUNCH,
+            text: "        drop(held);
+        discarding.pages",
+            instead: "        discarding.step(usize::MAX);
+        drop(held);
+        discarding.pages",
+        }],
+        host: &[toy("regions::whose_pages_are_discarded_are_freed_without")],
+        emulator: Emulator::Cannot("no other CPU waits for the lock then"),
     },
     Defect {
         name: "a-source-that-goes-under-the-lock",
