@@ -25,6 +25,7 @@ use proptest::{
 use stage2::{
     Access, Cause, CpuId, Error, Fault, GuestSpace, LeafPolicy, Mapping, MappingFlags, Origin, Outcome, PhysAddr,
     Populate, VcpuId,
+    audit::{Meanwhile, audit},
     space::{Area, AreaKind},
 };
 use stage2_model::Failure;

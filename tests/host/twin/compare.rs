@@ -40,6 +40,8 @@ impl Pair {
         assert_eq!(own, self.twin.own_pages(), "no two pages have one frame");
         assert_eq!(stats.owned_frames, own, "frames of the space's own");
         assert_eq!(self.machine.allocated(), own + stats.table_frames, "nothing is lost");
+        let report = audit([self.space()], Meanwhile::Nothing).expect("memory");
+        assert!(report.is_clean(), "{report}");
         if !self.raised {
             self.machine.scan();
         }
