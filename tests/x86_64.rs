@@ -30,8 +30,13 @@ fn run(kind: Kind, scenario: fn(&Model) -> Verdict) {
 mod worlds_are_what_their_twins_are {
     use crate::{
         machine::{Kind, Model},
-        worlds::hold,
+        worlds::{hold, hold_what_is_left_of_a_snapshot},
     };
+
+    #[test]
+    fn where_a_share_is_refused_of_what_is_left_of_a_snapshot() {
+        hold_what_is_left_of_a_snapshot(Model::new(Kind::Skylake), Model::check);
+    }
 
     #[test]
     fn on_intels_tables() {

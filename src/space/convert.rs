@@ -24,8 +24,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     ///
     /// Nothing is copied and nothing changes for the guest; no CPU has to forget anything but where a block must be split
     /// at an end of the range. What is untouched yet stays so, in the region. The frames are off the space's
-    /// [limit](crate::Limits), as all of a region's. What is refused changes nothing, but that what was left to the space
-    /// alone of a snapshot is its own again.
+    /// [limit](crate::Limits), as all of a region's. What is refused changes nothing, but that for want of memory, or at a
+    /// limit, what was left to the space alone of a snapshot is its own again, and on its account.
     ///
     /// # Errors
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
@@ -44,8 +44,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let mut guard = self.exclusive()?;
         Self::check_own_areas(&guard, range)?;
         Self::check_not_on_loan(&guard, range)?;
-        self.unshare(&mut guard, range)?;
         self.check_convertible(&guard, range)?;
+        self.unshare(&mut guard, range)?;
         let State { areas, table, .. } = &mut *guard;
         let (keeper, first) = (region.region().keeper().clone(), inherit::page(range.start));
         region.fill(|pages| {
@@ -148,7 +148,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Ok(())
     }
 
-    /// Refuses what others reach too, or a source is behind.
+    /// Refuses what others reach too, or a source is behind. What is left to the space alone can be made its own.
     fn check_convertible(&self, state: &State, range: GuestPhysRange) -> Result<(), Error> {
         for area in state.areas.iter_range(range) {
             let Backend::CopyOnWrite(heritage) = area.backend() else { continue };
@@ -157,6 +157,15 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 let page = Context::<P>::page_of(gpa);
                 gpa = match state.table.find(&self.context, gpa) {
                     Found::Leaf { leaf: Leaf { owner: Owner::Space, .. }, span, .. } => span.end,
+                    Found::Leaf { leaf: Leaf { owner: Owner::Frozen, .. }, span, .. } if self.is_left(state, span) => {
+                        span.end
+                    }
+                    // Of a block of which others reach a part, the rest is left.
+                    Found::Leaf { leaf: Leaf { owner: Owner::Frozen, .. }, .. } | Found::Absent(_)
+                        if self.is_left(state, page) =>
+                    {
+                        page.end
+                    }
                     Found::Absent(_)
                         if heritage.source(inherit::page(gpa)).is_none() && state.look(gpa).at.is_none() =>
                     {

@@ -30,8 +30,16 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
     }
 
-    /// The same for the leaf at an address, or the page that has none yet: where it ends. A block of which others reach a part
-    /// is split.
+    /// Whether nothing else reaches some inherited pages, all of which are here: they can be made the space's own. They stay
+    /// so while its lock is held exclusively.
+    pub(super) fn is_left(&self, state: &State, span: GuestPhysRange) -> bool {
+        let pool = Pool::of(self.context.frames.plain());
+        let Some(inherited) = &state.inherited else { return false };
+        inherit::pages(span).all(|page| inherited.is_takable(page, pool))
+    }
+
+    /// Makes its own what is left of the leaf at an address, or the page that has none yet: where it ends. A block of which
+    /// others reach a part is split.
     pub(super) fn unshare_leaf(
         &self,
         state: &mut State,

@@ -335,3 +335,26 @@ pub fn hold<M: Machine>(cases: u32, seed: u8, machine: impl Fn() -> M, check: im
         panic!("{failure}");
     }
 }
+
+/// What is left to a guest of a snapshot becomes its own where it is to be shared, a page at a time, though the call is
+/// refused in the end: the twin took pages for read-only that the guest could write again.
+pub fn hold_what_is_left_of_a_snapshot<M: Machine>(machine: M, check: impl Fn(&M)) {
+    let pages = BLOCK + 4..BLOCK + 6;
+    let load = |page| Op::Load(0, 0, (Spot::Page(page), 0));
+    let mut world = World::new(machine);
+    for op in [
+        Op::MapFrom(0, BLOCK + 2..BLOCK + 10, RW),
+        load(pages.start),
+        load(pages.start + 1),
+        Op::Snapshot(0, None),
+        Op::Drop(0),
+        Op::Limit(0, Some(1), None),
+        Op::MakeShared(0, pages.clone()),
+    ] {
+        world.run(&op, None);
+        check(&world.machine);
+    }
+    let states = pages.map(|page| world.spaces[0].page_state(gpa(page)));
+    assert!(states.eq([PageState::Owned, PageState::Frozen]), "there is room for one of them");
+    world.end(&check);
+}

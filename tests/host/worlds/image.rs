@@ -115,8 +115,10 @@ impl<M: Machine> World<M> {
     /// an untouched one does when it is read.
     pub(super) fn learn_what_was_taken(&mut self) {
         for guest in 0..self.spaces.len() {
-            for page in (0..PAGES).filter(|&page| near(page)) {
-                if self.spaces[guest].page_state(gpa(page)) == PageState::Owned {
+            for page in 0..PAGES {
+                let inherits =
+                    matches!(self.twin.guests[guest][page], Some(Page { behind: Behind::Inherited(_, _, None), .. }));
+                if inherits && self.spaces[guest].page_state(gpa(page)) == PageState::Owned {
                     self.take(guest, page);
                 }
             }

@@ -1,6 +1,10 @@
 //! Snapshots of memory that has not come yet.
 
-use stage2::space::Progress;
+use stage2::{
+    Limits,
+    loan::PageState,
+    space::{Progress, Resource},
+};
 
 use super::{
     eventful::{self, Eventful},
@@ -101,4 +105,44 @@ fn that_go_in_steps_have_no_page_asked_for_that_is_paid_for() {
     let missed = Fault { gpa: gpa(0), access: Access::Read, cause: Cause::Translation, origin: Origin::Instruction };
     assert_eq!(space.fault(CpuId(0), missed), Err(Error::Snapshotting(range(0, 2 * PAGE))));
     assert_eq!((script.asked(), space.usage().frames), (vec![], 0));
+}
+
+/// The guest's own pages, a snapshot of which was taken and is gone; the third one has not come.
+fn left(board: &Board) -> (GuestSpace<Machine>, Arc<Script>, Pager) {
+    let (space, script, pager) = sourced(board, 4);
+    script.answers(Supply::Ready);
+    (0..2).for_each(|page| space.store(gpa(page * PAGE), 7 + page as u64).unwrap());
+    script.answers(Supply::Later);
+    drop(space.snapshot().unwrap());
+    (space, script, pager)
+}
+
+/// What there was left of the snapshot became the guest's own before it was found that another page has not come.
+#[test]
+fn that_are_gone_stay_so_where_a_page_is_not_there_to_be_shared() {
+    let board = Board::new();
+    let (space, _script, _pager) = left(&board);
+    let seen = || (space.to_string(), space.stats(), space.usage(), space.page_state(gpa(0)));
+    let before = seen();
+    assert_eq!((before.2.frames, before.3), (0, PageState::Frozen));
+    let refused = Error::State { range: range(2 * PAGE, PAGE), state: PageState::Frozen };
+    assert_eq!(space.make_shared(range(0, 3 * PAGE)), Err(refused));
+    assert_eq!(seen(), before);
+    let region = space.make_shared(range(0, 2 * PAGE)).unwrap();
+    assert_eq!((region.load(0), region.load(PAGE), space.usage().frames), (Ok(7_u64), Ok(8_u64), 0));
+}
+
+/// A page at a time: what the limit has room for is the guest's own again, and on its account, though the call is refused.
+#[test]
+fn that_are_gone_are_as_if_they_had_never_been_up_to_the_limit() {
+    let board = Board::new();
+    let (space, _script, _pager) = left(&board);
+    space.set_limits(Limits { frames: Some(1), table_frames: None });
+    assert!(matches!(space.make_shared(range(0, 2 * PAGE)), Err(Error::Limit { what: Resource::Frames, .. })));
+    let states = [0, PAGE].map(|at| space.page_state(gpa(at)));
+    assert_eq!((space.usage().frames, states), (1, [PageState::Owned, PageState::Frozen]));
+    assert_eq!(space.translate(gpa(0)).unwrap().flags, RW, "a write of the guest is no fault");
+    assert_eq!((space.load(gpa(0)), space.load(gpa(PAGE))), (Ok(7_u64), Ok(8_u64)));
+    space.set_limits(Limits::default());
+    drop(space.make_shared(range(0, 2 * PAGE)).unwrap());
 }

@@ -310,6 +310,21 @@ pub const DEFECTS: &[Defect] = &[
         emulator: HOST_ONLY,
     },
     Defect {
+        name: "left-and-taken-in-vain",
+        rules: &["R8"],
+        edits: &[Edit {
+            file: CONVERT,
+            text: "        self.check_convertible(&guard, range)?;
+        self.unshare(&mut guard, range)?;
+",
+            instead: "        self.unshare(&mut guard, range)?;
+        self.check_convertible(&guard, range)?;
+",
+        }],
+        host: &[toy("snapshots::that_are_gone_stay_so")],
+        emulator: HOST_ONLY,
+    },
+    Defect {
         name: "brought-before-the-limit-is-looked-at",
         rules: &["R8"],
         edits: &[Edit {
