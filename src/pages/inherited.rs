@@ -74,7 +74,8 @@ pub(crate) trait Inherited: Send + Sync {
         guest: &dyn Asker,
     ) -> Result<Supplied, Exhausted> {
         let mut wanted = Ok(None);
-        // What is not there any more must not get a place for the page.
+        // What stands there by now may be another source's: a CPU that misses its page must not be given this one's ticket.
+        // And what is not there any more must not get a place for the page.
         guest.hold(&mut |is_missing| {
             if is_missing() {
                 wanted = self.pages().upgradeable_read().upgrade().wanted(page);

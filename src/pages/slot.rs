@@ -127,7 +127,8 @@ impl Wanted {
         let owner = self.0.owner();
         let asked = ask(pager, &owner, offset, is_still_missing);
         if self.0.sharers.load(Ordering::Acquire) == 0 {
-            // It was let go before it was known that there is something to cancel.
+            // It was let go before it was known that there is something to cancel: discarded, so that a page is missing
+            // there still, but another one.
             pager.cancel_pages(&owner, &(0..1));
         }
         asked

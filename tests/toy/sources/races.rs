@@ -2,7 +2,7 @@
 
 use std::{hint, sync::mpsc, thread, time::Instant};
 
-use stage2::loan::Handover;
+use stage2::{loan::Handover, space::Refill};
 
 use super::{
     super::{
@@ -82,6 +82,53 @@ fn a_page_that_now_comes_from_elsewhere_is_not_asked_for_there() {
         assert_eq!((outcome, asked), (Outcome::Retry, vec![]), "look {look}");
         assert!(settled.iter().all(|settled| *settled == (4, Settled::Cancelled)), "{settled:?}");
     }
+}
+
+/// The page of the memory that is there now, whose ticket would be for what was there before, is missed by another CPU.
+#[test]
+fn a_page_that_now_comes_from_elsewhere_is_brought_from_there() {
+    let board = Board::new();
+    let (_, pager) = pager(2);
+    let space = Arc::new(Space::new(board.config()).unwrap());
+    space.map_from(range(0, PAGE), &pager, 4 * PAGE, RW).unwrap();
+    let (elsewhere, answers) = (space.clone(), pager.clone());
+    // Before the page to ask for is looked up, and when its place at the desk is taken.
+    eventful::after_shared_number(2, move || {
+        elsewhere.unmap(range(0, PAGE)).unwrap();
+        elsewhere.map_from(range(0, PAGE), &answers, 9 * PAGE, RW).unwrap();
+        eventful::after_shared(move || {
+            eventful::before_shared(move || {
+                let Ok(Outcome::NotYet(ticket)) = elsewhere.fault(CpuId(1), read()) else { panic!("it is missing") };
+                answers.complete(ticket, Ok(&page(ticket.offset()))).unwrap();
+            });
+        });
+    });
+    let _ = space.fault(CpuId(0), read()).unwrap();
+    assert_eq!(space.load(gpa(0)), Ok(content(9 * PAGE)));
+}
+
+/// What is discarded is still missing when it is asked for, but in the place of the page that was found there is another:
+/// no CPU waits for the one that went.
+#[test]
+fn a_page_that_was_discarded_is_not_waited_for() {
+    let is_over = |(outcome, asked, settled): (Outcome, Vec<usize>, Vec<(usize, Settled)>)| {
+        assert!(matches!(outcome, Outcome::NotYet(_)), "{outcome:?}");
+        assert_eq!((asked, settled), (vec![4], vec![(4, Settled::Cancelled)]));
+    };
+    is_over(overtaken(LOOKS - 1, |space, _, _| space.discard(range(0, PAGE), Refill::Source).unwrap()));
+
+    let board = Board::new();
+    let (script, pager) = pager(2);
+    let space = Arc::new(GuestSpace::<Machine, Eventful>::new(board.config()).unwrap());
+    let region = space.region_from(2 * PAGE, &pager, 4 * PAGE).unwrap();
+    space.map(range(0, 2 * PAGE), Mapping::Shared { region: region.clone(), offset: 0 }, RW).unwrap();
+    let elsewhere = space.clone();
+    // A region's page is looked up without the space's lock: before the last look at whether it is missing.
+    eventful::after_shared(move || {
+        eventful::before_shared(move || region.discard(0, PAGE, [&**elsewhere]).unwrap());
+    });
+    let outcome = space.fault(CpuId(0), read()).unwrap();
+    is_over((outcome, script.asked(), script.settled()));
 }
 
 /// A CPU that waits with it has the ticket answered, before the CPU whose ticket it is has asked.

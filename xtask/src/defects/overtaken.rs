@@ -9,6 +9,7 @@ const EDIT: &str = "src/space/edit.rs";
 const ENTRY: &str = "src/table/entry.rs";
 const EXCLUSIVE: &str = "src/space/exclusive.rs";
 const FAULT: &str = "src/space/fault.rs";
+const INHERITED: &str = "src/pages/inherited.rs";
 const INSTALL: &str = "src/table/install.rs";
 const LIMITS: &str = "src/space/limits.rs";
 const MOVE: &str = "src/table/relocate.rs";
@@ -140,4 +141,9 @@ pub const DEFECTS: &[Defect] = &[
     defect("asked-for-what-came-meanwhile", &["C7"], &[Edit { file: SLOT, text: "        if self.at.is_none() {
             (self.paid", instead: "        if true || self.at.is_none() {
             (self.paid" }], &[toy("races::a_page_that_is_answered_while")]),
+    defect("asked-for-where-it-was", &["G4"], &[Edit { file: INHERITED, text: "            if is_missing() {
+                wanted", instead: "            let _ = is_missing;
+            {
+                wanted" }], &[toy("races::a_page_that_now_comes_from_elsewhere_is_brought")]),
+    defect("a-wait-for-what-was-discarded-by-then", &["R5"], &[Edit { file: SLOT, text: "if self.0.sharers.load(Ordering::Acquire) == 0 {", instead: "if false && self.0.sharers.load(Ordering::Acquire) == 0 {" }], &[toy("races::a_page_that_was_discarded")]),
 ];
