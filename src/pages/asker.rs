@@ -1,11 +1,18 @@
 //! The guest that misses a page.
 
+use crate::source::Demand;
+
 /// The guest that misses a page, whatever platform its space is of.
 pub(crate) trait Asker {
     /// Runs `then` with its space's lock held shared, which gets to know whether the guest still misses the page: the
     /// same is still behind the address, and no entry has a page of it there. A CPU that takes the page makes its entry
     /// busy first.
     fn hold(&self, then: &mut dyn FnMut(&dyn Fn() -> bool));
+
+    /// Whether it waits for the page.
+    fn demand(&self) -> Demand {
+        Demand::Now
+    }
 }
 
 /// Whether a page is still missing, after a ticket for it was written down.

@@ -86,7 +86,7 @@ pub(crate) trait Inherited: Send + Sync {
         let is_absent = || self.look(page).at.is_none();
         // What others wait for too is on no account, as all that they have in common. No snapshot comes between look and note.
         let mut note = || wanted.note(self.look(page).is_alone.then(|| (payer.clone(), page)), pager);
-        wanted.ask(pager, offset, || is_still_missing(&is_absent, guest, &mut note))
+        wanted.ask((pager, offset), guest.demand(), || is_still_missing(&is_absent, guest, &mut note))
     }
 
     /// Offers a page that the guest of the space may miss. Called without any lock.

@@ -20,7 +20,7 @@ use super::slot::ask;
 use crate::{
     account::Exhausted,
     counted::Counted,
-    source::{PageOwner, Pager, Settled, Source, SourceError, SourceFailed, Supplied, Waiting},
+    source::{Demand, PageOwner, Pager, Settled, Source, SourceError, SourceFailed, Supplied, Waiting},
     ticket::Ticket,
 };
 
@@ -107,7 +107,7 @@ impl World {
             let mapped = *self.host.table.lock().unwrap();
             !present && !mapped
         };
-        ask(&self.pager, &self.owner, 0, is_still_missing).unwrap()
+        ask((&self.pager, 0), &self.owner, Demand::Now, is_still_missing).unwrap()
     }
 
     /// A ticket of a source that answers later.

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     account::{Exhausted, Resource},
     counted::Counted,
-    source::{Answered, Entered, PageOwner, Pager, Supplied},
+    source::{Answered, Demand, Entered, PageOwner, Pager, Supplied},
 };
 
 /// One tree's claim to a page: of all that name it, each has one.
@@ -120,12 +120,12 @@ impl Wanted {
     /// Called without any lock.
     pub(crate) fn ask(
         &self,
-        pager: &Pager,
-        offset: usize,
+        (pager, offset): (&Pager, usize),
+        demand: Demand,
         is_still_missing: impl FnOnce() -> bool,
     ) -> Result<Supplied, Exhausted> {
         let owner = self.0.owner();
-        let asked = ask(pager, &owner, offset, is_still_missing);
+        let asked = ask((pager, offset), &owner, demand, is_still_missing);
         if self.0.sharers.load(Ordering::Acquire) == 0 {
             // It was let go before it was known that there is something to cancel: discarded, so that a page is missing
             // there still, but another one.
@@ -199,12 +199,12 @@ impl Drop for Filled {
 
 /// Asks for a page, once for all.
 pub(super) fn ask(
-    pager: &Pager,
+    (pager, offset): (&Pager, usize),
     owner: &Counted<dyn PageOwner>,
-    offset: usize,
+    demand: Demand,
     is_still_missing: impl FnOnce() -> bool,
 ) -> Result<Supplied, Exhausted> {
-    match pager.enter(owner, 0, offset) {
+    match pager.enter(owner, 0, offset, demand) {
         Entered::Other(supplied) => Ok(supplied),
         // Another CPU brought the page, or took it away, before this one's ticket was written down.
         Entered::First(_) if !is_still_missing() => Ok(Supplied::Ready),

@@ -6,7 +6,7 @@ use super::{Region, RegionError, SharedRegion};
 use crate::{
     account::Exhausted,
     pages::{Asker, is_still_missing},
-    source::{Pager, Supplied},
+    source::{Demand, Pager, Supplied},
 };
 
 /// What is behind a page.
@@ -24,7 +24,7 @@ pub(super) fn bring(region: &(dyn Region + 'static), page: usize, guest: &dyn As
     match region.behind(page) {
         Behind::Frame => Ok(Supplied::Ready),
         Behind::Nothing => populate(region, page, guest).map(|()| Supplied::Ready),
-        Behind::Source(pager, offset) => ask(region, page, (&pager, offset), |note| {
+        Behind::Source(pager, offset) => ask(region, page, (&pager, offset), guest.demand(), |note| {
             is_still_missing(&|| matches!(region.behind(page), Behind::Source(..)), guest, note)
         }),
     }
@@ -48,11 +48,12 @@ fn ask(
     region: &(dyn Region + 'static),
     page: usize,
     (pager, offset): (&Pager, usize),
+    demand: Demand,
     is_still_missing: impl FnOnce(&mut dyn FnMut()) -> bool,
 ) -> Result<Supplied, Exhausted> {
     let wanted = region.writing().pages.wanted(region.places().of(page))?;
     let Some(wanted) = wanted else { return Ok(Supplied::Ready) };
-    wanted.ask(pager, offset, || is_still_missing(&mut || wanted.note(None, pager)))
+    wanted.ask((pager, offset), demand, || is_still_missing(&mut || wanted.note(None, pager)))
 }
 
 impl SharedRegion {
@@ -67,7 +68,7 @@ impl SharedRegion {
                 }
                 is_missing
             };
-            match ask(region, page, (&pager, at), is_still_missing) {
+            match ask(region, page, (&pager, at), Demand::Now, is_still_missing) {
                 Ok(Supplied::Ready) => {}
                 Ok(Supplied::NotYet(ticket)) => return Err(RegionError::NotYet { offset, size, ticket }),
                 Ok(Supplied::Failed(ticket)) => return Err(RegionError::SourceFailed { offset, size, ticket }),

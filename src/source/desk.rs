@@ -14,7 +14,7 @@ use loom::sync::Mutex as Lock;
 #[cfg(not(loom))]
 use spin::rwlock::RwLock as Lock;
 
-use super::Ticket;
+use super::{Demand, Ticket};
 
 /// The number of the next ticket, of whichever desk: a ticket that is shown at the wrong one is unknown there.
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -64,18 +64,25 @@ impl<O: PartialEq> Desk<O> {
     }
 
     /// Finds or makes the place of a page, at `offset` in the source. A failure makes room where there is no other.
-    pub(super) fn enter(&self, owner: O, page: usize, offset: usize) -> Place {
+    pub(super) fn enter(&self, owner: O, page: usize, offset: usize, demand: Demand) -> Place {
         let mut slots = self.lock();
         let known = slots.iter().flatten().find(|entry| entry.page == page && entry.owner == owner);
         if let Some(entry) = known {
             let ticket = entry.ticket;
             return if entry.stage == Stage::Failed { Place::Failed(ticket) } else { Place::Pending(ticket) };
         }
-        // There is a slot at least.
-        let slot = (0..slots.len()).min_by_key(|&slot| rank(slots[slot].as_ref())).unwrap_or(0);
-        if let Some(entry) = slots[slot].as_ref().filter(|entry| entry.stage == Stage::Asked) {
-            return Place::Pending(entry.ticket);
+        let pending = || slots.iter().flatten().filter(|entry| entry.stage == Stage::Asked).map(|entry| entry.ticket);
+        let kept = match demand {
+            Demand::Now => 0,
+            Demand::Ahead => kept(slots.len()),
+        };
+        // Fewer are kept than there are: with none pending there is room.
+        if slots.len() - pending().count() <= kept
+            && let Some(oldest) = pending().min_by_key(|ticket| ticket.serial)
+        {
+            return Place::Pending(oldest);
         }
+        let slot = (0..slots.len()).min_by_key(|&slot| rank(slots[slot].as_ref())).unwrap_or(0);
         let ticket = ticket(slot, offset);
         let forgotten = slots[slot].replace(Entry { ticket, owner, page, stage: Stage::Asked });
         drop(slots);
@@ -158,7 +165,12 @@ impl<O> Entry<O> {
     }
 }
 
-/// Which slot is used first: an empty one, then the oldest failure; the oldest of the others is the one to wait for.
+/// How many of so many places what is asked for ahead leaves to what cannot wait.
+const fn kept(places: usize) -> usize {
+    if places < 4 { places / 2 } else { places / 4 }
+}
+
+/// Which slot is used first: an empty one, then the oldest failure.
 fn rank<O>(entry: Option<&Entry<O>>) -> (usize, u64) {
     match entry {
         None => (0, 0),

@@ -59,6 +59,16 @@ pub trait Source: Send + Sync {
     fn settled(&self, ticket: Ticket, how: Settled);
 }
 
+/// Why a page is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Demand {
+    /// Something cannot go on without it.
+    Now,
+    /// Something may be quicker for it later. It is not asked for where only the places are left that are
+    /// [kept](Pager::new) for what cannot go on.
+    Ahead,
+}
+
 /// What pages are brought for.
 pub(crate) trait PageOwner: Send + Sync {
     /// Gives a page a frame that `write` fills, which starts as zeros, if `admit` allows it in the end, under the owner's

@@ -6,7 +6,7 @@ use core::{fmt, num::NonZeroUsize, ops::Range};
 use memory_addr::PAGE_SIZE_4K;
 
 use super::{
-    PageOwner, Settled, Source, SourceFailed, Supply, Ticket,
+    Demand, PageOwner, Settled, Source, SourceFailed, Supply, Ticket,
     desk::{Desk, Entry, Place},
 };
 use crate::{account::Exhausted, counted::Counted};
@@ -136,6 +136,10 @@ impl Pager {
     ///
     /// They are looked through for each page that is missed: tens or hundreds, not thousands.
     ///
+    /// A quarter of the places, or one of two or three, are kept for faults and for other accesses that cannot go on without
+    /// the page: [`GuestSpace::populate`](crate::GuestSpace::populate) leaves them empty, whatever it is called for and by
+    /// however many CPUs. Of a pager with one place nothing can be kept.
+    ///
     /// # Errors
     /// [`SourceError::NoRoom`].
     pub fn new(source: Arc<dyn Source>, pending: NonZeroUsize) -> Result<Self, SourceError> {
@@ -235,8 +239,8 @@ impl Pager {
 
     /// Finds out whether a page has been asked for. A CPU that is answered [`Entered::First`] looks once more whether it is
     /// still missing, and then asks.
-    pub(crate) fn enter(&self, region: &Owner, page: usize, offset: usize) -> Entered {
-        match self.0.desk.enter(region.clone(), page, offset) {
+    pub(crate) fn enter(&self, region: &Owner, page: usize, offset: usize, demand: Demand) -> Entered {
+        match self.0.desk.enter(region.clone(), page, offset, demand) {
             Place::New(ticket) => {
                 Entered::First(Asking { pager: self.clone(), region: region.clone(), page, ticket: Some(ticket) })
             }

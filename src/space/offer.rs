@@ -17,7 +17,7 @@ use crate::{
     lock::{LockFamily, SpaceLock},
     pages::Offer,
     platform::Platform,
-    source::Offered,
+    source::{Demand, Offered},
     table::Found,
 };
 
@@ -82,7 +82,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.check(range)?;
         loop {
             let Some(backend) = self.offered_to(range)? else { return Ok(Offered::Late) };
-            let missing = Missing { space: self, backend: &backend, gpa };
+            let missing = Missing { space: self, backend: &backend, gpa, demand: Demand::Now };
             match self.offer_to(&missing, page).map_err(|exhausted| exhausted.at(range))? {
                 Offer::Came => return Ok(Offered::Taken),
                 Offer::There => return Ok(Offered::Late),

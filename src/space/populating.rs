@@ -4,7 +4,11 @@ use core::hint;
 
 use page_table_multiarch::MappingFlags;
 
-use super::{GuestSpace, Progress, State, populate::LARGEST_LAZY, supply::source_offset};
+use super::{
+    GuestSpace, Progress, State,
+    populate::LARGEST_LAZY,
+    supply::{missing_offset, source_offset},
+};
 use crate::{
     account::Resource,
     addr::{GuestPhysAddr, GuestPhysRange, Level},
@@ -16,6 +20,7 @@ use crate::{
     lock::{LockFamily, SpaceLock},
     platform::Platform,
     set::MemoryArea,
+    source::{Demand, Supplied},
     table::{Context, Found},
     ticket::Ticket,
 };
@@ -60,6 +65,8 @@ enum Next {
     Block(Level, MappingFlags),
     /// Private memory is missing: so many pages of a part that is one table's, with these flags.
     Pages(GuestPhysRange, usize, MappingFlags),
+    /// A source has it, at this offset, and has not brought it to what stands there.
+    Source(Backend, usize),
     /// What a fault there takes. This is where the source behind it has the page, if there is one.
     Fault(Option<usize>),
 }
@@ -73,7 +80,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - Regions' and inherited pages come into the tables. With [`Access::Write`] what would be copied on the first write
     ///   is copied.
     /// - Sources are asked for all their pages, one after the other and without waiting for any:
-    ///   [`Populated::Asked`] says how many are still to come.
+    ///   [`Populated::Asked`] says how many are still to come. Some places at each [pager](crate::pager::Pager::new) are
+    ///   left to faults: what a guest misses is asked for at once, whatever is populated.
     /// - Linear and borrowed memory, and what is on loan, is passed over: it has its memory.
     ///
     /// Faults on other CPUs are answered meanwhile, and what they bring first stays. Frames are allocated and zeroed without
@@ -89,8 +97,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// With the first page that could not be had, or asked for. What is before it is populated, and stays: it is memory that
     /// the guest would have had by its own accesses.
     /// - [`Error::NoMemory`], [`Error::Limit`];
-    /// - [`Error::NotYet`] if it could not be asked for, since as many pages of its pager's are pending as may be. Try again
-    ///   when the ticket is over;
+    /// - [`Error::NotYet`] if it could not be asked for, since as many pages of its pager's are pending as may be while some
+    ///   places are left to faults. The ticket is the one that has waited longest: try again when it is over;
     /// - [`Error::SourceFailed`];
     /// - [`Error::Invalidation`] for a copy, or if an earlier operation's invalidation still fails;
     /// - [`Error::Snapshotting`] while a snapshot is being taken in steps.
@@ -159,6 +167,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                     _ if looks > 0 => break,
                     (Found::Absent(most), Backend::Private(policy)) => {
                         return Ok(self.next_private(&state, area, (rest, budget), access, (*policy, most)));
+                    }
+                    (Found::Absent(_), backend) => {
+                        let missing = missing_offset(&state, area, gpa);
+                        let source = missing.map(|offset| Next::Source(backend.clone(), offset));
+                        return Ok(source.unwrap_or(Next::Fault(source_offset(area, gpa))));
                     }
                     _ => return Ok(Next::Fault(source_offset(area, gpa))),
                 }
@@ -295,16 +308,39 @@ impl<P: Platform, L: LockFamily> Populating<'_, P, L> {
                     }
                 }
             }
+            Next::Source(backend, offset) => self.ask_ahead(&fault, &backend, offset),
             Next::Fault(offset) => self.touch(&fault, offset),
         }
     }
 
+    /// Has the source behind the first page of the rest asked for it, at `offset` there, unless the places that are left at
+    /// its pager are kept for faults.
+    fn ask_ahead(&mut self, fault: &Fault, backend: &Backend, offset: usize) -> Result<usize, Error> {
+        let outcome = match self.space.bring(backend, fault.gpa, Demand::Ahead) {
+            // It came, or something else is there now: the next look tells.
+            Ok(Supplied::Ready) => Ok(Outcome::Retry),
+            Ok(Supplied::NotYet(ticket)) => Ok(Outcome::NotYet(ticket)),
+            Ok(Supplied::Failed(ticket)) => Ok(Outcome::SourceFailed(ticket)),
+            // A charge may be on its way that will not be kept.
+            Err(error @ Error::Limit { what, .. }) => self.space.answer_at_limit(fault, what, error),
+            Err(error) => Err(error),
+        };
+        self.note(fault, outcome?, Some(offset))
+    }
+
     /// Has the first page of the rest populated as a fault would; its source has it at `offset`, if there is one.
     fn touch(&mut self, fault: &Fault, offset: Option<usize>) -> Result<usize, Error> {
-        let range = Context::<P>::page_of(fault.gpa);
         let (space, cpu) = (self.space, super::any_cpu());
         // Not by way of `answer`: with another caller it is a call in each of the guest's own faults.
-        match space.answer_after_all(space.state.shared(cpu), cpu, fault)? {
+        let outcome = space.answer_after_all(space.state.shared(cpu), cpu, fault)?;
+        self.note(fault, outcome, offset)
+    }
+
+    /// Notes what came of the first page of the rest, which its source has at `offset`, if there is one: how much of the
+    /// budget it took.
+    fn note(&mut self, fault: &Fault, outcome: Outcome, offset: Option<usize>) -> Result<usize, Error> {
+        let range = Context::<P>::page_of(fault.gpa);
+        match outcome {
             // It is there, and passed over by the next look.
             Outcome::Resolved | Outcome::Lent => {}
             // Another CPU is about to finish something.

@@ -21,7 +21,7 @@ use crate::{
     platform::Platform,
     region::{Behind, SharedRegion},
     set::MemoryArea,
-    source::{Pager, Supplied},
+    source::{Demand, Pager, Supplied},
     table::{Context, Found},
 };
 
@@ -88,7 +88,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Has a page of a region brought, and the fault answered if that has been done.
     pub(super) fn fetch(&self, cpu: CpuId, fault: &Fault, backend: &Backend) -> Result<Outcome, Error> {
-        match self.bring(backend, fault.gpa)? {
+        match self.bring(backend, fault.gpa, Demand::Now)? {
             Supplied::NotYet(ticket) => return Ok(Outcome::NotYet(ticket)),
             Supplied::Failed(ticket) => return Ok(Outcome::SourceFailed(ticket)),
             Supplied::Ready => {}
@@ -105,8 +105,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Brings the page that is missing at `gpa`, where `backend` stood behind it. No lock is held.
-    pub(super) fn bring(&self, backend: &Backend, gpa: GuestPhysAddr) -> Result<Supplied, Error> {
-        let missing = Missing { space: self, backend, gpa };
+    pub(super) fn bring(&self, backend: &Backend, gpa: GuestPhysAddr, demand: Demand) -> Result<Supplied, Error> {
+        let missing = Missing { space: self, backend, gpa, demand };
         let brought = match backend {
             Backend::Shared(view) => view.bring(gpa, &missing),
             Backend::CopyOnWrite(heritage) => self.ask(heritage, &missing),
@@ -132,7 +132,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let missing = || self.exclusive().map(|state| missing_page(&state, range).map(kept));
         while let Some((gpa, backend)) = missing()? {
             let range = Context::<P>::page_of(gpa);
-            match self.bring(&backend, gpa)? {
+            match self.bring(&backend, gpa, Demand::Now)? {
                 Supplied::Ready => {}
                 Supplied::NotYet(ticket) => return Err(Error::NotYet { range, ticket }),
                 Supplied::Failed(ticket) => return Err(Error::SourceFailed { range, ticket }),
@@ -140,6 +140,15 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         Ok(())
     }
+}
+
+/// Where the source has a page that has not come, in bytes, if there is one.
+pub(super) fn missing_offset(state: &State, area: &MemoryArea<Backend>, gpa: GuestPhysAddr) -> Option<usize> {
+    let has_come = match area.backend() {
+        Backend::Shared(view) => view.frame(gpa).is_some(),
+        _ => state.look(gpa).at.is_some(),
+    };
+    source_offset(area, gpa).filter(|_| !has_come)
 }
 
 /// Where the source behind an area has a page, in bytes, if there is one.
@@ -157,6 +166,7 @@ pub(super) struct Missing<'s, P: Platform, L: LockFamily> {
     /// What stood behind its address.
     pub(super) backend: &'s Backend,
     pub(super) gpa: GuestPhysAddr,
+    pub(super) demand: Demand,
 }
 
 impl<P: Platform, L: LockFamily> Asker for Missing<'_, P, L> {
@@ -168,5 +178,9 @@ impl<P: Platform, L: LockFamily> Asker for Missing<'_, P, L> {
                 && state.has(self.gpa, self.backend)
                 && matches!(state.table.find(&self.space.context, self.gpa), Found::Absent(_))
         });
+    }
+
+    fn demand(&self) -> Demand {
+        self.demand
     }
 }

@@ -50,11 +50,12 @@ fn what_a_source_has_at_once_is_there_at_once() {
     assert_eq!(fault(&space, PAGE, Access::Write), Outcome::Retry);
 }
 
-/// No more pages are asked for than may be pending: populating goes on when one has come.
+/// No more pages are asked for than may be pending, but for one that is left to faults: populating goes on when one has
+/// come.
 #[test]
 fn where_a_pager_has_no_room_it_ends_and_goes_on_later() {
     let board = Board::new();
-    let (space, script, pager) = sourced(&board, 3);
+    let (space, script, pager) = sourced(&board, 4);
     let ram = range(0, 8 * PAGE);
     let mut populating = space.populate_in_steps(ram, Access::Write).unwrap();
     assert_eq!((populating.step(2), script.asked()), (Ok(Progress::More), vec![4, 5]));
@@ -69,6 +70,64 @@ fn where_a_pager_has_no_room_it_ends_and_goes_on_later() {
     answer(&pager, ticket);
     let Err(Error::NotYet { range: next, .. }) = populating.step(usize::MAX) else { panic!("there is no room") };
     assert_eq!((next, script.asked()), (range(4 * PAGE, PAGE), vec![7]));
+}
+
+/// A guest that misses a page was told to wait for one that it had not touched, while all places were taken in advance.
+#[test]
+fn a_fault_is_asked_for_at_once_whatever_is_asked_for_ahead() {
+    for (room, ahead) in [(2, 1), (3, 2), (4, 3), (8, 6), (9, 7)] {
+        let board = Board::new();
+        let (script, pager) = pager(room);
+        let (one, two) = (board.space(), board.space());
+        let region = one.region_from(16 * PAGE, &pager, 100 * PAGE).unwrap();
+        one.map_from(range(0, 16 * PAGE), &pager, 0, RW).unwrap();
+        two.map(range(0, 16 * PAGE), Mapping::Shared { region, offset: 0 }, RW).unwrap();
+        // However often, by whom and for what access.
+        let all = range(0, 16 * PAGE);
+        for space in [&one, &two, &one] {
+            for access in [Access::Read, Access::Write] {
+                assert!(matches!(space.populate(all, access), Err(Error::NotYet { .. })));
+            }
+        }
+        let asked = tickets(&script);
+        assert_eq!(asked.len(), ahead, "of {room} places");
+        let Err(Error::NotYet { ticket, .. }) = two.populate(all, Access::Read) else { panic!("there is no room") };
+        assert_eq!(ticket, asked[0], "the one that has waited longest");
+        // Both guests' faults have the rest.
+        for (place, page) in (ahead..room).zip((0..16).rev()) {
+            let space = if place % 2 == 0 { &two } else { &one };
+            let offset = if place % 2 == 0 { 100 * PAGE } else { 0 };
+            assert_eq!(waits(space, page * PAGE, Access::Write).offset(), offset + page * PAGE, "{place} of {room}");
+        }
+        // There is none for what is asked for ahead until there is one more than are kept.
+        answer(&pager, asked[0]);
+        assert!(matches!(two.populate(all, Access::Read), Err(Error::NotYet { .. })));
+        assert_eq!(tickets(&script).len(), room - ahead);
+    }
+}
+
+/// At a pager with one place there is none to keep, and what the source has at once is there at once.
+#[test]
+fn a_pager_with_one_place_is_asked_ahead_too() {
+    let board = Board::new();
+    let (space, script, _) = sourced(&board, 1);
+    let Err(Error::NotYet { ticket, range: second }) = space.populate(range(0, 8 * PAGE), Access::Read) else {
+        panic!("there is no room for two")
+    };
+    assert_eq!((second, ticket.offset(), script.asked()), (range(PAGE, PAGE), 4 * PAGE, vec![4]));
+}
+
+/// A failure is forgotten for what is asked for ahead, as for what is missed.
+#[test]
+fn failures_are_no_pages_that_are_pending() {
+    let board = Board::new();
+    let (space, script, pager) = sourced(&board, 2);
+    for page in [6, 7] {
+        pager.complete(waits(&space, page * PAGE, Access::Read), Err(SourceFailed)).unwrap();
+    }
+    script.asked();
+    assert!(matches!(space.populate(range(0, 2 * PAGE), Access::Read), Err(Error::NotYet { .. })));
+    assert_eq!(script.asked(), [4]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::table::{Defect, Edit, Emulator, toy};
 
+const DESK: &str = "src/source/desk.rs";
 const POPULATING: &str = "src/space/populating.rs";
 const OFFER: &str = "src/space/offer.rs";
 const PAGER: &str = "src/source/pager.rs";
@@ -68,5 +69,34 @@ pub const DEFECTS: &[Defect] = &[
         edits: &[Edit { file: OFFER, text: "            state.check_rest()?;\n", instead: "" }],
         host: &[toy("sources::offer::while_a_snapshot_is_taken")],
         emulator: Emulator::Cannot("nothing is offered there while a snapshot is taken"),
+    },
+    Defect {
+        name: "every-place-taken-ahead",
+        rules: &["L3"],
+        edits: &[Edit {
+            file: DESK,
+            text: "            Demand::Ahead => kept(slots.len()),",
+            instead: "            Demand::Ahead => kept(slots.len()) / usize::MAX,",
+        }],
+        host: &[toy("sources::populate::a_fault_is_asked_for_at_once")],
+        emulator: Emulator::Cannot("no pager there has as few places as pages"),
+    },
+    Defect {
+        name: "populated-as-if-it-were-missed",
+        rules: &["L3"],
+        edits: &[Edit { file: POPULATING, text: "fault.gpa, Demand::Ahead)", instead: "fault.gpa, Demand::Now)" }],
+        host: &[toy("sources::populate::a_fault_is_asked_for_at_once")],
+        emulator: Emulator::Cannot("no pager there has as few places as pages"),
+    },
+    Defect {
+        name: "failures-in-the-way-of-what-is-ahead",
+        rules: &["L3"],
+        edits: &[Edit {
+            file: DESK,
+            text: "let pending = || slots.iter().flatten().filter(|entry| entry.stage == Stage::Asked)",
+            instead: "let pending = || slots.iter().flatten()",
+        }],
+        host: &[toy("sources::populate::failures_are_no_pages")],
+        emulator: Emulator::Cannot("no source fails there"),
     },
 ];
