@@ -206,7 +206,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// it. The lock is held exclusively.
     fn unmapped(&self, state: &State, range: GuestPhysRange) -> Result<Gaps, Error> {
         let mut unmapped = Gaps::default();
-        for (area, part) in parts(state, range) {
+        for (area, part) in state.parts(range) {
             state.table.page_states(&self.context, part, |level, gap, page| {
                 if page != PageState::Nothing {
                     return Ok(());
@@ -232,7 +232,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         if !state.areas.iter_range(range).any(is_sourced) {
             return Ok(());
         }
-        let frames = parts(state, range).map(|(area, part)| match area.backend() {
+        let frames = state.parts(range).map(|(area, part)| match area.backend() {
             Backend::Shared(view) if view.region().supplies().is_none() => {
                 inherit::each_page(part).filter(|page| view.frame(page.start).is_some()).count()
             }
@@ -240,11 +240,4 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         });
         self.check_room(range, frames.sum())
     }
-}
-
-/// The areas in a range, and what of each lies in it.
-fn parts(state: &State, range: GuestPhysRange) -> impl Iterator<Item = (&MemoryArea<Backend>, GuestPhysRange)> {
-    state.areas.iter_range(range).map(move |area| {
-        (area, GuestPhysRange { start: area.start().max(range.start), end: area.end().min(range.end) })
-    })
 }

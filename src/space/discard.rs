@@ -1,6 +1,6 @@
 //! Taking the memory of a range away while its areas stay: a balloon, a guest that reports what it does not use.
 
-use super::{GuestSpace, State, Unmapping, exclusive::Held, inherit, removed::Removed, shared};
+use super::{GuestSpace, State, Unmapping, edit, exclusive::Held, inherit, removed::Removed, shared};
 use crate::{
     addr::GuestPhysRange,
     backend::Backend,
@@ -143,19 +143,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Refuses holes, and memory that is not the space's to give up.
     fn check_discardable(plan: &Plan<'_, Backend>) -> Result<(), Error> {
-        let GuestPhysRange { mut start, end } = plan.range();
-        for (area, part) in plan.pieces() {
-            if part.start > start {
-                return Err(Error::NotMapped(GuestPhysRange { start, end: part.start }));
-            }
-            match area.backend() {
-                Backend::Private(_) | Backend::Shared(_) | Backend::CopyOnWrite(_) => {}
-                Backend::Linear(_) => return Err(Self::page_is(start, PageState::Foreign)),
-                Backend::Borrowed(_) => return Err(Self::page_is(start, PageState::Borrowed)),
-            }
-            start = part.end;
-        }
-        if start < end { Err(Error::NotMapped(GuestPhysRange { start, end })) } else { Ok(()) }
+        edit::check_whole(plan.range(), plan.pieces(), |area, part| match area.backend() {
+            Backend::Private(_) | Backend::Shared(_) | Backend::CopyOnWrite(_) => Ok(()),
+            Backend::Linear(_) => Err(Self::page_is(part.start, PageState::Foreign)),
+            Backend::Borrowed(_) => Err(Self::page_is(part.start, PageState::Borrowed)),
+        })
     }
 }
 

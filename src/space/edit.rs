@@ -266,6 +266,24 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 }
 
+/// Refuses the first hole in a range, of which `pieces` are the areas, each with its part of the range in order, and what
+/// `check` refuses of the parts before it.
+pub(super) fn check_whole<'a>(
+    range: GuestPhysRange,
+    pieces: impl Iterator<Item = (&'a MemoryArea<Backend>, GuestPhysRange)>,
+    mut check: impl FnMut(&MemoryArea<Backend>, GuestPhysRange) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let GuestPhysRange { mut start, end } = range;
+    for (area, part) in pieces {
+        if part.start > start {
+            return Err(Error::NotMapped(GuestPhysRange { start, end: part.start }));
+        }
+        check(area, part)?;
+        start = part.end;
+    }
+    if start < end { Err(Error::NotMapped(GuestPhysRange { start, end })) } else { Ok(()) }
+}
+
 /// Refuses flags that make a device of private memory, or memory of a linear area's device.
 pub(super) fn check_kind(area: &MemoryArea<Backend>, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
     let was_device = area.flags().contains(MappingFlags::DEVICE);
@@ -308,6 +326,13 @@ fn refused(error: AreaError<GuestPhysAddr>) -> Error {
 }
 
 impl State {
+    /// The areas in a range, and what of each lies in it.
+    pub(super) fn parts(&self, range: GuestPhysRange) -> impl Iterator<Item = (&MemoryArea<Backend>, GuestPhysRange)> {
+        self.areas.iter_range(range).map(move |area| {
+            (area, GuestPhysRange { start: area.start().max(range.start), end: area.end().min(range.end) })
+        })
+    }
+
     /// Refuses a range in which an area lies.
     fn check_free(&self, range: GuestPhysRange) -> Result<(), Error> {
         match self.areas.overlap(range) {

@@ -5,7 +5,7 @@ use core::hint;
 use page_table_multiarch::MappingFlags;
 
 use super::{
-    GuestSpace, Progress, State,
+    GuestSpace, Progress, State, edit,
     populate::LARGEST_LAZY,
     supply::{missing_offset, source_offset},
 };
@@ -135,15 +135,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     fn check_populated(&self, range: GuestPhysRange, access: Access) -> Result<(), Error> {
         let state = self.state.shared(super::any_cpu());
         state.check_rest()?;
-        let mut start = range.start;
-        for area in state.areas.iter_range(range) {
-            if area.start() > start {
-                return Err(Error::NotMapped(GuestPhysRange { start, end: area.start() }));
-            }
-            check_access(area, GuestPhysRange { start, end: area.end().min(range.end) }, access)?;
-            start = area.end();
-        }
-        if start < range.end { Err(Error::NotMapped(GuestPhysRange { start, end: range.end })) } else { Ok(()) }
+        edit::check_whole(range, state.parts(range), |area, part| check_access(area, part, access))
     }
 
     /// What the start of `rest` takes, where a step may take so many frames of 4 KiB more; and how many leaves were looked

@@ -181,15 +181,10 @@ fn begin(areas: &mut MemorySet<Backend>, range: GuestPhysRange, flags: MappingFl
 /// Refuses holes in what is planned, and areas that the flags do not suit; `range` is what is wanted. Whether no region and
 /// no loan is behind it.
 fn check_all(plan: &Plan<'_, Backend>, range: GuestPhysRange, flags: MappingFlags) -> Result<bool, Error> {
-    let GuestPhysRange { mut start, end } = plan.range();
     let mut is_plain = true;
-    for (area, part) in plan.pieces() {
-        if part.start > start {
-            return Err(Error::NotMapped(GuestPhysRange { start, end: part.start }));
-        }
-        edit::check_kind(area, range, flags)?;
+    edit::check_whole(plan.range(), plan.pieces(), |area, _| {
         is_plain &= shared::is_plain(area);
-        start = part.end;
-    }
-    if start < end { Err(Error::NotMapped(GuestPhysRange { start, end })) } else { Ok(is_plain) }
+        edit::check_kind(area, range, flags)
+    })?;
+    Ok(is_plain)
 }

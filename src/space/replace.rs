@@ -129,7 +129,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let inherited = inherited.as_ref().filter(|_| comes.is_some() || inherits().next().is_some());
         if let Some(inherited) = inherited {
             let prepared = match &comes {
-                Some(comes) => inherit::make_room(&**inherited, || inherits().chain([range]), comes),
+                // All that the range has is cut out in one go.
+                Some(comes) => inherit::make_room(&**inherited, || [range].into_iter(), comes),
                 None => inherit::prepare_to_leave(&**inherited, inherits),
             };
             prepared.map_err(|exhausted| exhausted.at(range))?;
@@ -151,11 +152,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             return Err(error);
         }
         // Nothing fails from here on.
-        into.areas.inherited = inherited.cloned();
         into.areas.areas = plan.replace_with(flags, backend.clone());
+        into.areas.inherited = inherited.filter(|_| comes.is_none()).cloned();
         into.areas.give_back(&self.accounts);
-        if let (Some(inherited), Some(comes)) = (&into.areas.inherited, comes) {
+        if let (Some(inherited), Some(comes)) = (inherited, comes) {
             inherit::put(&**inherited, [range].into_iter(), comes, &self.accounts);
+            into.areas.inherited = Some(inherited.clone());
         }
         areas.join_all(range);
         if let Some(built) = built.take() {

@@ -2,7 +2,7 @@
 
 use page_table_multiarch::MappingFlags;
 
-use super::{GuestSpace, State, exclusive::Held, missing::Missing};
+use super::{GuestSpace, State, edit, exclusive::Held, missing::Missing};
 use crate::{
     addr::{GuestPhysAddr, GuestPhysRange},
     backend::Backend,
@@ -145,21 +145,15 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
 
     /// Refuses a range that is not the space's own, as far as its areas tell.
     pub(super) fn check_own_areas(state: &State, range: GuestPhysRange) -> Result<(), Error> {
-        let mut gpa = range.start;
-        while gpa < range.end {
-            let area = area_at(state, gpa, range)?;
+        edit::check_whole(range, state.parts(range), |area, part| {
             let other = match area.backend() {
-                Backend::Private(_) | Backend::CopyOnWrite(_) => None,
-                Backend::Linear(_) => Some(PageState::Foreign),
-                Backend::Shared(_) => Some(PageState::Region),
-                Backend::Borrowed(_) => Some(PageState::Borrowed),
+                Backend::Private(_) | Backend::CopyOnWrite(_) => return Ok(()),
+                Backend::Linear(_) => PageState::Foreign,
+                Backend::Shared(_) => PageState::Region,
+                Backend::Borrowed(_) => PageState::Borrowed,
             };
-            if let Some(state) = other {
-                return Err(Self::page_is(gpa, state));
-            }
-            gpa = area.end();
-        }
-        Ok(())
+            Err(Self::page_is(part.start, other))
+        })
     }
 
     /// Refuses to change what is on loan.

@@ -125,7 +125,7 @@ pub const DEFECTS: &[Defect] = &[
         name: "protect-over-a-hole",
         rules: &["W3"],
         edits: &[Edit {
-            file: "src/space/protect.rs",
+            file: EDIT,
             text: "        if part.start > start {",
             instead: "        if part.start > start.max(part.start) {",
         }],
