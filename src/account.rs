@@ -13,13 +13,15 @@ const UNLIMITED: usize = isize::MAX.cast_unsigned();
 /// What stands in a limit's place for as long as it is being set.
 const CHANGING: usize = usize::MAX;
 
-/// What a space has of the hypervisor's memory, in frames of 4 KiB.
+/// What a space has of the hypervisor's memory: frames of 4 KiB, and areas, for which there is some heap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
     /// Frames of its own that the guest can reach.
     Frames,
     /// Frames of its tables.
     TableFrames,
+    /// Areas of its map.
+    Areas,
 }
 
 impl core::fmt::Display for Resource {
@@ -27,27 +29,35 @@ impl core::fmt::Display for Resource {
         f.write_str(match self {
             Self::Frames => "frames of the space's own",
             Self::TableFrames => "frames for tables",
+            Self::Areas => "areas",
         })
     }
 }
 
-/// How much a space may have, in frames of 4 KiB; without a limit, as much as the allocator has.
+/// How much a space may have, in frames of 4 KiB and in areas; without a limit, as much as the allocator has.
 ///
 /// Memory of regions is theirs, and bounded by their size: it is not in these.
 ///
 /// # Example
 /// ```
-/// use stage2::{Error, LeafPolicy, Limits, Mapping, Populate};
+/// use stage2::{Error, LeafPolicy, Limits, Mapping, Populate, space::Resource};
 /// # mod host { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/host/mod.rs")); }
 /// # use host::{RW, guest, range};
 ///
 /// let space = guest(1)?;
-/// space.set_limits(Limits { frames: Some(2), table_frames: None });
+/// space.set_limits(Limits { frames: Some(2), ..Limits::default() });
 /// let lazy = Mapping::Private { populate: Populate::Lazy, leaf: LeafPolicy::Pages };
 /// space.map(range(0x8000_0000, 0x4000), lazy, RW)?;
 /// space.write(0x8000_0000.into(), &[1; 0x2000])?;
 /// assert!(matches!(space.write(0x8000_2000.into(), &[1]), Err(Error::Limit { .. })));
 /// assert_eq!(space.usage().frames, 2);
+///
+/// // A balloon that takes a page out of the middle leaves two areas.
+/// space.set_limits(Limits { areas: Some(1), ..Limits::default() });
+/// let inflated = space.unmap(range(0x8000_1000, 0x1000));
+/// assert!(matches!(inflated, Err(Error::Limit { what: Resource::Areas, limit: 1, .. })));
+/// space.unmap(range(0x8000_3000, 0x1000))?; // The end of it can go.
+/// assert_eq!(space.usage().areas, 1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,15 +67,26 @@ pub struct Limits {
     /// Frames for tables, the root among them. What a guest touches costs up to one path of tables for each page, where
     /// it chooses the addresses.
     pub table_frames: Option<usize>,
+    /// Areas. A guest that, on its own word, unmaps pages, changes their flags or has them shared cuts an area into as many as
+    /// it has pages. Whatever would make more than the limit is refused before anything has changed, an unmap that cuts an
+    /// area in its middle too; what makes none, or makes fewer, always works. Areas that touch and differ in nothing else
+    /// are one.
+    ///
+    /// An area takes 512 bytes of the hypervisor's heap at most, with what stands behind it and while it goes; 1,536 if it is a
+    /// region of its own by [`make_shared`](crate::GuestSpace::make_shared). A space has 24 KiB for them besides. What is
+    /// known of each page that is inherited, a region's, or from a source goes by the number of pages and is not in these.
+    pub areas: Option<usize>,
 }
 
-/// How much a space has, in frames of 4 KiB, and how much it may have.
+/// How much a space has, in frames of 4 KiB and in areas, and how much it may have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Frames of its own.
     pub frames: usize,
     /// Frames for tables, the root among them.
     pub table_frames: usize,
+    /// Areas.
+    pub areas: usize,
     /// The limits.
     pub limits: Limits,
 }
@@ -85,8 +106,11 @@ pub(crate) enum Exhausted {
 /// used is credit, which lies in stripes. Near the limit what is needed is drawn, and then other stripes' credit taken, so
 /// that a limit is reached by the last frame and not before. Credit comes only with the space's lock held, which a change of
 /// the limit excludes: everything else goes straight to the total, and may happen at the same time.
+///
+/// Areas come and go with that lock held exclusively alone. So nothing is charged for them: what would make too many looks
+/// whether they [fit](Account::fits), and whoever gives the lock up [notes](Account::note) how many there are.
 pub(crate) struct Accounts {
-    totals: [Total; 2],
+    totals: [Total; 3],
     stripes: Stripes<Stripe>,
 }
 
@@ -110,7 +134,7 @@ struct Total {
 #[derive(Default)]
 #[repr(align(64))]
 struct Stripe {
-    credit: [Credit; 2],
+    credit: [Credit; 3],
     faults: AtomicU64,
 }
 
@@ -125,7 +149,7 @@ impl Accounts {
             limit: AtomicUsize::new(bounded(limit)),
             room: AtomicIsize::new(bounded(limit).cast_signed()),
         };
-        let totals = [total(limits.frames), total(limits.table_frames)];
+        let totals = [total(limits.frames), total(limits.table_frames), total(limits.areas)];
         Counted::try_new(Self { totals, stripes: Stripes::new(cpus)? })
     }
 
@@ -214,6 +238,23 @@ impl<'a> Account<'a> {
             if self.total().limit.load(Ordering::Relaxed) == limit {
                 return used.max(0).cast_unsigned();
             }
+        }
+    }
+
+    /// Whether so many more are within the limit: exact while the space's lock is held exclusively, for areas.
+    #[inline]
+    pub(crate) fn fits(self, more: usize) -> bool {
+        self.total().room.load(Ordering::Relaxed) >= more.cast_signed()
+    }
+
+    /// So many are used. The space's lock is held exclusively, and nothing is charged to this account.
+    #[inline]
+    pub(crate) fn note(self, used: usize) {
+        let total = self.total();
+        let room = total.limit.load(Ordering::Relaxed).cast_signed() - used.cast_signed();
+        // A line that other CPUs read is not written in vain.
+        if total.room.load(Ordering::Relaxed) != room {
+            total.room.store(room, Ordering::Relaxed);
         }
     }
 

@@ -139,14 +139,15 @@ pub enum Error {
     /// The allocator has nothing left.
     #[error("out of memory for {0:#x?}")]
     NoMemory(GuestPhysRange),
-    /// The space has all that it may have.
+    /// The space has all that it may have: frames, tables, or areas. Whatever takes, cuts or parts an area may make one more
+    /// than [`Limits::areas`](crate::Limits::areas), and is refused then.
     #[error("{range:#x?} needs more than the {limit} {what} that are the limit")]
     Limit {
         /// What it was for.
         range: GuestPhysRange,
         /// Of what.
         what: Resource,
-        /// The limit, in frames of 4 KiB.
+        /// The limit, in frames of 4 KiB or in areas.
         limit: usize,
     },
     /// A CPU could not be told to forget its translations. What was to be taken away is out of the tables, but not

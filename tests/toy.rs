@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code, missing_docs, reason = "a test's board")]
 
+#[path = "toy/areas_limit.rs"]
+mod areas_limit;
 #[path = "toy/audit.rs"]
 mod audit;
 #[path = "toy/balloon.rs"]

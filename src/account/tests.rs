@@ -14,7 +14,7 @@ impl Account<'_> {
 }
 
 fn open(limit: usize) -> Counted<Accounts> {
-    Accounts::open(Limits { frames: Some(limit), table_frames: Some(3) }, 16).unwrap()
+    Accounts::open(Limits { frames: Some(limit), table_frames: Some(3), areas: None }, 16).unwrap()
 }
 
 #[test]
@@ -51,6 +51,22 @@ fn each_resource_has_an_account_of_its_own() {
     accounts.of(FRAMES).give_back(50);
     assert_eq!((accounts.of(FRAMES).used(), tables.used()), (50, 3));
     assert_eq!(tables.use_up(1), Err(Exhausted::Limit(Resource::TableFrames, 3)));
+}
+
+#[test]
+fn areas_fit_up_to_the_limit() {
+    let accounts = Accounts::open(Limits { areas: Some(5), ..Limits::default() }, 4).unwrap();
+    let areas = accounts.of(Resource::Areas);
+    assert_eq!((areas.used(), areas.limited(), areas.fits(5), areas.fits(6)), (0, Some(5), true, false));
+    areas.note(4);
+    assert_eq!((areas.used(), areas.fits(1), areas.fits(2)), (4, true, false));
+    areas.set_limit(Some(2));
+    assert_eq!((areas.used(), areas.limited(), areas.fits(0)), (4, Some(2), false));
+    areas.note(1);
+    assert_eq!((areas.used(), areas.fits(1), areas.fits(2)), (1, true, false));
+    areas.set_limit(None);
+    assert_eq!((areas.used(), areas.limited(), areas.fits(usize::MAX >> 2)), (1, None, true));
+    assert_eq!(areas.refusal(), Exhausted::Limit(Resource::Areas, UNLIMITED));
 }
 
 #[test]

@@ -29,9 +29,16 @@ pub(super) fn check<P: Platform, L: LockFamily>(
     // Others let go of those at any time.
     let besides = if meanwhile == Meanwhile::Nothing { paid + leaving } else { 0 };
     let tables = read.table_frames + owed.table_frames + held.table().pending_table_frames(held.context());
-    for (what, found) in [(Resource::Frames, read.frames + owed.frames + besides), (Resource::TableFrames, tables)] {
+    let resources = [
+        (Resource::Frames, read.frames + owed.frames + besides),
+        (Resource::TableFrames, tables),
+        (Resource::Areas, map.areas().len()),
+    ];
+    for (what, found) in resources {
         let counted = held.account(what).used();
-        if counted < found || (counted > found && meanwhile == Meanwhile::Nothing) {
+        // Areas change with the lock held alone, which is held here.
+        let is_exact = meanwhile == Meanwhile::Nothing || what == Resource::Areas;
+        if counted < found || (counted > found && is_exact) {
             let range = held.context().everything();
             findings.add(map.subject.number, range, Disagreement::Account { what, counted, found });
         }

@@ -129,7 +129,7 @@ pub enum Disagreement {
     Account {
         /// Which account.
         what: Resource,
-        /// How many frames are on it.
+        /// How many frames, or areas, are on it.
         counted: usize,
         /// How many there are.
         found: usize,

@@ -201,6 +201,22 @@ fn frames_and_tables_on_the_wrong_account_are_found() {
     assert_eq!(at_rest(&space), []);
 }
 
+#[test]
+fn areas_that_are_not_counted_are_found() {
+    let space = space();
+    space.map(pages(0, 4), PAGES, RW).expect("memory");
+    let everything = space.hold_to_audit().context().everything();
+    for counted in [0, 2] {
+        space.miscount_areas(counted);
+        let found = finding(everything, Disagreement::Account { what: Resource::Areas, counted, found: 1 });
+        assert_eq!(at_rest(&space), [found]);
+        // What gave the lock up has counted them.
+        assert_eq!((space.usage().areas, at_rest(&space)), (1, Vec::new()));
+        space.miscount_areas(counted);
+        assert_eq!(self::found(&[&space], Meanwhile::Anything), [found], "no area comes without the lock");
+    }
+}
+
 /// A region of four pages, of which a space shows the middle two from page 8 on.
 fn shared() -> (Space, SharedRegion) {
     let space = space();

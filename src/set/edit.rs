@@ -144,7 +144,7 @@ impl<B: Backing> Areas<B> {
     }
 
     /// The place before another.
-    fn before(&self, Place { chunk, index }: Place) -> Option<Place> {
+    pub(super) fn before(&self, Place { chunk, index }: Place) -> Option<Place> {
         if let Some(index) = index.checked_sub(1) {
             return Some(Place { chunk, index });
         }

@@ -11,6 +11,7 @@ mod edit;
 mod ends;
 mod error;
 mod few;
+mod forecast;
 mod gap;
 mod mapping;
 mod memory_set;

@@ -40,8 +40,8 @@ use super::{
 /// ```
 #[must_use = "a plan changes nothing until it is carried out"]
 pub struct Plan<'a, B: Backing> {
-    areas: &'a mut Areas<B>,
-    touched: Touched<B::Addr>,
+    pub(super) areas: &'a mut Areas<B>,
+    pub(super) touched: Touched<B::Addr>,
     /// For what goes.
     room: Option<Vec<MemoryArea<B>>>,
 }

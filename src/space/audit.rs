@@ -13,7 +13,7 @@ use crate::{
     addr::GuestPhysRange,
     backend::Backend,
     loan::Loans,
-    lock::{LockFamily, SpaceLock},
+    lock::LockFamily,
     pages::{Inherited, Payer},
     platform::Platform,
     region::{Lease, View},
@@ -37,7 +37,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Takes the lock exclusively, so that no CPU is in the middle of a change, and finishes nothing that is
     /// unfinished.
     pub(crate) fn hold_to_audit(&self) -> Audited<'_, P, L> {
-        let state = self.state.exclusive();
+        let state = self.hold();
         Audited { space: self, state, owed: self.debt.reading() }
     }
 }
@@ -105,8 +105,13 @@ impl<P: Platform, L: LockFamily> Audited<'_, P, L> {
 /// For those who are to find what is wrong.
 #[cfg(test)]
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
+    /// Has so many areas on the account, until the lock is taken again.
+    pub(crate) fn miscount_areas(&self, areas: usize) {
+        self.account(Resource::Areas).note(areas);
+    }
+
     pub(crate) fn damage<R>(&self, change: impl FnOnce(&mut MemorySet<Backend>, &mut Loans) -> R) -> R {
-        let mut state = self.state.exclusive();
+        let mut state = self.hold();
         let State { areas, loans, .. } = &mut *state;
         change(areas, loans)
     }

@@ -31,7 +31,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
     /// - [`Error::Region`] if pages do not have 4 KiB;
     /// - [`Error::NotMapped`] with the first hole, [`Error::State`] with the first page that is not the space's own;
-    /// - [`Error::NoMemory`], [`Error::Limit`] for the tables that split blocks;
+    /// - [`Error::NoMemory`], [`Error::Limit`] for the tables that split blocks, and for the areas that are cut;
     /// - [`Error::Invalidation`]: nothing became the region's. See there.
     pub fn make_shared(&self, range: GuestPhysRange) -> Result<SharedRegion, Error>
     where
@@ -44,6 +44,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let mut guard = self.exclusive()?;
         Self::check_own_areas(&guard, range)?;
         Self::check_not_on_loan(&guard, range)?;
+        let view = View::new(region.region(), range.start, 0).ok_or(out_of_memory)?;
+        let shared = Backend::Shared(view.clone());
+        self.check_areas(range, guard.areas.len(), 2, || {
+            guard.areas.len_changed(range, |area| (area.flags(), &shared))
+        })?;
         self.check_convertible(&guard, range)?;
         self.unshare(&mut guard, range)?;
         let State { areas, table, .. } = &mut *guard;
@@ -54,7 +59,6 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 pages.reserve(run.start - first..run.end - first, &keeper).map_err(|_| out_of_memory)
             })
         })?;
-        let view = View::new(region.region(), range.start, 0).ok_or(out_of_memory)?;
         let plan = areas.plan(range).map_err(|_| out_of_memory)?;
         let lease = plan.pieces().filter(|(area, _)| shared::writes(area.flags())).map(|(_, part)| part.size()).sum();
         let lease = Lease::grant(region.region(), lease).map_err(|cause| Error::Region { range, cause })?;
@@ -71,7 +75,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         });
         self.context.frames.account().give_back(bytes / PAGE_SIZE_4K);
         table.change_owners(&self.context, range, Owner::Space, Owner::Shared);
-        let replaced = plan.rebase(|_| Some(Backend::Shared(view.clone())));
+        let replaced = plan.rebase(|_| Some(shared.clone()));
         areas.join_all(range);
         lease.keep();
         drop(guard);
@@ -105,6 +109,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         {
             let state = self.state.shared(super::any_cpu());
             self.check_sole(&state, range)?;
+            self.check_private_areas(&state, range)?;
             self.check_room_for_sourced(&state, range)?;
         }
         let mut guard = loop {
@@ -116,6 +121,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 break guard;
             }
         };
+        self.check_private_areas(&guard, range)?;
         let unmapped = self.unmapped(&guard, range)?.build(&self.context).map_err(|exhausted| exhausted.at(range))?;
         let State { areas, table, .. } = &mut *guard;
         let memory = table.extents_of(&self.context, range, Owner::Shared, &unmapped).ok_or(Error::NoMemory(range))?;
@@ -146,6 +152,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         drop(guard);
         drop((leases, replaced));
         Ok(())
+    }
+
+    /// Refuses what would make too many areas, when a range becomes private: exact with the lock held exclusively.
+    fn check_private_areas(&self, state: &State, range: GuestPhysRange) -> Result<(), Error> {
+        let (areas, private) = (&state.areas, Backend::Private(LeafPolicy::Pages));
+        self.check_areas(range, areas.len(), 2, || areas.len_changed(range, |area| (area.flags(), &private)))
     }
 
     /// Refuses what others reach too, or a source is behind. What is left to the space alone can be made its own.

@@ -37,7 +37,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
     /// - [`Error::NotMapped`] with the first hole;
     /// - [`Error::State`] with the first page that is not the space's to give up: linear, borrowed, on loan;
-    /// - [`Error::NoMemory`], [`Error::Limit`] for the tables that split blocks;
+    /// - [`Error::NoMemory`], [`Error::Limit`] for the tables that split blocks, and for the areas that are cut where memory
+    ///   has nothing to do with its source any more;
     /// - [`Error::Invalidation`]: a CPU could not be told.
     ///
     /// # Example
@@ -119,6 +120,13 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let State { areas, table, inherited, .. } = &mut *guard;
         let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
         Self::check_discardable(&plan)?;
+        // Where no source is to be asked any more the memory becomes private.
+        let private = Backend::Private(LeafPolicy::Pages);
+        if refill == Refill::Zeros {
+            self.check_areas(range, plan.len(), 2, || {
+                plan.len_changed(|area| (area.flags(), if is_supplied(area) { &private } else { area.backend() }))
+            })?;
+        }
         let inherits = || plan.pieces().filter(|(area, _)| inherit::is_inherited(area)).map(|(_, part)| part);
         let inherited = inherited.as_ref().filter(|_| inherits().next().is_some());
         if let Some(inherited) = inherited {
@@ -132,7 +140,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             inherits().for_each(|part| inherited.cut(&inherit::pages(part), &self.accounts));
             into.areas.inherited = Some(inherited.clone());
             if refill == Refill::Zeros {
-                into.areas.areas = plan.rebase(|area| is_supplied(area).then_some(Backend::Private(LeafPolicy::Pages)));
+                into.areas.areas = plan.rebase(|area| is_supplied(area).then(|| private.clone()));
                 areas.join_all(range);
             }
         }

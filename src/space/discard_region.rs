@@ -9,7 +9,7 @@ use crate::{
     addr::GuestPhysRange,
     backend::Backend,
     error::Error,
-    lock::{LockFamily, SpaceLock},
+    lock::LockFamily,
     pages::Leaving,
     platform::Platform,
     region::{Cover, RegionError, SharedRegion},
@@ -202,7 +202,7 @@ fn lock_all<'s, P: Platform, L: LockFamily>(
         space.pay_part();
     }
     while let Some((space, _)) = spaces.get(held.len()) {
-        let state = space.state.exclusive();
+        let state = space.hold();
         state.check_rest().map_err(|_| RegionError::Snapshotting)?;
         if state.table.is_finished() {
             held.push(state);

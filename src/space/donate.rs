@@ -42,7 +42,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::Overlap`] with the first area in the way at the taker, [`Error::BadTarget`] for frames that the taker's
     ///   entries do not hold;
     /// - [`Error::NotYet`], [`Error::SourceFailed`] with the first page that its source has not brought, and was asked for;
-    /// - [`Error::NoMemory`], [`Error::Limit`] of either space's frames or tables;
+    /// - [`Error::NoMemory`], [`Error::Limit`] of either space's frames, tables or areas;
     /// - [`Error::Invalidation`]: nothing was given; blocks that the ends of the range cut may be split. See there.
     pub fn donate(
         &self,
@@ -73,15 +73,18 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         let pages = range.size() / PAGE_SIZE_4K;
         let transfer = Transfer { range, place, seams: Seams::Kept, sharing: Sharing::Refused };
-        let prepared = self.prepare(&transfer, taker, |giver| {
+        let area = MemoryArea::new(place.start, place.size(), flags, Backend::Private(LeafPolicy::Largest));
+        let prepared = self.prepare(&transfer, taker, |giver, receiver| {
             taker.check_room(place, pages)?;
+            taker.check_new_area(&receiver.areas, &area)?;
+            let left = || giver.areas.len_without(core::iter::once(range));
+            self.check_areas(range, giver.areas.len(), 1, left)?;
             Ok(giver.areas.iter_range(range).fold(MappingFlags::empty(), |all, area| all | area.flags()))
         })?;
         let Prepared { mut giver, taker: mut receiver, supplement, memory, had } = prepared;
         let charge = taker.context.frames.account().charge(pages).map_err(|exhausted| exhausted.at(place))?;
         // Foreign until it is given: to drop it frees none of the frames.
         let detached = taker.detached(&receiver, place, &memory, Owner::Foreign, flags)?;
-        let area = MemoryArea::new(place.start, place.size(), flags, Backend::Private(LeafPolicy::Largest));
         receiver.areas.insert(area).map_err(|_| Error::NoMemory(place))?;
         let ceded = match self.cede(&mut giver, range) {
             Ok(ceded) => ceded,

@@ -5,7 +5,7 @@ use core::ops::Range;
 use memory_addr::PAGE_SIZE_4K;
 use page_table_multiarch::MappingFlags;
 
-use super::{GuestSpace, State, inherit, shared};
+use super::{GuestSpace, State, exclusive::Held, inherit, shared};
 use crate::{
     account::Exhausted,
     addr::{GuestPhysAddr, GuestPhysRange, Level, PhysAddr},
@@ -152,6 +152,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     fn insert(&self, area: MemoryArea<Backend>) -> Result<(), Error> {
         let mut state = self.exclusive()?;
         // An area that is refused goes after the lock's release: a source may be behind it.
+        self.check_new_area(&state.areas, &area)?;
         let vacancy = state.areas.vacancy(area.va_range()).map_err(refused)?;
         if let Backend::Shared(view) = area.backend() {
             view.show(area.va_range()).map_err(|exhausted| exhausted.at(area.va_range()))?;
@@ -163,25 +164,35 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Adds an area, and what is mapped in it at once: in place if that takes no table, else built without the lock.
     fn insert_filled(&self, area: MemoryArea<Backend>, fill: Fill<'_>) -> Result<(), Error> {
         let range = area.va_range();
-        let mut level = {
-            let mut guard = self.exclusive()?;
-            let State { areas, table, .. } = &mut *guard;
-            if let Fill::Run(leaf) = &fill
-                && let Some(pages) = table.pages(&self.context, range)
-            {
-                areas.vacancy(range).map_err(refused)?.fill_joined(area);
-                pages.fill(&self.context, leaf);
-                return Ok(());
-            }
-            guard.check_free(range)?;
-            guard.table.graft_level(&self.context, range)
-        };
+        let mut guard = self.exclusive()?;
+        let State { areas, table, .. } = &mut *guard;
+        // Where the limit of areas is near, it is counted how many there will be.
+        if let Fill::Run(leaf) = &fill
+            && self.has_room_for_areas(1)
+            && let Some(pages) = table.pages(&self.context, range)
+        {
+            areas.vacancy(range).map_err(refused)?.fill_joined(area);
+            pages.fill(&self.context, leaf);
+            return Ok(());
+        }
+        self.insert_built(guard, area, fill)
+    }
+
+    /// The same, built without the lock.
+    #[inline(never)]
+    fn insert_built(&self, guard: Held<'_, L>, area: MemoryArea<Backend>, fill: Fill<'_>) -> Result<(), Error> {
+        let range = area.va_range();
+        guard.check_free(range)?;
+        self.check_new_area(&guard.areas, &area)?;
+        let mut level = guard.table.graft_level(&self.context, range);
+        drop(guard);
         loop {
             let make = || Detached::build(&self.context, range, level, fill).map_err(|exhausted| exhausted.at(range));
             let built = self.paying(make)?;
             let mut guard = self.exclusive()?;
             let State { areas, table, .. } = &mut *guard;
             if table.fits(&self.context, &built) {
+                self.check_new_area(areas, &area)?;
                 areas.vacancy(range).map_err(refused)?.fill_joined(area);
                 table.graft(&self.context, built);
                 return Ok(());
@@ -223,6 +234,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     ) -> Result<(), Error> {
         let range = area.va_range();
         let mut state = self.exclusive()?;
+        self.check_new_area(&state.areas, &area)?;
         let inherited = state.inherit(make).ok_or(Error::NoMemory(range))?;
         let vacancy = state.areas.vacancy(range).map_err(refused)?;
         let failed = |exhausted: Exhausted| exhausted.at(range);

@@ -1,7 +1,10 @@
 //! The space's lock, held exclusively, when nothing is left over from earlier.
 
+use core::ops::{Deref, DerefMut};
+
 use super::{GuestSpace, Progress, State, removed::Removed};
 use crate::{
+    account::Resource,
     addr::GuestPhysRange,
     error::Error,
     lock::{LockFamily, SpaceLock},
@@ -9,10 +12,40 @@ use crate::{
     table::RemovedMemory,
 };
 
-/// A space's state, held exclusively.
-pub(super) type Held<'s, L> = <<L as LockFamily>::Lock<State> as SpaceLock<State>>::Exclusive<'s>;
+/// A space's state, held exclusively. What gives it up notes how many areas there are: no operation can forget to.
+pub(super) struct Held<'s, L: LockFamily>(<L::Lock<State> as SpaceLock<State>>::Exclusive<'s>);
+
+impl<L: LockFamily> Deref for Held<'_, L> {
+    type Target = State;
+
+    #[inline]
+    fn deref(&self) -> &State {
+        &self.0
+    }
+}
+
+impl<L: LockFamily> DerefMut for Held<'_, L> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.0
+    }
+}
+
+impl<L: LockFamily> Drop for Held<'_, L> {
+    #[inline]
+    fn drop(&mut self) {
+        let State { accounts, areas, .. } = &*self.0;
+        accounts.of(Resource::Areas).note(areas.len());
+    }
+}
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
+    /// Takes the lock, whatever is left over from earlier.
+    #[inline]
+    pub(super) fn hold(&self) -> Held<'_, L> {
+        Held(self.state.exclusive())
+    }
+
     /// Takes the lock for a change of the map, when what an earlier operation could not finish is finished, and pays a part
     /// of what is owed. Called without any lock.
     ///
@@ -40,7 +73,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Takes the lock for a change of the map, unless something was left over: then that is finished instead.
     #[inline]
     fn try_exclusive(&self) -> Result<Option<Held<'_, L>>, Error> {
-        let state = self.state.exclusive();
+        let state = self.hold();
         state.check_rest()?;
         if state.table.is_finished() {
             return Ok(Some(state));

@@ -48,7 +48,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::Overlap`] with the first area in the way at the borrower, [`Error::BadTarget`] for frames that the
     ///   borrower's entries do not hold;
     /// - [`Error::NotYet`], [`Error::SourceFailed`] with the first page that its source has not brought, and was asked for;
-    /// - [`Error::NoMemory`], [`Error::Limit`] of either space's tables, or of this space's frames;
+    /// - [`Error::NoMemory`], [`Error::Limit`] of either space's tables, of this space's frames, or of the borrower's areas;
     /// - [`Error::Invalidation`]: nothing was given; blocks that the ends of the range cut may be split. See there.
     pub fn share(
         &self,
@@ -119,7 +119,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         borrower.check_flags(place, flags)?;
         let sharing = if kind == LoanKind::Shared { Sharing::Allowed } else { Sharing::Refused };
         let transfer = Transfer { range, place, seams: Seams::Forgotten, sharing };
-        let prepared = self.prepare(&transfer, borrower, |lender| check_lendable(&lender.areas, range, kind, flags))?;
+        let prepared = self.prepare(&transfer, borrower, |lender, holder| {
+            // It is joined with no other area, which is of another loan.
+            borrower.check_areas(place, holder.areas.len(), 1, || holder.areas.len() + 1)?;
+            check_lendable(&lender.areas, range, kind, flags)
+        })?;
         let Prepared { giver: mut lender, taker: mut holder, supplement, memory, had } = prepared;
         let out_of_memory = Error::NoMemory(range);
         let detached = borrower.detached(&holder, place, &memory, Owner::Borrowed, flags)?;

@@ -88,7 +88,7 @@ use crate::{
 ///     frames: Heap,
 ///     invalidate: Tlb::new(capabilities, Idle),
 ///     cpus: 4,
-///     limits: Limits { frames: Some(1 << 18), table_frames: Some(1024) },
+///     limits: Limits { frames: Some(1 << 18), table_frames: Some(1024), areas: Some(4096) },
 /// })?;
 /// assert_eq!(space.stats().areas, 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -149,6 +149,8 @@ pub struct GuestSpace<P: Platform, L: LockFamily = Spin> {
 /// What the lock protects.
 struct State {
     areas: MemorySet<Backend>,
+    /// Where the number of areas is noted.
+    accounts: Counted<Accounts>,
     table: Table,
     /// What the table's unfinished operation removed, if its invalidation failed.
     removed: RemovedAreas,
@@ -191,6 +193,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let root = config.format.root(table.root_address());
         let state = State {
             areas: MemorySet::new(),
+            accounts: accounts.clone(),
             table,
             removed: RemovedAreas::default(),
             removed_leases: Few::new(),

@@ -46,7 +46,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::Region`] for a frozen region that would be written;
     /// - [`Error::NotMapped`] with the first hole;
     /// - [`Error::State`] for memory that is on loan to another space, [`Error::Denied`] for more than a loan allows;
-    /// - [`Error::NoMemory`], [`Error::Limit`] for the tables that split blocks;
+    /// - [`Error::NoMemory`], [`Error::Limit`] for the tables that split blocks, and for the areas that are cut;
     /// - [`Error::Invalidation`]: see there.
     pub fn protect(&self, range: GuestPhysRange, flags: MappingFlags) -> Result<(), Error> {
         self.check(range)?;
@@ -72,11 +72,25 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     #[inline]
     fn protect_page(&self, state: &mut State, range: GuestPhysRange, flags: MappingFlags) -> Option<Result<(), Error>> {
         let State { areas, table, .. } = state;
+        if !self.has_room_for_areas(2) {
+            // It may cut an area in three: that is counted elsewhere.
+            return None;
+        }
         let page = shared::plain_page::<P>(areas, range)?;
         edit::check_kind(page.area(), range, flags).ok()?;
         let done = table.protect_page(&self.context, range, flags)?;
         page.set_flags(flags);
         Some(done.map_err(|cause| Error::Invalidation { range, cause }))
+    }
+
+    /// Refuses what would make too many areas of what is planned; `range` is what is wanted.
+    fn check_protected_areas(
+        &self,
+        plan: &Plan<'_, Backend>,
+        range: GuestPhysRange,
+        flags: MappingFlags,
+    ) -> Result<(), Error> {
+        self.check_areas(range, plan.len(), 2, || plan.len_changed(|area| (flags, area.backend())))
     }
 
     /// Gives `range` other flags as [`protect`](Self::protect) does, but a part at a time: see [`Protecting::step`].
@@ -106,7 +120,8 @@ impl<'s, P: Platform, L: LockFamily> Protecting<'s, P, L> {
     ///
     /// The part is complete when it returns: no CPU allows there what the flags do not, and the lock is free. All that
     /// [`protect`](GuestSpace::protect) refuses in the range is refused by the first step, before anything changed. If
-    /// others change the map between two steps, a later one may be refused too.
+    /// others change the map between two steps, a later one may be refused too; so may one at the limit of areas, as what has
+    /// the flags and what does not have them yet are two areas meanwhile.
     ///
     /// # Errors
     /// As for [`protect`](GuestSpace::protect), for the rest; all that is before it is done, and the step may be tried
@@ -133,11 +148,12 @@ impl<'s, P: Platform, L: LockFamily> Protecting<'s, P, L> {
         let part = GuestPhysRange { end, ..range };
         // It has begun when a first part is done, and there is a rest.
         let begun = match self.stage {
-            Stage::Unchecked if end < range.end => Some(begin(areas, range, flags)?),
+            Stage::Unchecked if end < range.end => Some(self.begin(areas)?),
             _ => None,
         };
         let plan = areas.plan(part).map_err(|_| Error::NoMemory(range))?;
         let is_plain = check_all(&plan, range, flags)?;
+        self.space.check_protected_areas(&plan, range, flags)?;
         let leases =
             if is_plain { None } else { Some((shared::new_leases(&plan, flags)?, shared::lost_leases(&plan, flags)?)) };
         let flush = match table.edit(&self.space.context, part, Edit::Protect(flags)) {
@@ -165,17 +181,19 @@ impl<'s, P: Platform, L: LockFamily> Protecting<'s, P, L> {
         Ok(self.progress())
     }
 
+    /// Refuses what cannot be done with all of the range, of which a part comes first. What keeps its regions as they are
+    /// until all is done.
+    fn begin(&self, areas: &mut MemorySet<Backend>) -> Result<Few<Lease>, Error> {
+        let (range, flags) = (self.rest, self.flags);
+        let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
+        check_all(&plan, range, flags)?;
+        self.space.check_protected_areas(&plan, range, flags)?;
+        shared::new_leases(&plan, flags)
+    }
+
     fn progress(&self) -> Progress {
         if self.rest.is_empty() { Progress::Done } else { Progress::More }
     }
-}
-
-/// Refuses what cannot be done with all of `range`, of which a part comes first. What keeps its regions as they are until
-/// all is done.
-fn begin(areas: &mut MemorySet<Backend>, range: GuestPhysRange, flags: MappingFlags) -> Result<Few<Lease>, Error> {
-    let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
-    check_all(&plan, range, flags)?;
-    shared::new_leases(&plan, flags)
 }
 
 /// Refuses holes in what is planned, and areas that the flags do not suit; `range` is what is wanted. Whether no region and

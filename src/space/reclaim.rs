@@ -48,7 +48,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// As for [`reclaim`](Self::reclaim), and
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for a bad range;
     /// - [`Error::NoLoan`] with the range, if any of it is not on loan by this handle, or not any more;
-    /// - [`Error::NoMemory`], [`Error::Limit`] of either space's tables: nothing changed;
+    /// - [`Error::NoMemory`], [`Error::Limit`] of either space's tables, or of the borrower's areas, which a part in the middle
+    ///   of one cuts in two: nothing changed;
     /// - [`Error::Invalidation`]: nothing was taken back; blocks that the ends of the range cut may be split.
     ///
     /// # Example
@@ -131,6 +132,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         if elsewhere > 0 {
             return Err(Error::StillBorrowed { range: place, bytes: elsewhere });
         }
+        borrower.check_areas(place, areas.len(), 1, || areas.len_without(parts.iter().copied()))?;
         // What takes memory comes before anything changes.
         areas.reserve_removal(place).map_err(|_| Error::NoMemory(place))?;
         let span = parts.first().zip(parts.last()).map(|(first, last)| GuestPhysRange { end: last.end, ..*first });

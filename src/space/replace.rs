@@ -118,6 +118,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let (range, flags, backend) = (area.va_range(), area.flags(), area.backend());
         let State { areas, table, inherited, .. } = &mut *guard;
         let plan = areas.plan(range).map_err(|_| Error::NoMemory(range))?;
+        self.check_areas(range, plan.len(), 2, || plan.len_replaced(flags, backend))?;
         let inherits = || plan.pieces().filter(|(area, _)| inherit::is_inherited(area)).map(|(_, part)| part);
         let mut comes = None;
         if let Content::Inherited(heirloom) = content {

@@ -113,16 +113,19 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::BeyondInput`], [`Error::Flags`], [`Error::Region`] if the space is of another kind than the one that the
     ///   snapshot is of;
     /// - [`Error::Overlap`] with the first area in the way;
-    /// - [`Error::NoMemory`];
+    /// - [`Error::NoMemory`]; [`Error::Limit`] of the space's areas, with the range from the first of the snapshot's to the last;
     /// - [`Error::Invalidation`] if an earlier operation's invalidation still fails.
     pub fn restore(&self, snapshot: &Snapshot) -> Result<(), Error> {
         let region = snapshot.region().region();
-        let mut everything = self.context.everything();
         for part in snapshot.parts() {
             self.check(part.range)?;
             self.check_inherited(part.range, snapshot.region(), part.flags)?;
-            everything = part.range;
         }
+        let ends = snapshot.parts().first().zip(snapshot.parts().last());
+        let everything = ends.map_or(self.context.everything(), |(first, last)| GuestPhysRange {
+            start: first.range.start,
+            end: last.range.end,
+        });
         Self::check_page_size(everything)?;
         let mut state = self.exclusive()?;
         for part in snapshot.parts() {
@@ -130,6 +133,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 return Err(Error::Overlap { range: part.range, with: other.va_range() });
             }
         }
+        let heir = |part: &Part| {
+            let heritage = Heritage::new(part.range.start, part.offset, region.supplies().cloned());
+            MemoryArea::new(part.range.start, part.range.size(), part.flags, Backend::CopyOnWrite(heritage))
+        };
+        let after = || state.areas.len_with(snapshot.parts().iter().map(heir));
+        self.check_areas(everything, state.areas.len(), snapshot.parts().len(), after)?;
         let inherited = state.inherit(inherited).ok_or(Error::NoMemory(everything))?;
         let ranges = || snapshot.parts().iter().map(|part| part.range);
         let mut comes = Pages::default();
@@ -141,10 +150,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         inherit::make_room(&*inherited, ranges, &comes).map_err(|exhausted| exhausted.at(everything))?;
         for (index, part) in snapshot.parts().iter().enumerate() {
-            let heritage = Heritage::new(part.range.start, part.offset, region.supplies().cloned());
-            let backend = Backend::CopyOnWrite(heritage);
-            let area = MemoryArea::new(part.range.start, part.range.size(), part.flags, backend);
-            if state.areas.insert(area).is_err() {
+            if state.areas.insert(heir(part)).is_err() {
                 ranges().take(index).for_each(|range| state.areas.remove_whole(range));
                 return Err(Error::NoMemory(part.range));
             }

@@ -93,7 +93,7 @@ impl<P: Platform, L: LockFamily> Snapshotting<'_, P, L> {
                 return Ok(if is_done { Progress::Done } else { Progress::More });
             }
             Phase::Freezing(rest) => {
-                let mut state = self.space.state.exclusive();
+                let mut state = self.space.hold();
                 let end = state.table.end_of_entries(&self.space.context, rest, entries);
                 let part = GuestPhysRange { end, ..rest };
                 draft.adopt(&self.space.context, &state.table, part);
@@ -121,7 +121,7 @@ impl<P: Platform, L: LockFamily> Snapshotting<'_, P, L> {
 
     /// Hands over what is frozen, all of it.
     fn conclude(&mut self) -> Result<Snapshot, Error> {
-        let mut guard = self.space.state.exclusive();
+        let mut guard = self.space.hold();
         let State { areas, table, snapshotting, .. } = &mut *guard;
         let Some(mut draft) = self.draft.take() else {
             return Err(Error::NotMapped(self.space.context.everything()));
@@ -154,7 +154,7 @@ impl<P: Platform, L: LockFamily> Drop for Snapshotting<'_, P, L> {
                 log::error!("a snapshot is given up: {error}");
             }
         } else {
-            self.space.state.exclusive().snapshotting = None;
+            self.space.hold().snapshotting = None;
             self.space.context.shootdown.open();
         }
     }

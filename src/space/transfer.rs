@@ -10,7 +10,7 @@ use crate::{
     extents::{Extents, Seams},
     format::{Format, Owner},
     loan::LoanKind,
-    lock::{LockFamily, SpaceLock},
+    lock::LockFamily,
     ownership::PageState,
     platform::Platform,
     set::MemoryArea,
@@ -60,12 +60,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             let (mine, others) = match this.addr().cmp(&that.addr()) {
                 core::cmp::Ordering::Equal => return Err(Error::SameSpace(range)),
                 core::cmp::Ordering::Less => {
-                    let mine = self.state.exclusive();
-                    (mine, other.state.exclusive())
+                    let mine = self.hold();
+                    (mine, other.hold())
                 }
                 core::cmp::Ordering::Greater => {
-                    let others = other.state.exclusive();
-                    (self.state.exclusive(), others)
+                    let others = other.hold();
+                    (self.hold(), others)
                 }
             };
             mine.check_rest()?;
@@ -98,7 +98,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Locks both and finds the memory, all of which is the giver's own, shared or not, or is to be: it is not mapped yet
-    /// where it was untouched. `check` refuses a transfer for what else there is at both sides, and answers what the giver's guest may do.
+    /// where it was untouched. `check` refuses a transfer for what else there is at both sides, the giver's first, and answers
+    /// what the giver's guest may do.
     ///
     /// What is missing is allocated without the locks; with them, if the guest touched some of it meanwhile. What is refused
     /// changes nothing, but that a source may have brought its pages, which the guest keeps, and that what was left to it of a
@@ -107,7 +108,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         &'s self,
         transfer: &Transfer,
         taker: &'s Self,
-        check: impl Fn(&State) -> Result<MappingFlags, Error>,
+        check: impl Fn(&State, &State) -> Result<MappingFlags, Error>,
     ) -> Result<Prepared<'s, P, L>, Error> {
         let (range, place) = (transfer.range, transfer.place);
         let (mut filled, mut supplement) = (Missing::default(), Supplement::nothing());
@@ -121,7 +122,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             if let Some(other) = receiver.areas.overlap(place) {
                 return Err(Error::Overlap { range: place, with: other.va_range() });
             }
-            let had = check(&giver)?;
+            let had = check(&giver, &receiver)?;
             self.unshare(&mut giver, range)?;
             let missing = self.missing(&giver, range)?;
             if missing != filled {

@@ -4,7 +4,7 @@ use super::{GuestSpace, Progress, State, debt, exclusive::Held, inherit, removed
 use crate::{
     addr::GuestPhysRange,
     error::Error,
-    lock::{LockFamily, SpaceLock},
+    lock::LockFamily,
     platform::Platform,
     table::{Edit, RemovedPage},
 };
@@ -30,7 +30,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// - [`Error::Empty`], [`Error::Misaligned`], [`Error::BeyondInput`] for the range;
     /// - [`Error::NotMapped`] if no area lies in it;
     /// - [`Error::State`] for memory that is on loan to another space;
-    /// - [`Error::NoMemory`], [`Error::Limit`] for the tables that split blocks;
+    /// - [`Error::NoMemory`], [`Error::Limit`] for the tables that split blocks, or for the area more that is left of one
+    ///   which is cut in its middle;
     /// - [`Error::Invalidation`]: see there.
     pub fn unmap(&self, range: GuestPhysRange) -> Result<(), Error> {
         self.check(range)?;
@@ -60,6 +61,10 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     #[inline]
     fn take_page(&self, state: &mut State, range: GuestPhysRange) -> Option<Result<Option<RemovedPage>, Error>> {
         let State { areas, table, .. } = state;
+        if !self.has_room_for_areas(1) {
+            // It may cut an area in two: that is counted elsewhere.
+            return None;
+        }
         let page = shared::plain_page::<P>(areas, range)?;
         let taken = table.unmap_page(&self.context, range)?;
         page.remove();
@@ -100,6 +105,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         if plan.is_empty() {
             return Err(Error::NotMapped(range));
         }
+        self.check_areas(range, plan.len(), 1, || plan.len_carved())?;
         let is_plain = plan.pieces().all(|(area, _)| shared::is_plain(area));
         if let Some(inherited) = inherited.as_ref().filter(|_| !is_plain) {
             let inherits = || {
@@ -144,7 +150,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     fn end_removed_waits(&self) {
         let (mut from, mut inherited) = (Some(0), None);
         while from.is_some() {
-            let state = self.state.exclusive();
+            let state = self.hold();
             let missing = state.take_removed_missing(&mut from);
             inherited.clone_from(&state.inherited);
             drop(state);

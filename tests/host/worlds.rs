@@ -289,6 +289,11 @@ impl<M: Machine> World<M> {
                 assert_eq!(usage.limits.table_frames, Some(limit));
                 assert!(usage.table_frames + TABLES > limit, "{usage:?} leaves room for tables");
             }
+            Err(Error::Limit { what: Resource::Areas, limit, .. }) => {
+                assert_eq!(usage.limits.areas, Some(limit));
+                // Two ends of a range cut two areas.
+                assert!(usage.areas + 2 > limit, "{usage:?} leaves room for areas");
+            }
             _ => return false,
         }
         true
@@ -299,6 +304,7 @@ impl<M: Machine> World<M> {
         let limits = Limits {
             frames: frames.map(|frames| usage.frames + frames),
             table_frames: tables.map(|tables| usage.table_frames + tables),
+            areas: None,
         };
         self.spaces[guest].set_limits(limits);
         assert_eq!(self.spaces[guest].usage(), Usage { limits, ..usage });
@@ -310,6 +316,7 @@ fn within_limits(now: Usage, before: Usage) {
     let fits = |limit: Option<usize>, now: usize, before: usize| limit.is_none_or(|limit| now <= limit.max(before));
     assert!(fits(now.limits.frames, now.frames, before.frames), "{now:?} after {before:?}");
     assert!(fits(now.limits.table_frames, now.table_frames, before.table_frames), "{now:?} after {before:?}");
+    assert!(fits(now.limits.areas, now.areas, before.areas), "{now:?} after {before:?}");
 }
 
 /// Whether a page is near a border of blocks, where stories take place.

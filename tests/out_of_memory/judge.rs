@@ -112,18 +112,21 @@ pub(super) fn starve<F: Format>(format: &F, case: &Case<F>) {
 pub(super) fn limit<F: Format>(format: &F, case: &Case<F>) -> usize {
     let Case { name, operation, .. } = case;
     let mut refusals = 0;
-    for what in [Resource::Frames, Resource::TableFrames] {
+    for what in [Resource::Frames, Resource::TableFrames, Resource::Areas] {
         for left in 0.. {
             assert!(left < ENOUGH, "{name} is charged without end");
             let refused = attempt(format, case, |space| {
                 let usage = space.usage();
                 let limits = match what {
-                    Resource::Frames => Limits { frames: Some(usage.frames + left), table_frames: None },
-                    Resource::TableFrames => Limits { frames: None, table_frames: Some(usage.table_frames + left) },
+                    Resource::Frames => Limits { frames: Some(usage.frames + left), ..Limits::default() },
+                    Resource::TableFrames => {
+                        Limits { table_frames: Some(usage.table_frames + left), ..Limits::default() }
+                    }
+                    Resource::Areas => Limits { areas: Some(usage.areas + left), ..Limits::default() },
                 };
                 space.set_limits(limits);
                 let result = operation(space);
-                let allowed = [limits.frames, limits.table_frames];
+                let allowed = [limits.frames, limits.table_frames, limits.areas];
                 match result {
                     Ok(()) => {}
                     Err(Error::Limit { what: named, limit, range }) => {
@@ -135,6 +138,7 @@ pub(super) fn limit<F: Format>(format: &F, case: &Case<F>) -> usize {
                 let now = space.usage();
                 assert!(limits.frames.is_none_or(|limit| now.frames <= limit), "{name}: {now:?}");
                 assert!(limits.table_frames.is_none_or(|limit| now.table_frames <= limit), "{name}: {now:?}");
+                assert!(limits.areas.is_none_or(|limit| now.areas <= limit), "{name}: {now:?}");
                 space.set_limits(Limits::default());
                 result
             });

@@ -167,7 +167,7 @@ impl stage2::pager::Source for Ready {
 fn what_was_read_and_unmapped_makes_room() {
     let board = Board::new();
     let space = board.space();
-    space.set_limits(stage2::Limits { frames: Some(4), table_frames: None });
+    space.set_limits(stage2::Limits { frames: Some(4), ..stage2::Limits::default() });
     let pager = Pager::new(Arc::new(Ready), std::num::NonZeroUsize::MIN).unwrap();
     space.map_from(range(0, 16 * PAGE), &pager, 0, READ).unwrap();
     for page in 0..16 {

@@ -220,7 +220,7 @@ mod refused {
     fn no_page_is_that_the_limit_allows_when_the_debt_is_paid() {
         let board = board();
         let space = owing(&board);
-        space.set_limits(Limits { frames: Some(3), table_frames: None });
+        space.set_limits(Limits { frames: Some(3), table_frames: None, ..Limits::default() });
         let mut answers = 0;
         let answer = loop {
             let answer = touch(&space, 9 * LARGE + PAGE);
@@ -259,7 +259,7 @@ mod refused {
             assert_eq!(call(&space, &other), Ok(()));
             check(&space);
         };
-        let frames = |frames| Limits { frames: Some(frames), table_frames: None };
+        let frames = |frames| Limits { frames: Some(frames), table_frames: None, ..Limits::default() };
         call(&|space, _| space.map(range(0, 8 * PAGE), PAGES, RW), frames(10));
         call(&|space, _| space.replace(range(9 * LARGE, 8 * PAGE), PAGES, RW), frames(10));
         call(&|space, _| space.populate(range(9 * LARGE, 4 * PAGE), Access::Write).map(drop), frames(5));

@@ -185,10 +185,10 @@ mod of_zeroed_frames {
             space.fault(CpuId(0), Fault { gpa: gpa(at), access, cause: Cause::Translation, origin })
         };
         let tables = space.usage().table_frames;
-        space.set_limits(Limits { frames: Some(1), table_frames: Some(tables + 2) });
+        space.set_limits(Limits { frames: Some(1), table_frames: Some(tables + 2), ..Limits::default() });
         let refused = |what, limit| Err(Error::Limit { range: range(0, PAGE), what, limit });
         assert_eq!(write(0), refused(Resource::TableFrames, tables + 2));
-        space.set_limits(Limits { frames: Some(0), table_frames: None });
+        space.set_limits(Limits { frames: Some(0), ..Limits::default() });
         assert_eq!(write(0), refused(Resource::Frames, 0));
         space.set_limits(Limits::default());
         for left in 0..4 {

@@ -21,7 +21,7 @@ fn write(at: usize) -> Fault {
 #[test]
 fn a_space_without_leave_for_a_root_is_none() {
     let board = Board::new();
-    let limits = Limits { table_frames: Some(0), frames: None };
+    let limits = Limits { table_frames: Some(0), ..Limits::default() };
     let refused = GuestSpace::<Machine>::new(Config { limits, ..board.config() }).map(drop);
     assert!(matches!(refused, Err(Error::Limit { what: Resource::TableFrames, limit: 0, .. })), "{refused:?}");
     assert_eq!(board.allocated(), 0);
@@ -33,7 +33,7 @@ fn meanwhile<T: Send + 'static>(second: impl FnOnce(&Space) -> T + Send + 'stati
     let board = Board::new();
     let space = Arc::new(Space::new(board.config()).unwrap());
     space.map(range(0, PAGE), LAZY, RW).unwrap();
-    space.set_limits(Limits { frames: Some(1), table_frames: None });
+    space.set_limits(Limits { frames: Some(1), ..Limits::default() });
     let other: Arc<Mutex<Option<JoinHandle<_>>>> = Arc::default();
     let second = {
         let (space, other) = (Arc::clone(&space), Arc::clone(&other));
@@ -111,7 +111,7 @@ fn tables_that_another_cpu_is_about_to_link_are_not_refused() {
     region.writer().unwrap().write_obj(0, 7_u64).unwrap();
     space.map(range(0, PAGE), Mapping::Shared { region: region.clone(), offset: 0 }, RW).unwrap();
     // Three tables lead to a page.
-    space.set_limits(Limits { frames: None, table_frames: Some(space.usage().table_frames + 3) });
+    space.set_limits(Limits { table_frames: Some(space.usage().table_frames + 3), ..Limits::default() });
     let read = Fault { gpa: gpa(0), access: Access::Read, cause: Cause::Translation, origin: Origin::Instruction };
     let other: Arc<Mutex<Option<JoinHandle<_>>>> = Arc::default();
     let second = {

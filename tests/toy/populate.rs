@@ -190,7 +190,7 @@ fn a_fault_meanwhile_has_the_last_frames_that_the_limit_allows() {
     let board = Board::new();
     let space = Arc::new(board.space());
     space.map(range(0, 4 * PAGE), LAZY, RW).unwrap();
-    space.set_limits(Limits { frames: Some(3), table_frames: None });
+    space.set_limits(Limits { frames: Some(3), ..Limits::default() });
     let (other, outcomes) = (space.clone(), Arc::new(Mutex::new(Vec::new())));
     let seen = outcomes.clone();
     board.on_allocation(move || {
@@ -216,7 +216,7 @@ fn at_a_limit_all_that_it_allows_comes() {
         let board = Board::new();
         let space = board.space();
         space.map(range(0, 4 * BLOCK), mapping, RW).unwrap();
-        space.set_limits(Limits { frames: Some(70), table_frames: None });
+        space.set_limits(Limits { frames: Some(70), ..Limits::default() });
         let limit = Error::Limit { range: range(70 * PAGE, PAGE), what: Resource::Frames, limit: 70 };
         let mut populating = space.populate_in_steps(range(0, 4 * BLOCK), Access::Read).unwrap();
         assert_eq!(populating.step(usize::MAX), Err(limit));
@@ -229,7 +229,7 @@ fn at_a_limit_all_that_it_allows_comes() {
         let space = board.space();
         space.map(range(0, 4 * BLOCK), LAZY, RW).unwrap();
         let tables = space.usage().table_frames + 4;
-        space.set_limits(Limits { frames: None, table_frames: Some(tables) });
+        space.set_limits(Limits { table_frames: Some(tables), ..Limits::default() });
         let limit = Error::Limit { range: range(2 * BLOCK, PAGE), what: Resource::TableFrames, limit: tables };
         assert_eq!(space.populate(range(0, 4 * BLOCK), Access::Read), Err(limit));
         assert_eq!((space.usage().frames, space.usage().table_frames), (64, tables));

@@ -273,7 +273,7 @@ mod refused {
     fn at_a_limit_that_has_no_room_for_both() {
         let stage = Stage::new();
         let space = stage.space(Kind::Pages);
-        space.set_limits(Limits { frames: Some(97), table_frames: None });
+        space.set_limits(Limits { frames: Some(97), ..Limits::default() });
         let before = picture(&space);
         assert!(matches!(space.replace(range(0, 2 * PAGE), PAGES, RW), Err(Error::Limit { .. })));
         assert_eq!(picture(&space), before);

@@ -193,12 +193,12 @@ mod donate {
     fn the_frames_move_from_one_limit_to_the_other() {
         let board = Board::new();
         let (giver, taker) = pair(&board);
-        taker.set_limits(Limits { frames: Some(1), table_frames: None });
+        taker.set_limits(Limits { frames: Some(1), ..Limits::default() });
         let before = (picture(&board, &giver, &taker), giver.usage(), taker.usage());
         let refused = Error::Limit { range: range(LARGE, 2 * PAGE), what: Resource::Frames, limit: 1 };
         assert_eq!(donate(&giver, &taker), Err(refused));
         assert_eq!((picture(&board, &giver, &taker), giver.usage(), taker.usage()), before);
-        taker.set_limits(Limits { frames: Some(2), table_frames: None });
+        taker.set_limits(Limits { frames: Some(2), ..Limits::default() });
         donate(&giver, &taker).unwrap();
         assert_eq!((giver.usage().frames, taker.usage().frames), (2, 2));
         taker.unmap(range(LARGE, 2 * PAGE)).unwrap();
@@ -273,7 +273,7 @@ mod convert {
         let (space, _) = pair(&board);
         drop(space.make_shared(middle()).unwrap());
         assert_eq!(space.usage().frames, 2);
-        space.set_limits(Limits { frames: Some(3), table_frames: None });
+        space.set_limits(Limits { frames: Some(3), ..Limits::default() });
         let refused = Error::Limit { range: middle(), what: Resource::Frames, limit: 3 };
         assert_eq!(space.make_private(middle(), Handover::Keep), Err(refused));
         assert_eq!((space.page_state(gpa(9 * PAGE)), space.usage().frames), (PageState::Region, 2));

@@ -12,6 +12,7 @@ mod discards;
 mod formats;
 mod invalidation;
 mod judge;
+mod limits;
 mod loans;
 mod overtaken;
 #[cfg(test)]

@@ -20,8 +20,10 @@ impl<M: Machine> World<M> {
     }
 
     fn compare_areas(&self, guest: usize) {
+        let areas = self.spaces[guest].areas().expect("areas");
+        assert_eq!(self.spaces[guest].usage().areas, areas.len());
         let mut pages = self.twin.guests[guest].iter().enumerate().filter_map(|(page, there)| Some((page, (*there)?)));
-        for Area { range, flags, kind } in self.spaces[guest].areas().expect("areas") {
+        for Area { range, flags, kind } in areas {
             for (index, page) in pages_of(range).enumerate() {
                 let Some((number, there)) = pages.next() else { panic!("{range:?} is not mapped") };
                 let same = match (kind, there.behind) {

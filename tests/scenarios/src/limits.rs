@@ -14,6 +14,7 @@ fn leave<M: Machine>(guest: &Guest<'_, M>, frames: Option<usize>, table_frames: 
     let limits = Limits {
         frames: frames.map(|frames| usage.frames + frames),
         table_frames: table_frames.map(|tables| usage.table_frames + tables),
+        areas: None,
     };
     guest.set_limits(limits);
     limits
@@ -252,7 +253,7 @@ pub fn a_lower_limit_takes_nothing_away<M: Machine>(machine: &M) -> Verdict {
     for page in 0..200 {
         ensure_eq!(guest.stores(RAM + page * PAGE, 1)?, Value(1));
     }
-    let limits = Limits { frames: Some(fresh.frames + 100), table_frames: None };
+    let limits = Limits { frames: Some(fresh.frames + 100), ..Limits::default() };
     guest.set_limits(limits);
     ensure_eq!(guest.usage().limits, limits);
     ensure_eq!(guest.loads(RAM + 199 * PAGE)?, Value(1));

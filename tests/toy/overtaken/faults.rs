@@ -56,7 +56,7 @@ fn fall_back_to_a_page_where_others_took_the_room_for_a_block() {
     let space = space(&board);
     space.map(range(0, BLOCK), LAZY_BLOCKS, RW).unwrap();
     board.on_allocation(elsewhere(&space, |space| {
-        space.set_limits(Limits { frames: Some(1), table_frames: None });
+        space.set_limits(Limits { frames: Some(1), ..Limits::default() });
         eventful::before_exclusive(|| panic!("all CPUs are stopped"));
     }));
     assert_eq!(touch(&space, 0, Access::Write), Ok(Outcome::Retry));
@@ -73,7 +73,7 @@ fn are_not_refused_for_want_of_what_was_given_back() {
     let space = space(&board);
     space.map(range(0, 2 * PAGE), LAZY, RW).unwrap();
     space.write_obj(gpa(PAGE), 5_u64).unwrap();
-    space.set_limits(Limits { frames: Some(1), table_frames: None });
+    space.set_limits(Limits { frames: Some(1), ..Limits::default() });
     eventful::before_exclusive(elsewhere(&space, |space| space.unmap(range(PAGE, PAGE)).unwrap()));
     assert_eq!(touch(&space, 0, Access::Write), Ok(Outcome::Retry));
     assert_eq!(touch(&space, 0, Access::Write), Ok(Outcome::Resolved));

@@ -23,7 +23,7 @@ impl Stage {
         for area in 0..areas {
             stage.space.map_from(stage.area(area), &pager, area * size * PAGE, flags).unwrap();
         }
-        stage.space.set_limits(Limits { frames: Some(LIMIT), table_frames: None });
+        stage.space.set_limits(Limits { frames: Some(LIMIT), ..Limits::default() });
         stage
     }
 

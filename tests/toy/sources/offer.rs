@@ -136,7 +136,7 @@ fn at_a_limit_or_without_memory_nothing_is_kept_and_the_wait_goes_on() {
     let board = Board::new();
     let (space, script, pager) = sourced(&board, 4);
     let ticket = waits(&space, PAGE, Access::Read);
-    space.set_limits(Limits { frames: Some(0), table_frames: None });
+    space.set_limits(Limits { frames: Some(0), ..Limits::default() });
     let allocated = board.allocated();
     for page in [1, 2] {
         let limit = Error::Limit { range: range(page * PAGE, PAGE), what: Resource::Frames, limit: 0 };

@@ -172,11 +172,11 @@ fn at_a_limit_no_more_is_asked_for_than_it_has_room_for() {
     let board = Board::new();
     let (space, script, pager) = sourced(&board, 16);
     space.map(range(8 * PAGE, PAGE), PAGES, RW).unwrap();
-    space.set_limits(stage2::Limits { frames: Some(1), table_frames: None });
+    space.set_limits(stage2::Limits { frames: Some(1), ..stage2::Limits::default() });
     let refused = space.populate(range(0, 8 * PAGE), Access::Read);
     assert!(matches!(refused, Err(Error::Limit { range: page, .. }) if page == range(0, PAGE)), "{refused:?}");
     assert_eq!(script.asked(), []);
-    space.set_limits(stage2::Limits { frames: Some(3), table_frames: None });
+    space.set_limits(stage2::Limits { frames: Some(3), ..stage2::Limits::default() });
     assert!(matches!(space.populate(range(0, 8 * PAGE), Access::Read), Ok(Populated::Asked { pages: 8, .. })));
     for ticket in tickets(&script) {
         let completed = pager.complete(ticket, Ok(&page(ticket.offset())));

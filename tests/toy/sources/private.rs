@@ -57,7 +57,7 @@ fn is_brought_to_be_given_and_not_to_be_refused() {
     assert!(matches!(space.share(given, &taker, gpa(LARGE), RW), Err(Error::Overlap { .. })));
     is_as_before();
     taker.unmap(last).unwrap();
-    space.set_limits(stage2::Limits { frames: Some(3), table_frames: None });
+    space.set_limits(stage2::Limits { frames: Some(3), ..stage2::Limits::default() });
     assert!(matches!(donate(), Err(Error::Limit { limit: 3, .. })));
     is_as_before();
     assert_eq!(script.asked(), []);
@@ -297,7 +297,7 @@ fn a_page_gets_the_flags_that_its_area_has_when_it_comes() {
 fn what_was_brought_and_not_taken_is_limited_too() {
     let board = Board::new();
     let (space, script, pager) = sourced(&board, 1);
-    space.set_limits(stage2::Limits { frames: Some(2), table_frames: None });
+    space.set_limits(stage2::Limits { frames: Some(2), ..stage2::Limits::default() });
     let brought = |at| {
         let ticket = waits(&space, at, Access::Write);
         pager.complete(ticket, Ok(&page(ticket.offset()))).unwrap();
@@ -332,7 +332,7 @@ fn what_is_shared_is_on_no_limit() {
     script.answers(Supply::Ready);
     let region = space.region_from(4 * PAGE, &pager, 0).unwrap();
     space.map(range(0, 4 * PAGE), Mapping::Shared { region, offset: 0 }, RW).unwrap();
-    space.set_limits(stage2::Limits { frames: Some(1), table_frames: None });
+    space.set_limits(stage2::Limits { frames: Some(1), ..stage2::Limits::default() });
     for number in 0..4 {
         assert_eq!(fault(&space, number * PAGE, Access::Read), Outcome::Resolved, "page {number}");
     }
@@ -351,7 +351,7 @@ fn what_two_guests_inherit_is_on_no_limit() {
         space.map(range(0, 4 * PAGE), Mapping::CopyOnWrite { region: region.clone(), offset: 0 }, RW).unwrap();
     }
     drop(region);
-    one.set_limits(stage2::Limits { frames: Some(1), table_frames: None });
+    one.set_limits(stage2::Limits { frames: Some(1), ..stage2::Limits::default() });
     for number in 0..4 {
         assert_eq!(fault(&one, number * PAGE, Access::Read), Outcome::Resolved, "page {number}");
     }

@@ -95,11 +95,11 @@ fn what_may_not_become_private_is_not_asked_for() {
     assert_eq!(fault(&space, 0, Access::Write), Outcome::Resolved);
     let before = (space.to_string(), space.stats(), board.allocated());
     script.asked();
-    space.set_limits(stage2::Limits { frames: Some(4), table_frames: None });
+    space.set_limits(stage2::Limits { frames: Some(4), ..stage2::Limits::default() });
     let refused = space.make_private(range(0, 5 * PAGE), Handover::Keep);
     assert!(matches!(refused, Err(Error::Limit { limit: 4, .. })), "{refused:?}");
     assert_eq!((script.asked(), (space.to_string(), space.stats(), board.allocated())), (vec![], before));
-    space.set_limits(stage2::Limits { frames: Some(5), table_frames: None });
+    space.set_limits(stage2::Limits { frames: Some(5), ..stage2::Limits::default() });
     space.make_private(range(0, 5 * PAGE), Handover::Keep).unwrap();
     assert_eq!((script.asked(), space.usage().frames), (vec![1, 2, 3], 5));
 }

@@ -137,7 +137,7 @@ fn that_are_gone_stay_so_where_a_page_is_not_there_to_be_shared() {
 fn that_are_gone_are_as_if_they_had_never_been_up_to_the_limit() {
     let board = Board::new();
     let (space, _script, _pager) = left(&board);
-    space.set_limits(Limits { frames: Some(1), table_frames: None });
+    space.set_limits(Limits { frames: Some(1), table_frames: None, ..Limits::default() });
     assert!(matches!(space.make_shared(range(0, 2 * PAGE)), Err(Error::Limit { what: Resource::Frames, .. })));
     let states = [0, PAGE].map(|at| space.page_state(gpa(at)));
     assert_eq!((space.usage().frames, states), (1, [PageState::Owned, PageState::Frozen]));

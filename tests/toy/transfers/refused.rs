@@ -185,7 +185,7 @@ fn what_is_not_the_givers_own_in_part() {
 
 #[test]
 fn more_than_the_taker_may_have() {
-    let frames = |frames| Limits { frames: Some(frames), table_frames: None };
+    let frames = |frames| Limits { frames: Some(frames), ..Limits::default() };
     let limit = |_: &Space, taker: &Space| taker.set_limits(frames(GIVEN.len() / PAGE - 1));
     let is_limit =
         |_, refusal| matches!(refusal, Error::Limit { range, what: Resource::Frames, .. } if range == place());
@@ -200,8 +200,9 @@ fn up_to_the_limit(what: Resource, of: impl for<'s> Fn(&'s Space, &'s Space) -> 
         let limited = of(&giver, &taker);
         let usage = limited.usage();
         limited.set_limits(match what {
-            Resource::Frames => Limits { frames: Some(usage.frames + left), table_frames: None },
-            Resource::TableFrames => Limits { frames: None, table_frames: Some(usage.table_frames + left) },
+            Resource::Frames => Limits { frames: Some(usage.frames + left), ..Limits::default() },
+            Resource::TableFrames => Limits { table_frames: Some(usage.table_frames + left), ..Limits::default() },
+            Resource::Areas => Limits { areas: Some(usage.areas + left), ..Limits::default() },
         });
         let before = both(&board, &giver, &taker);
         let Err(refusal) = way.give_all(&giver, &taker) else {
@@ -235,6 +236,13 @@ fn more_than_either_may_have_tables_to_the_table() {
         way.give_all(&giver, &taker).unwrap();
         let tables = taker.usage().table_frames - before;
         assert_eq!(up_to_the_limit(Resource::TableFrames, |_, taker| taker, way), tables);
+    }
+}
+
+#[test]
+fn more_than_the_taker_may_have_areas() {
+    for way in WAYS {
+        assert_eq!(up_to_the_limit(Resource::Areas, |_, taker| taker, way), 1);
     }
 }
 
@@ -344,13 +352,18 @@ mod make_private {
                 let before = all(&board, &space);
                 let table_frames = before.0.usage.table_frames + left;
                 space.set_limits(match what {
-                    Resource::Frames => Limits { frames: Some(left), table_frames: None },
-                    Resource::TableFrames => Limits { frames: None, table_frames: Some(table_frames) },
+                    Resource::Frames => Limits { frames: Some(left), ..Limits::default() },
+                    Resource::TableFrames => Limits { table_frames: Some(table_frames), ..Limits::default() },
+                    Resource::Areas => Limits { areas: Some(left), ..Limits::default() },
                 });
                 let refused = space.make_private(whole(), Handover::Zero);
                 assert!(matches!(refused, Err(Error::Limit { what: named, .. }) if named == what), "{refused:?}");
                 assert_eq!(all(&board, &space), before, "{left} left of {what}");
-                space.set_limits(Limits { frames: Some(6), table_frames: Some(before.0.usage.table_frames + 1) });
+                space.set_limits(Limits {
+                    frames: Some(6),
+                    table_frames: Some(before.0.usage.table_frames + 1),
+                    ..Limits::default()
+                });
                 is_private(&space);
                 drop(space);
                 assert_eq!(board.allocated(), 0);

@@ -61,7 +61,7 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["J8", "C7"],
         edits: &[Edit {
             file: ACCOUNTS,
-            text: "if counted < found || (counted > found && meanwhile == Meanwhile::Nothing) {",
+            text: "if counted < found || (counted > found && is_exact) {",
             instead: "if counted < found {",
         }],
         host: &[toy("audit::finds_a_frame_that_is_counted"), unit("audit::tests::frames_and_tables")],

@@ -46,10 +46,10 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["L1"],
         edits: &[Edit {
             file: TRANSFER,
-            text: "                    let others = other.state.exclusive();
-                    (self.state.exclusive(), others)",
-            instead: "                    let mine = self.state.exclusive();
-                    (mine, other.state.exclusive())",
+            text: "                    let others = other.hold();
+                    (self.hold(), others)",
+            instead: "                    let mine = self.hold();
+                    (mine, other.hold())",
         }],
         host: &[toy("loans::opposite_directions")],
         emulator: HOST_ONLY,

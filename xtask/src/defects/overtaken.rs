@@ -107,8 +107,8 @@ pub const DEFECTS: &[Defect] = &[
                 Self::check_own_areas(&giver, range)?;
             }
             match" }], &[toy("overtaken::transfers::nothing_is_given_that_is")]),
-    defect("lent-with-what-its-lender-lost", &["R8"], &[Edit { file: TRANSFER, text: "            let had = check(&giver)?;
-", instead: "            let had = if filled == Missing::default() { check(&giver)? } else { MappingFlags::empty() };
+    defect("lent-with-what-its-lender-lost", &["R8"], &[Edit { file: TRANSFER, text: "            let had = check(&giver, &receiver)?;
+", instead: "            let had = if filled == Missing::default() { check(&giver, &receiver)? } else { MappingFlags::empty() };
 " }], &[toy("overtaken::transfers::nothing_is_lent_with")]),
     defect("a-snapshot-that-went-is-in-the-way", &["R8"], &[Edit { file: TRANSFER, text: "            self.unshare(&mut giver, range)?;
             let missing", instead: "            if filled == Missing::default() {

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    ahead, areas, audit, blocks, debt, discards, formats, invalidation, loans, overtaken, sharing, sources, space,
-    walker,
+    ahead, areas, audit, blocks, debt, discards, formats, invalidation, limits, loans, overtaken, sharing, sources,
+    space, walker,
 };
 
 /// A defect: a change of the sources that makes them wrong.
@@ -152,6 +152,7 @@ pub fn all() -> impl Iterator<Item = &'static Defect> {
         areas::DEFECTS,
         sources::DEFECTS,
         ahead::DEFECTS,
+        limits::DEFECTS,
         loans::DEFECTS,
         blocks::DEFECTS,
         discards::DEFECTS,
