@@ -50,7 +50,7 @@ use self::{
     luck::{Luck, admits, with},
     machine::{Space, amd, arm, intel, space},
     private::cases,
-    regions::region_cases,
+    regions::{block_cases, region_cases},
     sources::source_cases,
 };
 
@@ -96,7 +96,13 @@ fn three_pages<F: Format>(space: &Space<F>) {
 /// Every operation, with every allocation failing and every charge refused.
 fn happens_or_does_not<F: Format>(format: &F) {
     let mut refusals = 0;
-    for case in cases().iter().chain(&region_cases()).chain(&source_cases()).chain(&exchanges::conversions()) {
+    for case in cases()
+        .iter()
+        .chain(&region_cases())
+        .chain(&block_cases())
+        .chain(&source_cases())
+        .chain(&exchanges::conversions())
+    {
         starve(format, case);
         refusals += limit(format, case);
     }

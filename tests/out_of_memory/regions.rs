@@ -92,19 +92,6 @@ pub(super) fn region_cases<F: Format>() -> Vec<Case<F>> {
             |s| s.unmap(range(RAM, 2 * PAGE)),
             Keeps::Everything,
         ),
-        case("populate a region in a block and map it", nothing, share_a_block, Keeps::Everything),
-        case(
-            "fault on a block of a region",
-            |s| share_a_block(s).expect("memory"),
-            |s| fault(s, RAM + PAGE, Access::Write),
-            Keeps::Contents,
-        ),
-        case(
-            "unmap a middle of a region's block",
-            |s| share_a_block(s).and_then(|()| s.write_obj(RAM.into(), 7_u64)).expect("memory"),
-            |s| s.unmap(range(RAM + PAGE, PAGE)),
-            Keeps::Everything,
-        ),
         case("map copy-on-write", nothing, |s| inherit(s), Keeps::Everything),
         case(
             "fault on a page to copy",
@@ -140,20 +127,6 @@ pub(super) fn region_cases<F: Format>() -> Vec<Case<F>> {
             Keeps::Everything,
         ),
         case("read a page to copy", |s| inherit(s).expect("memory"), |s| read(s, RAM + PAGE), Keeps::Contents),
-        case("copy out of a block", frozen_blocks, |s| s.write_obj((RAM + PAGE).into(), 1_u64), Keeps::Readings),
-        case("a guest copies out of a block", frozen_blocks, write_twice, Keeps::Readings),
-        case(
-            "unmap a middle of frozen blocks",
-            frozen_blocks,
-            |s| s.unmap(range(RAM + PAGE, BLOCK)),
-            Keeps::Everything,
-        ),
-        case(
-            "discard a middle of frozen blocks",
-            frozen_blocks,
-            |s| s.discard(range(RAM + PAGE, BLOCK), Refill::Zeros),
-            Keeps::Everything,
-        ),
         case(
             "discard what was inherited",
             |s| inherit(s).and_then(|()| s.protect(range(RAM, PAGE), READ)).expect("memory"),
@@ -181,6 +154,41 @@ pub(super) fn region_cases<F: Format>() -> Vec<Case<F>> {
             |s| inherit(s).and_then(|()| s.write(RAM.into(), &[1; 2 * PAGE])).expect("memory"),
             |s| s.relocate(range(RAM, 4 * PAGE)).map(drop),
             Keeps::Contents,
+        ),
+    ]
+}
+
+/// Those on blocks that others may reach, or could.
+pub(super) fn block_cases<F: Format>() -> Vec<Case<F>> {
+    let case = |name, prepare, operation, keeps| Case { name, prepare, operation, keeps };
+    let nothing: fn(&Space<F>) = |_| {};
+    vec![
+        case("populate a region in a block and map it", nothing, share_a_block, Keeps::Everything),
+        case(
+            "fault on a block of a region",
+            |s| share_a_block(s).expect("memory"),
+            |s| fault(s, RAM + PAGE, Access::Write),
+            Keeps::Contents,
+        ),
+        case(
+            "unmap a middle of a region's block",
+            |s| share_a_block(s).and_then(|()| s.write_obj(RAM.into(), 7_u64)).expect("memory"),
+            |s| s.unmap(range(RAM + PAGE, PAGE)),
+            Keeps::Everything,
+        ),
+        case("copy out of a block", frozen_blocks, |s| s.write_obj((RAM + PAGE).into(), 1_u64), Keeps::Readings),
+        case("a guest copies out of a block", frozen_blocks, write_twice, Keeps::Readings),
+        case(
+            "unmap a middle of frozen blocks",
+            frozen_blocks,
+            |s| s.unmap(range(RAM + PAGE, BLOCK)),
+            Keeps::Everything,
+        ),
+        case(
+            "discard a middle of frozen blocks",
+            frozen_blocks,
+            |s| s.discard(range(RAM + PAGE, BLOCK), Refill::Zeros),
+            Keeps::Everything,
         ),
     ]
 }
