@@ -6,7 +6,10 @@
 use aarch64_cpu::registers::{VTCR_EL2, VTTBR_EL2};
 use memory_addr::{MemoryAddr, PhysAddr};
 
-use super::{Capabilities, Features, Stage2};
+use super::{
+    Capabilities, Features, Stage2,
+    bits::{DBM, EXECUTE_NEVER, EXECUTE_NEVER_ALL},
+};
 use crate::{addr::Level, geometry::Geometry};
 
 /// The identifier of one guest's translations in the TLBs.
@@ -103,7 +106,10 @@ impl Stage2 {
             return Err(ConfigError::VmidBits { vmid, bits: capabilities.vmid_bits });
         }
         let capabilities = Capabilities { physical_bits, ..*capabilities };
-        Ok(Self { capabilities, geometry: geometry(ipa_bits), vmid, tracking: Tracking::Software })
+        let by_level = capabilities.features.contains(Features::EXECUTE_NEVER_BY_LEVEL);
+        let never = if by_level { EXECUTE_NEVER } else { EXECUTE_NEVER_ALL };
+        let tracking = Tracking::Software;
+        Ok(Self { capabilities, geometry: geometry(ipa_bits), vmid, tracking, managed: 0, never })
     }
 
     /// The same, with the leaves' use noted by `tracking`.
@@ -119,7 +125,8 @@ impl Stage2 {
         if !self.capabilities.features.contains(needed) {
             return Err(ConfigError::NoTracking(tracking));
         }
-        Ok(Self { tracking, ..self })
+        let managed = if tracking == Tracking::DirtyState { DBM } else { 0 };
+        Ok(Self { tracking, managed, ..self })
     }
 
     /// The identifier in the TLBs.

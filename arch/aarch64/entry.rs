@@ -48,6 +48,10 @@ pub struct Stage2 {
     pub(super) geometry: Geometry,
     pub(super) vmid: Vmid,
     pub(super) tracking: Tracking,
+    /// The bit of a leaf with which the hardware turns a write into its dirty state, where it does (H12).
+    pub(super) managed: u64,
+    /// The bits of XN of which any says that not both exception levels may execute.
+    pub(super) never: u64,
 }
 
 impl Format for Stage2 {
@@ -262,25 +266,19 @@ impl Stage2 {
 
     #[inline]
     fn decode_flags(&self, entry: u64) -> MappingFlags {
+        // Where the hardware sets S2AP\[1\] with the first write, DBM allows it.
+        let access = entry & (READ | WRITE) | (entry & self.managed) >> (DBM.trailing_zeros() - WRITE.trailing_zeros());
         let mut flags = MEMORY[((entry & MEM_ATTR) >> 2) as usize]
-            | MappingFlags::from_bits_retain(((entry & (READ | WRITE)) >> READ.trailing_zeros()) as usize);
-        flags.set(MappingFlags::WRITE, self.writable(entry));
+            | MappingFlags::from_bits_retain((access >> READ.trailing_zeros()) as usize);
         // `EXECUTE` is what both exception levels may.
-        let by_level = self.capabilities.features.contains(Features::EXECUTE_NEVER_BY_LEVEL);
-        let never = if by_level { EXECUTE_NEVER } else { EXECUTE_NEVER_ALL };
-        flags.set(MappingFlags::EXECUTE, entry & never == 0);
+        flags.set(MappingFlags::EXECUTE, entry & self.never == 0);
         flags
     }
 
     /// Whether the hardware turns a write into the dirty state of this leaf (H12).
     #[inline]
     fn hardware_dirty(&self, entry: u64) -> bool {
-        self.tracking == Tracking::DirtyState && entry & DBM != 0
-    }
-
-    #[inline]
-    fn writable(&self, entry: u64) -> bool {
-        entry & WRITE != 0 || self.hardware_dirty(entry)
+        entry & self.managed != 0
     }
 
     #[inline]

@@ -1,6 +1,6 @@
 //! Stage-2 entries for the page tables of `page_table_multiarch`.
 
-use super::{Capabilities, Errata, Features, Stage2, Tracking, Vmid};
+use super::{Capabilities, Errata, Features, Stage2, Tracking, Vmid, bits::EXECUTE_NEVER_ALL};
 use crate::{
     addr::Level,
     arch::{pte::Baseline, pte::PagingEntry},
@@ -25,6 +25,8 @@ impl Baseline for Stage2 {
         geometry: Geometry { page_shift: 12, index_bits: 9, root_level: Level(3), root_index_bits: 9 },
         vmid: Vmid(0),
         tracking: Tracking::Software,
+        managed: 0,
+        never: EXECUTE_NEVER_ALL,
     };
     const ENTRY: &'static str = "Stage2Entry";
 }

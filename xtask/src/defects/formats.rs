@@ -61,8 +61,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["E1"],
         edits: &[Edit {
             file: ENTRY,
-            text: "flags.set(MappingFlags::WRITE, self.writable(entry));",
-            instead: "flags.set(MappingFlags::WRITE, !self.writable(entry));",
+            text: "MappingFlags::from_bits_retain((access >> READ.trailing_zeros()) as usize);",
+            instead: "MappingFlags::from_bits_retain(((access ^ WRITE) >> READ.trailing_zeros()) as usize);",
         }],
         host: &[host("cortex_a57::mapping::"), unit("e1_write_permission_is_not_inverted")],
         emulator: Emulator::Shows(A57, &["mapping::uncached_memory_holds_what_is_written"]),
