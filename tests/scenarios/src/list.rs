@@ -200,6 +200,7 @@ macro_rules! for_each_scenario {
                 a_copy_counts_and_so_does_a_page_that_is_taken,
                 a_lower_limit_takes_nothing_away,
                 both_cpus_touch_the_last_page,
+                a_balloon_cuts_no_more_areas_than_it_may,
             }
             sources {
                 an_image_comes_as_it_is_touched,
