@@ -91,15 +91,12 @@ pub(crate) trait Region: Send + Sync {
         let _ = self.writing().cover.hide(pages);
     }
 
-    /// A handle goes: with the last one, what no mapping shows is free. Without a mapping the region goes as a whole.
-    fn drop_handle(&self) {
+    /// A handle goes: the pages of which some may be [unreachable](Self::free_unreachable) now. With the last handle, what no
+    /// mapping shows is; without a mapping the region goes as a whole.
+    fn end_handle(&self) -> Range<usize> {
         let mut book = self.writing();
         book.handles -= 1;
-        if book.mappings == 0 {
-            return;
-        }
-        drop(book);
-        self.free_unreachable(&mut (0..self.size() / PAGE_SIZE_4K), &mut { usize::MAX });
+        if book.handles > 0 || book.mappings == 0 { 0..0 } else { 0..self.size() / PAGE_SIZE_4K }
     }
 
     /// So many more pages may be written by guests, unless it is frozen.

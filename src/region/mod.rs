@@ -9,6 +9,7 @@ mod memory;
 mod offer;
 mod places;
 mod populate;
+mod released;
 mod removed;
 mod snapshot;
 mod supply;
@@ -26,6 +27,7 @@ pub(crate) use self::{
     cover::Cover,
     memory::Region,
     places::{Place, Places},
+    released::Released,
     removed::RemovedRegions,
     snapshot::Part,
     supply::Behind,
@@ -43,7 +45,8 @@ use crate::{
 ///
 /// It starts as zeros; a page gets its frame, once for all, when the first guest or writer touches it. What one writes
 /// all others see at once. The frames are free when the last mapping and the last handle are gone; a page that one mapping
-/// alone shows, with no handle left, is free when that is unmapped there. A guest that maps it copy-on-write has its pages
+/// alone shows, with no handle left, is free when that is unmapped there. The last handle frees at once when it is dropped,
+/// and in steps when it is [released](Self::release). A guest that maps it copy-on-write has its pages
 /// as they are then, and keeps those and not the region. They are on no space's [account](crate::Limits): a region's limit
 /// is its size.
 ///
@@ -198,8 +201,10 @@ impl Clone for SharedRegion {
 }
 
 impl Drop for SharedRegion {
+    /// Frees at once what nothing reaches any more: [`release`](Self::release) does it in steps.
     fn drop(&mut self) {
-        self.0.drop_handle();
+        let mut pages = self.0.end_handle();
+        self.0.free_unreachable(&mut pages, &mut { usize::MAX });
     }
 }
 

@@ -25,7 +25,7 @@ impl RemovedRegions {
     }
 
     /// Takes over a region that nothing else has.
-    fn push(&mut self, mut region: Counted<dyn Region>) {
+    pub(super) fn push(&mut self, mut region: Counted<dyn Region>) {
         if let Some(sole) = region.sole() {
             sole.book_mut().next = self.0.take();
             self.0 = Some(region);

@@ -12,7 +12,7 @@ use crate::addr::GuestPhysRange;
 ///
 /// While it is there every page is shared, and a guest's first write copies. Without it, the last guest that can reach a page
 /// takes it: a snapshot that is dropped is as if it had never been taken. Snapshots share what did not change between them,
-/// and none keeps another.
+/// and none keeps another. Dropped, it frees at once what nothing else reaches; [released](Self::release), in steps.
 ///
 /// # Example
 /// ```
@@ -58,6 +58,10 @@ impl Snapshot {
     /// The areas: addresses, what the guest may do, and the offset in [`region`](Self::region) in bytes.
     pub fn areas(&self) -> impl Iterator<Item = (GuestPhysRange, MappingFlags, usize)> {
         self.parts.iter().map(|part| (part.range, part.flags, part.offset))
+    }
+
+    pub(crate) fn into_region(self) -> SharedRegion {
+        self.region
     }
 
     pub(crate) fn parts(&self) -> &[Part] {

@@ -22,6 +22,7 @@ mod populating;
 mod protect;
 mod query;
 mod reclaim;
+mod release;
 mod relocate;
 mod removed;
 mod replace;
@@ -44,6 +45,7 @@ pub use self::{
     populating::{Populated, Populating},
     protect::Protecting,
     query::{Area, AreaKind, Stats},
+    release::Releasing,
     snapshotting::Snapshotting,
     unmap::Unmapping,
 };

@@ -8,6 +8,8 @@ mod loans;
 mod protect;
 #[path = "steps/regions.rs"]
 mod regions;
+#[path = "steps/release.rs"]
+mod release;
 #[path = "steps/unmap.rs"]
 mod unmap;
 

@@ -7,6 +7,8 @@ const EXCLUSIVE: &str = "src/space/exclusive.rs";
 const FAULT: &str = "src/space/fault.rs";
 const DISMANTLE: &str = "src/space/dismantle.rs";
 const SNAPSHOTTING: &str = "src/space/snapshotting.rs";
+const RELEASE: &str = "src/space/release.rs";
+const RELEASED: &str = "src/region/released.rs";
 const UNMAP: &str = "src/space/unmap.rs";
 
 const NO_CLOCK: Emulator = Emulator::Cannot("no scenario there counts what one call frees");
@@ -186,5 +188,35 @@ pub const DEFECTS: &[Defect] = &[
         }],
         host: &[toy("sources::snapshots::that_go_in_steps_have_no")],
         emulator: Emulator::Cannot("it would need a CPU between two instructions"),
+    },
+    Defect {
+        name: "a-release-in-one-step",
+        rules: &["R14"],
+        edits: &[Edit {
+            file: RELEASE,
+            text: "self.0.step(&mut budget);",
+            instead: "budget = usize::MAX;
+        self.0.step(&mut budget);",
+        }],
+        host: &[toy("steps::release::")],
+        emulator: NO_CLOCK,
+    },
+    Defect {
+        name: "a-released-region-freed-whole",
+        rules: &["R14"],
+        edits: &[Edit { file: RELEASED, text: "self.whole.push(region);", instead: "drop(region);" }],
+        host: &[toy("steps::release::what_nothing"), toy("steps::release::what_is_unmapped")],
+        emulator: NO_CLOCK,
+    },
+    Defect {
+        name: "a-release-that-looks-at-no-page",
+        rules: &["R14"],
+        edits: &[Edit {
+            file: RELEASED,
+            text: "let pages = region.end_handle();",
+            instead: "let pages = region.end_handle().end..0;",
+        }],
+        host: &[toy("steps::release::what_no_mapping")],
+        emulator: NO_CLOCK,
     },
 ];
