@@ -25,8 +25,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Gives another space this one's own memory for good: the frames stay where they are, and no byte is copied.
     ///
     /// All of `range` is private memory; what is untouched yet is populated for it. What is refused changes nothing, but
-    /// that pages which a source brought for it stay. The memory is no more in this guest when it returns, and private memory of the taker's at `at`, where nothing was. Blocks that the ends of
-    /// `range` cut are split; the taker gets blocks where they fit, else pages. Both spaces' allocators are one
+    /// that pages which a source brought for it stay, and that for want of memory, at a limit, or where a frame or a CPU is the
+    /// reason, what was left to the space alone of a dropped snapshot is its own again, and on its account.
+    ///
+    /// The memory is no more in this guest when it returns, and private memory of the taker's at `at`, where nothing was.
+    /// Blocks that the ends of `range` cut are split; the taker gets blocks where they fit, else pages. Both spaces' allocators are one
     /// ([`Frames::pool`](crate::Frames::pool)), and the frames are on the taker's limit.
     ///
     /// Both spaces' locks are held, in the order of their addresses, and with [`Handover::Zero`] for as long as it takes to

@@ -26,9 +26,11 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Gives another space a view of this one's own memory: both see what either writes.
     ///
     /// All of `range` is private memory; what is untouched yet is populated for it. What is refused changes nothing, but
-    /// that pages which a source brought for it stay. The memory appears at `at` in the borrower, where nothing is, with
-    /// `flags`: no more than the guest itself may do, and never [`EXECUTE`](MappingFlags::EXECUTE). While it is on loan
-    /// it cannot be unmapped, protected, moved, lent or donated, and no snapshot is taken of the space. The borrower's
+    /// that pages which a source brought for it stay, and that for want of memory, at a limit, or where a frame or a CPU is the
+    /// reason, what was left to the space alone of a dropped snapshot is its own again, and on its account.
+    ///
+    /// The memory appears at `at` in the borrower, where nothing is, with `flags`: no more than the guest itself may do, and
+    /// never [`EXECUTE`](MappingFlags::EXECUTE). While it is on loan it cannot be unmapped, protected, moved, lent or donated, and no snapshot is taken of the space. The borrower's
     /// [`unmap`](Self::unmap) returns it. The frames stay on this space's [limit](crate::Limits).
     ///
     /// What is shared, or is in part, can be shared once more: with any number of borrowers, with one of them at several

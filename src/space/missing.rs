@@ -36,7 +36,8 @@ impl Missing {
 }
 
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
-    /// What is missing of a range that is private memory from end to end. The lock is held exclusively.
+    /// What is missing of a range that is private memory from end to end. The lock is held exclusively. What is left to the
+    /// space alone of a snapshot is not: it can be [made its own](Self::unshare).
     ///
     /// # Errors
     /// [`Error::State`] with the first page that is not the space's own, shared or not, and will not be.
@@ -50,25 +51,28 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                     let pushed = missing.gaps.push::<P>(gap, level, Fill::Own(*policy, area.flags()));
                     pushed.map_err(|exhausted| exhausted.at(range))
                 }
-                (PageState::Nothing, Backend::CopyOnWrite(heritage)) => {
-                    inherit::each_page(gap).try_for_each(|page| {
-                        if heritage.source(inherit::page(page.start)).is_some() {
-                            missing.sourced.get_or_insert(part);
-                            missing.sourced_pages += 1;
-                            return Ok(());
-                        }
-                        // What it inherited is to others as well.
-                        if state.look(page.start).at.is_some() {
-                            return Err(Self::page_is(page.start, PageState::Frozen));
-                        }
-                        let pushed = missing.gaps.push::<P>(page, level, Fill::Own(LeafPolicy::Pages, area.flags()));
-                        pushed.map_err(|exhausted| exhausted.at(range))
-                    })
-                }
+                (PageState::Frozen, _) => inherit::each_page(gap).try_for_each(|page| self.check_left(state, page)),
+                (PageState::Nothing, Backend::CopyOnWrite(heritage)) => inherit::each_page(gap).try_for_each(|page| {
+                    if state.look(page.start).at.is_some() {
+                        return self.check_left(state, page);
+                    }
+                    if heritage.source(inherit::page(page.start)).is_some() {
+                        missing.sourced.get_or_insert(part);
+                        missing.sourced_pages += 1;
+                        return Ok(());
+                    }
+                    let pushed = missing.gaps.push::<P>(page, level, Fill::Own(LeafPolicy::Pages, area.flags()));
+                    pushed.map_err(|exhausted| exhausted.at(range))
+                }),
                 (other, _) => Err(Self::page_is(gap.start, other)),
             })?;
         }
         Ok(missing)
+    }
+
+    /// Refuses an inherited page that others reach as well.
+    fn check_left(&self, state: &State, page: GuestPhysRange) -> Result<(), Error> {
+        if self.is_left(state, page) { Ok(()) } else { Err(Self::page_is(page.start, PageState::Frozen)) }
     }
 
     /// Has its source bring what is missing, or, if there is no source, allocates it; what was allocated, and for what. No

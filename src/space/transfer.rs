@@ -102,8 +102,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// what the giver's guest may do.
     ///
     /// What is missing is allocated without the locks; with them, if the guest touched some of it meanwhile. What is refused
-    /// changes nothing, but that a source may have brought its pages, which the guest keeps, and that what was left to it of a
-    /// snapshot is its own again.
+    /// changes nothing, but that a source may have brought its pages, which the guest keeps, and that for want of memory, at a
+    /// limit, or for a frame that the taker cannot have, what was left to it of a snapshot is its own again.
     pub(super) fn prepare<'s>(
         &'s self,
         transfer: &Transfer,
@@ -123,8 +123,12 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 return Err(Error::Overlap { range: place, with: other.va_range() });
             }
             let had = check(&giver, &receiver)?;
-            self.unshare(&mut giver, range)?;
-            let missing = self.missing(&giver, range)?;
+            let mut missing = self.missing(&giver, range)?;
+            if giver.inherited.is_some() && missing.sourced().is_none() {
+                // Not before all of it was looked at, and what its sources have is there: another page may refuse it.
+                self.unshare(&mut giver, range)?;
+                missing = self.missing(&giver, range)?;
+            }
             if missing != filled {
                 // It is off the account before there is another.
                 drop(supplement);

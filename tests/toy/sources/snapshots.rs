@@ -146,3 +146,41 @@ fn that_are_gone_are_as_if_they_had_never_been_up_to_the_limit() {
     space.set_limits(Limits::default());
     drop(space.make_shared(range(0, 2 * PAGE)).unwrap());
 }
+
+/// What there was left of the snapshot became the guest's own before it was found that another page is others' too: one that
+/// is there, and one that its source brings.
+#[test]
+fn that_are_gone_stay_so_where_another_page_is_not_to_be_given() {
+    for (way, is_there) in (0..3).flat_map(|way| [(way, true), (way, false)]) {
+        let board = Board::new();
+        let (space, script, pager) = left(&board);
+        let taker = board.space();
+        let image = space.region_from(PAGE, &pager, 9 * PAGE).unwrap();
+        image.freeze().unwrap();
+        space.unmap(range(2 * PAGE, PAGE)).unwrap();
+        space.map(range(2 * PAGE, PAGE), Mapping::CopyOnWrite { region: image.clone(), offset: 0 }, RW).unwrap();
+        script.answers(Supply::Ready);
+        if is_there {
+            assert_eq!(space.load(gpa(2 * PAGE)), Ok(content(9 * PAGE)));
+        }
+        let give = || match way {
+            0 => space.share(range(0, 3 * PAGE), &taker, gpa(0), RW).map(drop),
+            1 => space.lend(range(0, 3 * PAGE), &taker, gpa(0), RW).map(drop),
+            _ => space.donate(range(0, 3 * PAGE), &taker, gpa(0), RW, stage2::loan::Handover::Keep),
+        };
+        let seen = || {
+            let states =
+                [0, PAGE].map(|at| (space.page_state(gpa(at)), space.translate(gpa(at)).map(|there| there.flags)));
+            (states, space.usage(), taker.to_string())
+        };
+        let before = seen();
+        assert_eq!((before.1.frames, before.0.map(|page| page.0)), (0, [PageState::Frozen; 2]));
+        let refused = Error::State { range: range(2 * PAGE, PAGE), state: PageState::Frozen };
+        assert_eq!(give(), Err(refused), "way {way}");
+        assert_eq!((seen().0, seen().1.frames, seen().2), (before.0, 0, before.2), "way {way}");
+        drop(image);
+        assert_eq!(give(), Ok(()), "way {way}");
+        let given = [0, 1, 2].map(|page| taker.load(gpa(page * PAGE)));
+        assert_eq!(given, [Ok(7_u64), Ok(8), Ok(content(9 * PAGE))], "way {way}");
+    }
+}

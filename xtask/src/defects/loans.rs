@@ -310,6 +310,31 @@ pub const DEFECTS: &[Defect] = &[
         emulator: HOST_ONLY,
     },
     Defect {
+        name: "left-and-taken-before-a-page-refuses",
+        rules: &["R8"],
+        edits: &[Edit {
+            file: TRANSFER,
+            text: "            let mut missing = self.missing(&giver, range)?;
+",
+            instead: "            self.unshare(&mut giver, range)?;
+            let mut missing = self.missing(&giver, range)?;
+",
+        }],
+        host: &[toy("snapshots::that_are_gone_stay_so_where_another")],
+        emulator: HOST_ONLY,
+    },
+    Defect {
+        name: "left-and-taken-before-a-page-comes",
+        rules: &["R8"],
+        edits: &[Edit {
+            file: TRANSFER,
+            text: "if giver.inherited.is_some() && missing.sourced().is_none() {",
+            instead: "if giver.inherited.is_some() {",
+        }],
+        host: &[toy("snapshots::that_are_gone_stay_so_where_another")],
+        emulator: HOST_ONLY,
+    },
+    Defect {
         name: "left-and-taken-in-vain",
         rules: &["R8"],
         edits: &[Edit {

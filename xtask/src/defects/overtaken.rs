@@ -110,11 +110,7 @@ pub const DEFECTS: &[Defect] = &[
     defect("lent-with-what-its-lender-lost", &["R8"], &[Edit { file: TRANSFER, text: "            let had = check(&giver, &receiver)?;
 ", instead: "            let had = if filled == Missing::default() { check(&giver, &receiver)? } else { MappingFlags::empty() };
 " }], &[toy("overtaken::transfers::nothing_is_lent_with")]),
-    defect("a-snapshot-that-went-is-in-the-way", &["R8"], &[Edit { file: TRANSFER, text: "            self.unshare(&mut giver, range)?;
-            let missing", instead: "            if filled == Missing::default() {
-                self.unshare(&mut giver, range)?;
-            }
-            let missing" }], &[toy("overtaken::transfers::what_was_in_a_snapshot")]),
+    defect("a-snapshot-that-went-is-in-the-way", &["R8"], &[Edit { file: TRANSFER, text: "if giver.inherited.is_some() && missing", instead: "if giver.inherited.is_some() && filled == Missing::default() && missing" }], &[toy("overtaken::transfers::what_was_in_a_snapshot")]),
     defect("what-is-missing-looked-at-once", &["R8"], &[Edit { file: TRANSFER, text: "if missing != filled {", instead: "if missing != filled && filled == Missing::default() {" }], &[toy("refused::no_page_that_a_guest_touched")]),
     defect("private-though-others-have-it-by-then", &["R10"], &[Edit { file: CONVERT, text: "            self.check_sole(&guard, range)?;
             if", instead: "            if" }], &[toy("overtaken::calls::make_nothing_private")]),
