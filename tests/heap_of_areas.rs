@@ -253,3 +253,24 @@ fn that_come_and_go_for_long() {
     }
     assert!(held[2..].iter().all(|&now| now == held[1]), "{held:?}");
 }
+
+/// The list of the sources behind a guest got a range more in each round, up to one for each page, and each snapshot copied it.
+#[test]
+fn that_come_from_a_source_again_and_again() {
+    const SOURCED: usize = 512;
+    let pager = Pager::new(Arc::new(Zeros), NonZeroUsize::new(4).unwrap()).unwrap();
+    let space = guest();
+    space.map_from(pages(0, SOURCED), &pager, 0, RW).expect("room");
+    let mut held = Vec::with_capacity(1000);
+    for round in 0..1000 {
+        let page = round * 7 % SOURCED;
+        space.unmap(pages(page, 1)).expect("room");
+        space.map_from(pages(page, 1), &pager, page * PAGE, RW).expect("room");
+        drop(space.snapshot().expect("memory"));
+        assert_eq!(space.usage().areas, 1);
+        held.push(HELD.get());
+    }
+    let more = held[999] - held[1];
+    println!("from a source again and again: {more} bytes more after {} rounds", held.len());
+    assert!(more <= 256, "{held:?}");
+}

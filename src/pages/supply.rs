@@ -46,11 +46,17 @@ impl Supply {
         }
         Ok(Self { pages: 0..size / PAGE_SIZE_4K, pager: pager.clone(), offset })
     }
+
+    /// Whether another is the same range's next part.
+    fn goes_on_in(&self, next: &Self) -> bool {
+        let end = self.offset + self.pages.len() * PAGE_SIZE_4K;
+        (self.pages.end, end) == (next.pages.start, next.offset) && self.pager == next.pager
+    }
 }
 
 impl Supplies {
     /// Those of some ranges in order.
-    pub(crate) fn new(ranges: Vec<Supply>) -> Result<Self, Exhausted> {
+    fn new(ranges: Vec<Supply>) -> Result<Self, Exhausted> {
         let ranges = Counted::<dyn Ranges>::try_new_as(ranges, |inner| inner);
         ranges.map(|ranges| Self { ranges, shift: 0 }).ok_or(Exhausted::Memory)
     }
@@ -77,45 +83,63 @@ impl Supplies {
         Some((&supply.pager, supply.offset + index * PAGE_SIZE_4K))
     }
 
-    /// How many ranges there are at most.
-    pub(crate) fn len(&self) -> usize {
-        self.ranges.all().len()
+    /// Those of some ranges in order, as few as say the same; `None` without any. Each call of `ranges` is to answer the same.
+    pub(crate) fn joined<I: Iterator<Item = Supply>>(ranges: impl Fn() -> I) -> Result<Option<Self>, Exhausted> {
+        let (count, mut few) = (joined(ranges()).count(), Vec::new());
+        if count == 0 {
+            return Ok(None);
+        }
+        few.try_reserve_exact(count).map_err(|_| Exhausted::Memory)?;
+        few.extend(joined(ranges()));
+        Self::new(few).map(Some)
     }
 
-    /// Those of some parts, by other numbers: each part comes with its first page's.
+    /// Those of some parts, by other numbers: each part comes with its first page's. `None` without any.
     pub(crate) fn gathered<I: Iterator<Item = (Range<usize>, usize)>>(
         &self,
         parts: impl Fn() -> I,
-    ) -> Result<Self, Exhausted> {
+    ) -> Result<Option<Self>, Exhausted> {
         if let (Some((part, first)), 1) = (parts().next(), parts().count()) {
-            return Ok(self.moved(part.start, first));
+            return Ok(Some(self.moved(part.start, first)));
         }
-        let mut ranges = Vec::new();
-        ranges.try_reserve_exact(parts().count() * self.len()).map_err(|_| Exhausted::Memory)?;
-        for (part, first) in parts() {
-            let start = part.start;
-            ranges.extend(self.within(part).map(|supply| Supply {
-                pages: supply.pages.start - start + first..supply.pages.end - start + first,
-                ..supply
-            }));
-        }
-        Self::new(ranges)
+        Self::joined(|| {
+            parts().flat_map(|(part, first)| {
+                let start = part.start;
+                self.within(part).map(move |supply| Supply {
+                    pages: supply.pages.start - start + first..supply.pages.end - start + first,
+                    ..supply
+                })
+            })
+        })
     }
 
     /// The parts of a range of pages that sources are behind.
     pub(crate) fn within(&self, pages: Range<usize>) -> impl Iterator<Item = Supply> {
-        let shift = self.shift;
-        self.ranges.all().iter().filter_map(move |supply| {
-            // A part that lies elsewhere is a range whose end is not above its start.
-            let first = supply.pages.start.max(pages.start.wrapping_add(shift));
-            let end = supply.pages.end.min(pages.end.wrapping_add(shift));
-            (first < end).then(|| Supply {
+        let (shift, ranges) = (self.shift, self.ranges.all());
+        let (start, end) = (pages.start.wrapping_add(shift), pages.end.wrapping_add(shift));
+        let rest = &ranges[ranges.partition_point(|supply| supply.pages.end <= start)..];
+        rest.iter().take_while(move |supply| supply.pages.start < end).map(move |supply| {
+            let (first, end) = (supply.pages.start.max(start), supply.pages.end.min(end));
+            Supply {
                 pages: first.wrapping_sub(shift)..end.wrapping_sub(shift),
                 pager: supply.pager.clone(),
                 offset: supply.offset + (first - supply.pages.start) * PAGE_SIZE_4K,
-            })
+            }
         })
     }
+}
+
+/// The same ranges, in order: neighbours that are one range of one source become one. Each area has its own, and areas come
+/// and go: a list that was never joined would have one for each page in the end.
+fn joined(ranges: impl Iterator<Item = Supply>) -> impl Iterator<Item = Supply> {
+    let mut ranges = ranges.peekable();
+    core::iter::from_fn(move || {
+        let mut supply = ranges.next()?;
+        while let Some(next) = ranges.next_if(|next| supply.goes_on_in(next)) {
+            supply.pages.end = next.pages.end;
+        }
+        Some(supply)
+    })
 }
 
 impl fmt::Debug for Supplies {
@@ -128,5 +152,75 @@ impl fmt::Debug for Supplies {
 impl PartialEq for Supplies {
     fn eq(&self, other: &Self) -> bool {
         self.shift == other.shift && self.ranges.is(&other.ranges)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use alloc::sync::Arc;
+    use core::num::NonZeroUsize;
+
+    use super::*;
+    use crate::{
+        source::{Settled, Source, Supply as Answer},
+        ticket::Ticket,
+    };
+
+    struct Silent;
+
+    impl Source for Silent {
+        fn ask(&self, _: Ticket, _: &mut [u8]) -> Answer {
+            Answer::Later
+        }
+
+        fn settled(&self, _: Ticket, _: Settled) {}
+    }
+
+    fn pager() -> Pager {
+        Pager::new(Arc::new(Silent), NonZeroUsize::MIN).unwrap()
+    }
+
+    fn supply(pages: Range<usize>, source: &Pager, first: usize) -> Supply {
+        Supply { pages, pager: source.clone(), offset: first * PAGE_SIZE_4K }
+    }
+
+    fn len(supplies: &Supplies) -> usize {
+        supplies.ranges.all().len()
+    }
+
+    #[test]
+    fn neighbours_that_are_one_range_of_one_source_are_one() {
+        let (one, two) = (pager(), pager());
+        let ranges = || {
+            // Another page between two, another source, and other places in the source are borders.
+            let parts = [(2..4, &one, 7), (4..5, &one, 9), (6..7, &one, 11), (7..8, &two, 12), (8..9, &two, 14)];
+            parts.into_iter().map(|(pages, pager, first)| supply(pages, pager, first))
+        };
+        let supplies = Supplies::joined(ranges).unwrap().unwrap();
+        assert_eq!(len(&supplies), 4);
+        for page in 0..10 {
+            let part = ranges().find(|supply| supply.pages.contains(&page));
+            let behind = part.map(|part| (part.pager, part.offset + (page - part.pages.start) * PAGE_SIZE_4K));
+            assert_eq!(supplies.behind(page).map(|(pager, offset)| (pager.clone(), offset)), behind, "page {page}");
+        }
+        assert!(Supplies::joined(core::iter::empty).unwrap().is_none());
+    }
+
+    /// Each round leaves the list in three parts, which the next one looked at and cut again.
+    #[test]
+    fn a_thousand_rounds_leave_them_as_few_as_they_were() {
+        let pager = pager();
+        let mut all = Supplies::one(supply(0..64, &pager, 5)).unwrap();
+        for round in 0..1000 {
+            let page = round * 7 % 64;
+            let new = Supplies::one(supply(page..page + 1, &pager, 5 + page)).unwrap();
+            let parts = || [(0..page, &all), (page..page + 1, &new), (page + 1..64, &all)].into_iter();
+            let next = Supplies::joined(|| parts().flat_map(|(pages, supplies)| supplies.within(pages)));
+            all = next.unwrap().unwrap();
+            assert_eq!(len(&all), 1);
+        }
+        assert_eq!(all.behind(63), Some((&pager, 68 * PAGE_SIZE_4K)));
+        let swapped = all.moved(0, 100).gathered(|| [(100..110, 0), (130..140, 10), (140..164, 20)].into_iter());
+        assert_eq!(len(&swapped.unwrap().unwrap()), 2);
     }
 }

@@ -202,7 +202,7 @@ pub(crate) trait Region: Send + Sync {
     fn supplies_of(&self, pages: Range<usize>, at: usize) -> Result<Option<Supplies>, Exhausted> {
         let Some(supplies) = self.supplies() else { return Ok(None) };
         let parts = || self.places().within(pages.clone()).map(|(part, first)| (part, at + (first - pages.start)));
-        supplies.gathered(parts).map(Some)
+        supplies.gathered(parts)
     }
 
     /// What a space is to have that inherits for the first time; `None` where there is no memory.

@@ -205,16 +205,7 @@ fn places(parts: &[Part]) -> Result<Places, Exhausted> {
 
 /// The sources behind all that was inherited.
 fn supplies(areas: &MemorySet<Backend>) -> Result<Option<Supplies>, Exhausted> {
-    let count = supplied(areas).map(|(_, supplies)| supplies.len()).sum();
-    if count == 0 {
-        return Ok(None);
-    }
-    let mut ranges = Vec::new();
-    ranges.try_reserve_exact(count).map_err(|_| Exhausted::Memory)?;
-    for (pages, supplies) in supplied(areas) {
-        ranges.extend(supplies.within(pages));
-    }
-    Supplies::new(ranges).map(Some)
+    Supplies::joined(|| supplied(areas).flat_map(|(pages, supplies)| supplies.within(pages)))
 }
 
 /// The pages of each area that sources are behind, and those.

@@ -1,6 +1,6 @@
 //! Defects in memory that comes from a source: who asks, who is told, and what is never shown.
 
-use super::table::{A57, Defect, Edit, Emulator, host, toy};
+use super::table::{A57, Defect, Edit, Emulator, host, toy, unit};
 
 const DESK: &str = "src/source/desk.rs";
 const FAULT: &str = "src/space/fault.rs";
@@ -164,5 +164,16 @@ pub const DEFECTS: &[Defect] = &[
         edits: &[Edit { file: SLOT, text: "account.room() == 0 && ", instead: "false && " }],
         host: &[toy("sources::private::what_was_brought_and_not_taken")],
         emulator: Emulator::Cannot("no scenario there has a limit and a source"),
+    },
+    Defect {
+        name: "ranges-of-a-source-that-stay-apart",
+        rules: &["R20"],
+        edits: &[Edit {
+            file: "src/pages/supply.rs",
+            text: "        while let Some(next) = ranges.next_if(",
+            instead: "        while false && let Some(next) = ranges.next_if(",
+        }],
+        host: &[unit("supply::tests::")],
+        emulator: Emulator::Cannot("no scenario there counts what is on the heap"),
     },
 ];
