@@ -62,8 +62,13 @@ impl<T: ?Sized> Counted<T> {
 
     /// Whether there is no other owner. None can come while this one is not cloned.
     pub(crate) fn is_sole(&self) -> bool {
-        // SAFETY: this owner still counts. Acquire: what all other owners did comes before what this one does.
-        unsafe { &self.0.as_ref().count }.load(Ordering::Acquire) == 1
+        self.owners() == 1
+    }
+
+    /// How many owners there are. No more can come while none of them is cloned.
+    pub(crate) fn owners(&self) -> usize {
+        // SAFETY: this owner still counts. Acquire: what owners that are gone did comes before what this one does.
+        unsafe { &self.0.as_ref().count }.load(Ordering::Acquire)
     }
 
     /// Lets go of the value, unless this is its last owner: then it is given back.

@@ -86,6 +86,15 @@ impl Loans {
         self.within(range).find(|(loan, _)| loan.kind() == LoanKind::Lent)
     }
 
+    /// Some loan in `range`, where nothing is lent, that is only here: its borrower has returned all of it, and there is no
+    /// handle.
+    pub(crate) fn left_behind(&self, range: GuestPhysRange) -> Option<&Loan> {
+        self.within(range).map(|(loan, _)| loan).find(|loan| {
+            let entries = || self.within(loan.lender_range()).filter(|(other, _)| other == loan).count();
+            loan.borrowed() == 0 && loan.owners() == entries()
+        })
+    }
+
     /// All of them, each once, by their addresses.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Loan> {
         let is_first = |entry: &&Entry| {

@@ -20,7 +20,12 @@ use crate::{addr::GuestPhysRange, counted::Counted, extents::Extents, format::Fo
 ///
 /// A handle, of which there may be many. If one is lost, no memory is: [`loans`](crate::GuestSpace::loans) gives
 /// another. Each says which parts are [still out](Self::outstanding), and parts can be taken back
-/// ([`reclaim_part`](crate::GuestSpace::reclaim_part)). When the lender is gone, each page is free as soon as no borrower
+/// ([`reclaim_part`](crate::GuestSpace::reclaim_part)).
+///
+/// What was given and never reclaimed takes some of the hypervisor's heap, on no account, though the borrower has returned it.
+/// Of lent memory that is once a page: none is given again before it is reclaimed. Shared memory can be shared again: when it
+/// is, or any part of it, all loans of it are over that were returned and have no handle any more. A host that keeps the
+/// handles of such loans reclaims them itself. When the lender is gone, each page is free as soon as no borrower
 /// maps it any more; a handle keeps none.
 ///
 /// # Example
@@ -127,6 +132,11 @@ impl Loan {
             rest.start = run.end;
             Some(terms.at_lender(&run))
         })
+    }
+
+    /// How many handles, areas and entries of the lender's book have it.
+    pub(crate) fn owners(&self) -> usize {
+        self.0.owners()
     }
 
     /// Which loan it is: a number that no other loan has.

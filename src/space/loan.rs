@@ -35,7 +35,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     ///
     /// What is shared, or is in part, can be shared once more: with any number of borrowers, with one of them at several
     /// addresses, each time with other flags. Each time is a loan by itself, and a page is the space's own again when the
-    /// last loan that has it is over.
+    /// last loan that has it is over. A [loan](Loan) that was returned and has no handle any more is over, as if reclaimed with
+    /// [`Handover::Keep`], when any of its memory is shared again.
     ///
     /// Both spaces' locks are held, in the order of their addresses. What is missing is allocated and zeroed without them,
     /// unless the guest touched some of it meanwhile.
@@ -148,6 +149,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         holder.table.graft(&borrower.context, detached);
         loan.terms().take_out();
         lender.loans.add(loan.clone());
+        if kind == LoanKind::Shared {
+            self.end_left_behind(&mut lender, range);
+        }
         Ok(loan)
     }
 

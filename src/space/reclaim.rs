@@ -180,6 +180,19 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Ok(())
     }
 
+    /// Ends the loans in `range`, which is shared, that have been returned and have no handle. The lender has reached the memory
+    /// all the time, so that nothing comes to it. Where there is no memory to do it they are ended another time.
+    pub(super) fn end_left_behind(&self, lender: &mut State, range: GuestPhysRange) {
+        while let Some(loan) = lender.loans.left_behind(range).cloned() {
+            let all = loan.lender_range();
+            let is_ready = self.prepare_to_take_back(lender, all).is_ok();
+            if !is_ready || lender.table.split(&self.context, all).is_err() {
+                return;
+            }
+            self.take_back(lender, &loan, all, Handover::Keep);
+        }
+    }
+
     /// Reserves what taking back a part of a loan needs.
     fn prepare_to_take_back(&self, lender: &mut State, range: GuestPhysRange) -> Result<(), Error> {
         lender.loans.reserve().map_err(|exhausted| exhausted.at(range))?;

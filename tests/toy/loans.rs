@@ -4,6 +4,8 @@
 mod deaf_cpus;
 #[path = "loans/deaths.rs"]
 mod deaths;
+#[path = "loans/left_behind.rs"]
+mod left_behind;
 #[path = "loans/lend.rs"]
 mod lend;
 #[path = "loans/parts.rs"]

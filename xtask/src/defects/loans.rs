@@ -2,6 +2,7 @@
 
 use super::table::{Defect, Edit, Emulator, NO_CACHES, NO_LATE_WRITES, host, toy, x86};
 
+const BOOK: &str = "src/loan/book.rs";
 const CONVERT: &str = "src/space/convert.rs";
 const DONATE: &str = "src/space/donate.rs";
 const HOLDING: &str = "src/loan/holding.rs";
@@ -332,6 +333,25 @@ pub const DEFECTS: &[Defect] = &[
             instead: "if giver.inherited.is_some() {",
         }],
         host: &[toy("snapshots::that_are_gone_stay_so_where_another")],
+        emulator: HOST_ONLY,
+    },
+    Defect {
+        name: "returned-shared-again-and-kept",
+        rules: &["R20"],
+        edits: &[Edit { file: LOAN, text: "            self.end_left_behind(&mut lender, range);
+", instead: "" }],
+        host: &[toy("left_behind::of_shared_memory")],
+        emulator: HOST_ONLY,
+    },
+    Defect {
+        name: "over-though-there-is-a-handle",
+        rules: &["R20"],
+        edits: &[Edit {
+            file: BOOK,
+            text: "loan.owners() == entries()",
+            instead: "loan.owners() >= entries()",
+        }],
+        host: &[toy("left_behind::are_not_over_while_there_is")],
         emulator: HOST_ONLY,
     },
     Defect {
