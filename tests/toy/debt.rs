@@ -1,5 +1,8 @@
 //! What is let go of where time is short: nothing large is freed there, and later calls free it in parts.
 
+#[path = "debt/private.rs"]
+mod private;
+
 use stage2::{
     GuestPhysRange, Limits, SharedRegion,
     audit::{Meanwhile, audit},

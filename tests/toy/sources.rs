@@ -2,6 +2,8 @@
 
 #[path = "sources/callbacks.rs"]
 mod callbacks;
+#[path = "sources/let_go.rs"]
+mod let_go;
 #[path = "sources/offer.rs"]
 mod offer;
 #[path = "sources/populate.rs"]

@@ -7,6 +7,7 @@ const EXCLUSIVE: &str = "src/space/exclusive.rs";
 const FAULT: &str = "src/space/fault.rs";
 const DISMANTLE: &str = "src/space/dismantle.rs";
 const SNAPSHOTTING: &str = "src/space/snapshotting.rs";
+const INHERIT: &str = "src/space/inherit.rs";
 const RELEASE: &str = "src/space/release.rs";
 const RELEASED: &str = "src/region/released.rs";
 const UNMAP: &str = "src/space/unmap.rs";
@@ -217,6 +218,61 @@ pub const DEFECTS: &[Defect] = &[
             instead: "let pages = region.end_handle().end..0;",
         }],
         host: &[toy("steps::release::what_no_mapping")],
+        emulator: NO_CLOCK,
+    },
+    Defect {
+        name: "waits-looked-for-in-one-go",
+        rules: &["R14", "R5"],
+        edits: &[Edit {
+            file: "src/pages/end.rs",
+            text: "pub(super) const MOST_LOOKS: usize = 256;",
+            instead: "pub(super) const MOST_LOOKS: usize = usize::MAX;",
+        }],
+        host: &[toy("sources::let_go::is_looked_through")],
+        emulator: NO_CLOCK,
+    },
+    Defect {
+        name: "a-look-for-waits-that-begins-again",
+        rules: &["R14", "R5"],
+        edits: &[Edit { file: INHERIT, text: "*from = Some(rest.start);", instead: "*from = Some(0);" }],
+        host: &[toy("sources::let_go::is_looked_through")],
+        emulator: NO_CLOCK,
+    },
+    Defect {
+        name: "off-the-account-and-looked-at-again",
+        rules: &["R14"],
+        edits: &[Edit {
+            file: "src/pages/end.rs",
+            text: "node.is_sole() && *next <= last",
+            instead: "(true || node.is_sole()) && *next <= last",
+        }],
+        host: &[toy("sources::let_go::by_a_snapshot")],
+        emulator: NO_CLOCK,
+    },
+    Defect {
+        name: "a-debt-that-is-paid-with-its-lock-held",
+        rules: &["R14", "S5"],
+        edits: &[Edit {
+            file: DEBT,
+            text: "        let _ = rest.step(context, None, budget);
+",
+            instead: "        let held = self.owed.write();
+        let _ = rest.step(context, None, budget);
+        drop(held);
+",
+        }],
+        host: &[toy("sources::let_go::to_be_paid_later")],
+        emulator: NO_CLOCK,
+    },
+    Defect {
+        name: "a-debt-in-the-way-of-what-becomes-private",
+        rules: &["R14", "C9"],
+        edits: &[Edit {
+            file: DEBT,
+            text: "Error::Region { cause, .. } => in_use(cause),",
+            instead: "Error::Region { cause, .. } => in_use(cause) && false,",
+        }],
+        host: &[toy("debt::private::of_the_same_space")],
         emulator: NO_CLOCK,
     },
 ];
