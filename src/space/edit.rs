@@ -86,10 +86,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             mapping => return self.map_region(range, mapping, flags),
         };
         let area = MemoryArea::new(range.start, range.size(), flags, backend);
-        match fill {
-            None => self.insert(area),
-            Some(fill) => self.insert_filled(area, fill),
-        }
+        self.insert(area, fill)
     }
 
     /// Maps a part of a region.
@@ -98,10 +95,10 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let Incoming { area, content, lease } = self.incoming(range, mapping, flags)?;
         match content {
             Content::Lazy(handle) => {
-                self.insert(area)?;
+                self.insert(area, None)?;
                 drop(handle);
             }
-            Content::Filled(fill) => self.insert_filled(area, fill)?,
+            Content::Filled(fill) => self.insert(area, Some(fill))?,
             Content::Inherited(heirloom) => {
                 let region = heirloom.region.region();
                 self.insert_inherited(area, || region.heir(), |_| heirloom.pages())?;
@@ -148,10 +145,30 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Ok(Incoming { area: MemoryArea::new(range.start, range.size(), flags, backend), content, lease })
     }
 
+    /// Adds an area, and what is mapped in it at once: in place if that takes no table, else built without the lock.
+    fn insert(&self, area: MemoryArea<Backend>, fill: Option<Fill<'_>>) -> Result<(), Error> {
+        let range = area.va_range();
+        let mut guard = self.exclusive()?;
+        let State { areas, table, .. } = &mut *guard;
+        // Where the limit of areas is near, it is counted how many there will be.
+        if let Some(Fill::Run(leaf)) = &fill
+            && self.has_room_for_areas(1)
+            && let Some(pages) = table.pages(&self.context, range)
+        {
+            areas.vacancy(range).map_err(refused)?.fill_joined(area);
+            pages.fill(&self.context, leaf);
+            return Ok(());
+        }
+        match fill {
+            Some(fill) => self.insert_built(area, guard, fill),
+            None => self.insert_empty(area, guard),
+        }
+    }
+
     /// Adds an area in which nothing is mapped at once.
-    fn insert(&self, area: MemoryArea<Backend>) -> Result<(), Error> {
-        let mut state = self.exclusive()?;
+    fn insert_empty(&self, area: MemoryArea<Backend>, guard: Held<'_, L>) -> Result<(), Error> {
         // An area that is refused goes after the lock's release: a source may be behind it.
+        let mut state = guard;
         self.check_new_area(&state.areas, &area)?;
         let vacancy = state.areas.vacancy(area.va_range()).map_err(refused)?;
         if let Backend::Shared(view) = area.backend() {
@@ -161,26 +178,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         Ok(())
     }
 
-    /// Adds an area, and what is mapped in it at once: in place if that takes no table, else built without the lock.
-    fn insert_filled(&self, area: MemoryArea<Backend>, fill: Fill<'_>) -> Result<(), Error> {
-        let range = area.va_range();
-        let mut guard = self.exclusive()?;
-        let State { areas, table, .. } = &mut *guard;
-        // Where the limit of areas is near, it is counted how many there will be.
-        if let Fill::Run(leaf) = &fill
-            && self.has_room_for_areas(1)
-            && let Some(pages) = table.pages(&self.context, range)
-        {
-            areas.vacancy(range).map_err(refused)?.fill_joined(area);
-            pages.fill(&self.context, leaf);
-            return Ok(());
-        }
-        self.insert_built(guard, area, fill)
-    }
-
-    /// The same, built without the lock.
+    /// Adds an area, and what is mapped in it, which is built without the lock.
     #[inline(never)]
-    fn insert_built(&self, guard: Held<'_, L>, area: MemoryArea<Backend>, fill: Fill<'_>) -> Result<(), Error> {
+    fn insert_built(&self, area: MemoryArea<Backend>, guard: Held<'_, L>, fill: Fill<'_>) -> Result<(), Error> {
         let range = area.va_range();
         guard.check_free(range)?;
         self.check_new_area(&guard.areas, &area)?;
