@@ -51,7 +51,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     ///
     /// # Errors
     /// [`Error::Snapshotting`] while a snapshot is being taken; [`Error::Invalidation`]: it still cannot.
-    #[inline]
+    #[inline(never)]
     pub(super) fn exclusive(&self) -> Result<Held<'_, L>, Error> {
         loop {
             self.pay_part();
