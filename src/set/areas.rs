@@ -138,14 +138,14 @@ impl<B: Backing> Areas<B> {
 
     /// The areas that overlap `range`, in order. An empty range overlaps nothing.
     pub(super) fn overlapping(&self, range: AddrRange<B::Addr>) -> impl Iterator<Item = &MemoryArea<B>> {
-        self.iter_from(self.first_behind(range.start).0)
+        self.iter_from(self.first_behind_of_any(range.start).0)
             .take_while(move |area| !range.is_empty() && area.start() < range.end)
     }
 
     /// The areas that overlap `range`, all found by one search.
     #[inline]
     pub(super) fn touched(&self, range: AddrRange<B::Addr>) -> Touched<B::Addr> {
-        let (place, first) = self.first_behind(range.start);
+        let (place, first) = self.first_behind_of_any(range.start);
         let untouched = Touched { range, place, count: 0, cuts_first: false, cuts_last: false };
         let Some(first) = first.filter(|area| !range.is_empty() && area.start() < range.end) else { return untouched };
         let (mut count, mut last) = (1, first);
@@ -174,13 +174,12 @@ impl<B: Backing> Areas<B> {
     /// The area that `addr` lies in.
     #[inline]
     pub(super) fn find(&self, addr: B::Addr) -> Option<&MemoryArea<B>> {
-        self.area_behind(addr).filter(|area| area.start() <= addr)
+        self.first_behind(addr).1.filter(|area| area.start() <= addr)
     }
 
     /// The first area that ends behind `addr`.
-    #[inline]
     pub(super) fn area_behind(&self, addr: B::Addr) -> Option<&MemoryArea<B>> {
-        self.first_behind(addr).1
+        self.first_behind_of_any(addr).1
     }
 
     /// The first area that ends behind `addr`, and its place: where one that ends before it would be put.
@@ -196,13 +195,13 @@ impl<B: Backing> Areas<B> {
         }
         match self.ends.only_group() {
             Some(group) => self.first_in(ends::up_to(group, addr.into()), addr),
-            None => self.first_behind_of_many(addr),
+            None => self.first_behind_of_any(addr),
         }
     }
 
-    /// The same in a set of any size.
+    /// The same in a set of any size, by a call: for what takes much longer than a search.
     #[inline(never)]
-    fn first_behind_of_many(&self, addr: B::Addr) -> (Place, Option<&MemoryArea<B>>) {
+    pub(super) fn first_behind_of_any(&self, addr: B::Addr) -> (Place, Option<&MemoryArea<B>>) {
         self.first_in(self.chunk_behind(addr), addr)
     }
 

@@ -36,7 +36,7 @@ impl<B: Backing> Areas<B> {
         if whole > 0 {
             self.remove_whole(place, whole, new.take(), gone.as_deref_mut());
             if cuts_last {
-                (place, _) = self.first_behind(range.end);
+                (place, _) = self.first_behind_of_any(range.end);
             }
         }
         if cuts_last {
@@ -158,7 +158,7 @@ impl<B: Backing> Areas<B> {
         B: PartialEq,
         B::Flags: PartialEq,
     {
-        let (place, Some(right)) = self.first_behind(at) else { return };
+        let (place, Some(right)) = self.first_behind_of_any(at) else { return };
         let Some(before) = self.before(place) else { return };
         let left = self.area(before);
         let touch = left.end() == at && right.start() == at;
