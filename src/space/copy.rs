@@ -137,7 +137,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let page = Context::<P>::page_of(gpa);
         let mut guard = self.exclusive_to_answer()?;
         // Another CPU may have done it, and the guest have the page or the block for its own.
-        match guard.table.find(&self.context, gpa) {
+        match guard.table.seek_again(&self.context, gpa).found(&self.context) {
             Found::Leaf { leaf: Leaf { owner: Owner::Frozen, .. }, span, .. } if span != page => {
                 let flush =
                     guard.table.edit(&self.context, page, Edit::Unmap).map_err(|exhausted| exhausted.at(page))?;

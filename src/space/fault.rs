@@ -123,7 +123,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let Some(area) = state.areas.find(fault.gpa) else { return Ok(Verdict::Answer(nothing_there(fault))) };
         match refusal(area.flags(), fault) {
             Some(refusal) => Ok(Verdict::Answer(refusal)),
-            None => self.judge_entry(state, area, state.table.seek(&self.context, fault.gpa), fault),
+            None => self.judge_entry(state, area, state.table.seek_again(&self.context, fault.gpa), fault),
         }
     }
 

@@ -96,7 +96,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             Err(_) if level > Level::PAGE => return Ok(Outcome::Retry),
             Err(exhausted) => return Err(failed(exhausted)),
         };
-        let position = state.table.seek(&self.context, fault.gpa);
+        let position = state.table.seek_again(&self.context, fault.gpa);
         let installed = position.install(&self.context, level, &leaf, frames).map_err(failed)?;
         if installed == Installed::Done {
             charge.keep();

@@ -84,7 +84,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             // For loads and stores its caches are in step (H14).
             self.context.synchronize(&leaf, block.size());
         }
-        let installed = state.table.seek(&self.context, fault.gpa).install_borrowed(&self.context, BLOCK, &leaf);
+        let installed = state.table.seek_again(&self.context, fault.gpa).install_borrowed(&self.context, BLOCK, &leaf);
         self.context.operations().publish();
         installed.map(Some).map_err(|exhausted| exhausted.at(Context::<P>::page_of(fault.gpa)))
     }
@@ -120,7 +120,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         gpa: GuestPhysAddr,
     ) -> Result<Option<Installed>, Error> {
         let Some(leaf) = self.leaf_of(state, area, gpa)? else { return Ok(None) };
-        let installed = state.table.seek(&self.context, gpa).install_borrowed(&self.context, Level::PAGE, &leaf);
+        let installed = state.table.seek_again(&self.context, gpa).install_borrowed(&self.context, Level::PAGE, &leaf);
         self.context.operations().publish();
         installed.map(Some).map_err(|exhausted| exhausted.at(Context::<P>::page_of(gpa)))
     }

@@ -176,7 +176,10 @@ impl<P: Platform, L: LockFamily> Asker for Missing<'_, P, L> {
             // While a snapshot is taken in steps, no page comes to be on the space's account.
             state.check_rest().is_ok()
                 && state.has(self.gpa, self.backend)
-                && matches!(state.table.find(&self.space.context, self.gpa), Found::Absent(_))
+                && matches!(
+                    state.table.seek_again(&self.space.context, self.gpa).found(&self.space.context),
+                    Found::Absent(_)
+                )
         });
     }
 

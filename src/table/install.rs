@@ -55,6 +55,12 @@ impl Table {
         Position { slot, raw, gpa }
     }
 
+    /// The same by a call: for what takes much longer than a descent.
+    #[inline(never)]
+    pub(crate) fn seek_again<'t, P: Platform>(&'t self, context: &'t Context<P>, gpa: GuestPhysAddr) -> Position<'t> {
+        self.seek(context, gpa)
+    }
+
     /// What stands at `gpa`.
     #[inline]
     pub(crate) fn find<P: Platform>(&self, context: &Context<P>, gpa: GuestPhysAddr) -> Found {

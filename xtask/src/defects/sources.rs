@@ -31,7 +31,10 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["F1", "H26"],
         edits: &[Edit {
             file: SPACE,
-            text: "matches!(state.table.find(&self.space.context, self.gpa), Found::Absent(_))",
+            text: "matches!(
+                    state.table.seek_again(&self.space.context, self.gpa).found(&self.space.context),
+                    Found::Absent(_)
+                )",
             instead: "true",
         }],
         host: &[toy("sources::races::a_page_that_another_brought_and_took")],
