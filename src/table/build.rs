@@ -167,7 +167,7 @@ impl<P: Platform> Drop for Detached<'_, P> {
             // SAFETY: no walker ever saw what is still in these entries, and they go now.
             #[allow(unsafe_code, reason = "frees what only this value knows")]
             unsafe {
-                let entry = self.context.format.decode(self.level, entry.load(Ordering::Relaxed));
+                let entry = self.context.decode(self.level, entry.load(Ordering::Relaxed));
                 removed.add(self.context, self.level, entry);
             }
         }
@@ -281,12 +281,9 @@ impl<P: Platform> Context<P> {
             return None;
         }
         let count = range.size() / span;
-        let first = self.format.leaf(level, &leaf);
-        let step = if count > 1 {
-            self.format.leaf(level, &Leaf { at: leaf.at + span, ..leaf }).wrapping_sub(first)
-        } else {
-            0
-        };
+        let first = self.encode(level, &leaf);
+        let step =
+            if count > 1 { self.encode(level, &Leaf { at: leaf.at + span, ..leaf }).wrapping_sub(first) } else { 0 };
         Some(Run { first, step, count })
     }
 

@@ -5,7 +5,7 @@ use page_table_multiarch::MappingFlags;
 
 use crate::{
     addr::{GuestPhysAddr, GuestPhysRange, Level},
-    format::{Format, Leaf, LeafPolicy, Owner},
+    format::{Entry, Format, Leaf, LeafPolicy, Owner},
     frame::{Frames, Pieces},
     invalidate::{Content, Invalidate},
     metered::Metered,
@@ -92,6 +92,18 @@ impl<P: Platform> Context<P> {
     pub(crate) fn allows(&self, policy: LeafPolicy, level: Level) -> bool {
         let blocks = policy == LeafPolicy::Largest && self.frames.pieces() == Pieces::Any;
         level == Level::PAGE || (blocks && self.format.maps(level))
+    }
+
+    /// [`Format::leaf`] by a call: for what takes much longer than the encoding.
+    #[inline(never)]
+    pub(super) fn encode(&self, level: Level, leaf: &Leaf) -> u64 {
+        self.format.leaf(level, leaf)
+    }
+
+    /// [`Format::decode`] by a call: for what takes much longer than the decoding.
+    #[inline(never)]
+    pub(super) fn decode(&self, level: Level, entry: u64) -> Entry {
+        self.format.decode(level, entry)
     }
 
     /// Brings the caches in step for `len` bytes from the start of a leaf of memory that is not foreign (H14).

@@ -76,7 +76,7 @@ impl<P: Platform> Context<P> {
             if slot.level == Level::PAGE {
                 continue;
             }
-            let Entry::Leaf(leaf) = self.format.decode(slot.level, raw) else { continue };
+            let Entry::Leaf(leaf) = self.decode(slot.level, raw) else { continue };
             let span = Self::entry_range(slot.level, end);
             let known = cuts.iter().any(|cut: &Cut| cut.span == span);
             if known || range.contains_range(span) || !edit.changes(&leaf) {

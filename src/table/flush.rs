@@ -119,7 +119,7 @@ impl<'t, P: Platform> Flush<'t, P> {
         context.walk(self.tree.top(context), range, &mut |visit| {
             if let Visit::Entries(chunk) = visit {
                 chunk.slots::<P>().for_each(|slot| match slot.decode(&context.format) {
-                    Entry::Marked(Marked::Leaf(leaf)) => slot.store(context.format.leaf(slot.level, &leaf)),
+                    Entry::Marked(Marked::Leaf(leaf)) => slot.store(context.encode(slot.level, &leaf)),
                     Entry::Marked(Marked::Table(table)) => slot.store(context.format.table(table)),
                     _ => {}
                 });
@@ -249,11 +249,11 @@ impl<P: Platform> Reaper<'_, P> {
         }
         match self.edit {
             Edit::Unmap => self.discard(slot, Marked::Leaf(*leaf)),
-            Edit::Split => slot.store(context.format.leaf(slot.level, leaf)),
+            Edit::Split => slot.store(context.encode(slot.level, leaf)),
             Edit::Protect(flags) => {
                 let flags = leaf.owner.limit(flags);
                 context.resynchronize(leaf, Context::<P>::span(slot.level), flags);
-                slot.store(context.format.leaf(slot.level, &Leaf { flags, ..*leaf }));
+                slot.store(context.encode(slot.level, &Leaf { flags, ..*leaf }));
             }
         }
     }

@@ -182,7 +182,7 @@ impl<P: Platform> Context<P> {
     /// Brings the caches in step for a leaf that gets other flags.
     #[inline(never)]
     fn synchronize_for(&self, level: Level, raw: u64, flags: MappingFlags) {
-        if let Entry::Leaf(leaf) = self.format.decode(level, raw) {
+        if let Entry::Leaf(leaf) = self.decode(level, raw) {
             self.resynchronize(&leaf, Self::span(level), flags);
         }
     }
