@@ -92,7 +92,7 @@ impl<E: Executor> Tlb<E> {
     ///
     /// `entries` is the barrier that makes the tables' new entries visible to the walkers before the operations make
     /// them walk, where the VMID is current already.
-    fn in_context(&self, root: Root, entries: (Domain, Kind), operations: impl FnOnce()) {
+    fn in_context(&self, root: Root, entries: (Domain, Kind), operations: &mut dyn FnMut()) {
         let interrupts = self.executor.mask_interrupts();
         let (current, control) = (self.executor.vttbr(), self.executor.vtcr());
         let hcr = self.executor.hcr();
@@ -204,15 +204,16 @@ impl<E: Executor> Invalidate<Root> for Tlb<E> {
         if scope.range.is_empty() {
             return;
         }
-        let Some(operations) = operand::operations(scope, self.capabilities.features, MOST_OPERATIONS) else {
+        let Some(mut operations) = operand::operations(scope, self.capabilities.features, MOST_OPERATIONS) else {
             return self.invalidate_all(root);
         };
-        let stage2 = || operations.for_each(|(tlbi, operand)| self.executor.execute(Op::Tlbi(tlbi, operand)));
-        self.in_context(root, (domain, Kind::Stores), || self.both_stages(domain, stage2, Tlbi::Vmalle1is));
+        let mut stage2 =
+            || operations.by_ref().for_each(|(tlbi, operand)| self.executor.execute(Op::Tlbi(tlbi, operand)));
+        self.in_context(root, (domain, Kind::Stores), &mut || self.both_stages(domain, &mut stage2, Tlbi::Vmalle1is));
     }
 
     fn invalidate_all(&self, root: Root) {
-        self.in_context(root, (Domain::InnerShareable, Kind::Stores), || {
+        self.in_context(root, (Domain::InnerShareable, Kind::Stores), &mut || {
             self.complete(Domain::InnerShareable, Tlbi::Vmalls12e1is);
         });
     }
@@ -220,11 +221,11 @@ impl<E: Executor> Invalidate<Root> for Tlb<E> {
     fn invalidate_denial(&self, root: Root, gpa: GuestPhysAddr) {
         let domain = Domain::NonShareable;
         let stage2 = || self.executor.execute(Op::Tlbi(Tlbi::Ipas2e1, operand::page(gpa)));
-        self.in_context(root, (domain, Kind::All), || self.both_stages(domain, stage2, Tlbi::Vmalle1));
+        self.in_context(root, (domain, Kind::All), &mut || self.both_stages(domain, stage2, Tlbi::Vmalle1));
     }
 
     fn switch_vcpu(&self, root: Root) {
-        self.in_context(root, (Domain::NonShareable, Kind::All), || {
+        self.in_context(root, (Domain::NonShareable, Kind::All), &mut || {
             self.complete(Domain::NonShareable, Tlbi::Vmalle1);
         });
     }

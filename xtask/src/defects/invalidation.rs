@@ -18,9 +18,11 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["H1"],
         edits: &[Edit {
             file: TLB,
-            text: "        self.in_context(root, (domain, Kind::Stores), || self.both_stages(domain, stage2, Tlbi::Vmalle1is));",
-            instead: "        let _ = stage2;
-        self.in_context(root, (domain, Kind::Stores), || self.barrier(domain, Kind::All));",
+            text: "&mut || self.both_stages(domain, &mut stage2, Tlbi::Vmalle1is));",
+            instead: "&mut || {
+            let _ = &mut stage2;
+            self.barrier(domain, Kind::All);
+        });",
         }],
         host: &[host("cortex_a57::relocating::a_moved_"), host("cortex_a57::unmapping::unmapped_memory")],
         emulator: Emulator::Shows(
