@@ -114,12 +114,14 @@ pub(crate) trait Inherited: Send + Sync {
     /// What was cut out, until it is free. Its lock comes behind that of the pages.
     fn leaving(&self) -> &RwLock<Leaving>;
 
-    /// Makes room for what is to be [cut out](Self::cut) of some ranges, which are isolated. With the space's lock held
-    /// exclusively it is there until something is cut out.
-    fn reserve(&self, ranges: &mut dyn Iterator<Item = Range<usize>>) -> Result<(), Exhausted> {
-        let pages = self.pages().read();
-        let pieces =
-            ranges.map(|range| pages.pieces(&range)).fold((0, 0), |all, more| (all.0 + more.0, all.1 + more.1));
+    /// As [`Pages::pieces`].
+    fn pieces(&self, range: &Range<usize>) -> (usize, usize) {
+        self.pages().read().pieces(range)
+    }
+
+    /// Makes room for what is to be [cut out](Self::cut) of some ranges, which are isolated and have so many pieces. With the
+    /// space's lock held exclusively it is there until something is cut out.
+    fn reserve(&self, pieces: (usize, usize)) -> Result<(), Exhausted> {
         self.leaving().write().reserve(pieces)
     }
 

@@ -53,7 +53,7 @@ pub(super) fn make_room<I: Iterator<Item = GuestPhysRange>>(
     comes: &Pages,
 ) -> Result<(), Exhausted> {
     ranges().map(pages).try_for_each(|pages| inherited.isolate(&pages))?;
-    inherited.reserve(&mut ranges().map(pages))?;
+    reserve(inherited, ranges().map(pages))?;
     inherited.make_way(comes)
 }
 
@@ -69,13 +69,19 @@ pub(super) fn put(
     inherited.merge(comes);
 }
 
+/// The room for what is cut out of some ranges.
+fn reserve(inherited: &dyn Inherited, ranges: impl Iterator<Item = Range<usize>>) -> Result<(), Exhausted> {
+    let pieces = ranges.map(|range| inherited.pieces(&range));
+    inherited.reserve(pieces.fold((0, 0), |all, more| (all.0 + more.0, all.1 + more.1)))
+}
+
 /// Makes room for taking out what is inherited in some ranges.
 pub(super) fn prepare_to_leave<I: Iterator<Item = GuestPhysRange>>(
     inherited: &dyn Inherited,
     ranges: impl Fn() -> I,
 ) -> Result<(), Exhausted> {
     ranges().map(pages).try_for_each(|pages| inherited.isolate_to_cut(&pages))?;
-    inherited.reserve(&mut ranges().map(pages))
+    reserve(inherited, ranges().map(pages))
 }
 
 impl State {
