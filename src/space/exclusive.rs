@@ -71,7 +71,6 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     }
 
     /// Takes the lock for a change of the map, unless something was left over: then that is finished instead.
-    #[inline]
     fn try_exclusive(&self) -> Result<Option<Held<'_, L>>, Error> {
         let state = self.hold();
         state.check_rest()?;
