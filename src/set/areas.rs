@@ -214,7 +214,6 @@ impl<B: Backing> Areas<B> {
     }
 
     /// The area at a place. The place behind a chunk becomes that of the next one's first area.
-    #[inline]
     pub(super) fn at(&self, place: &mut Place) -> Option<&MemoryArea<B>> {
         let area = self.chunk(place.chunk)?.get(place.index);
         if area.is_some() {
