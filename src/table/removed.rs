@@ -139,7 +139,9 @@ impl RemovedMemory {
         if self.is_empty() {
             core::mem::swap(self, other);
         } else if self.waiting.try_reserve(other.waiting.len()).is_ok() {
-            self.waiting.append(&mut other.waiting);
+            while let Some(piece) = other.waiting.pop() {
+                self.waiting.push(piece);
+            }
         }
     }
 
