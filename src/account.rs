@@ -1,7 +1,10 @@
 //! What a space uses of one resource, and how much it may use.
 
+mod areas;
+
 use core::sync::atomic::{AtomicIsize, AtomicU64, AtomicUsize, Ordering, fence};
 
+pub(crate) use self::areas::AreaAccount;
 use crate::{counted::Counted, cpu_id::CpuId, stripes::Stripes};
 
 /// How many frames a stripe draws at once: a CPU that faults writes the account's own cache line once for so many.
@@ -108,13 +111,14 @@ pub(crate) enum Exhausted {
 /// the limit excludes: everything else goes straight to the total, and may happen at the same time.
 ///
 /// Areas come and go with that lock held exclusively alone. So nothing is charged for them: what would make too many looks
-/// whether they [fit](Account::fits), and whoever gives the lock up [notes](Account::note) how many there are.
+/// whether they [fit](AreaAccount::fits), and whoever gives the lock up [notes](AreaAccount::note) how many there are.
 pub(crate) struct Accounts {
-    totals: [Total; 3],
+    totals: [Total; 2],
+    areas: AreaAccount,
     stripes: Stripes<Stripe>,
 }
 
-/// One of a space's accounts.
+/// One of a space's accounts of frames.
 #[derive(Clone, Copy)]
 pub(crate) struct Account<'a> {
     accounts: &'a Accounts,
@@ -134,7 +138,7 @@ struct Total {
 #[derive(Default)]
 #[repr(align(64))]
 struct Stripe {
-    credit: [Credit; 3],
+    credit: [Credit; 2],
     faults: AtomicU64,
 }
 
@@ -149,13 +153,21 @@ impl Accounts {
             limit: AtomicUsize::new(bounded(limit)),
             room: AtomicIsize::new(bounded(limit).cast_signed()),
         };
-        let totals = [total(limits.frames), total(limits.table_frames), total(limits.areas)];
-        Counted::try_new(Self { totals, stripes: Stripes::new(cpus)? })
+        let totals = [total(limits.frames), total(limits.table_frames)];
+        let areas = AreaAccount::open(limits.areas);
+        Counted::try_new(Self { totals, areas, stripes: Stripes::new(cpus)? })
     }
 
-    /// The account of one resource.
+    /// The account of areas.
+    #[inline]
+    pub(crate) const fn areas(&self) -> &AreaAccount {
+        &self.areas
+    }
+
+    /// The account of frames, for one use of them.
     #[inline]
     pub(crate) const fn of(&self, what: Resource) -> Account<'_> {
+        debug_assert!(!matches!(what, Resource::Areas), "areas have an account of another kind");
         Account { accounts: self, what }
     }
 
@@ -238,23 +250,6 @@ impl<'a> Account<'a> {
             if self.total().limit.load(Ordering::Relaxed) == limit {
                 return used.max(0).cast_unsigned();
             }
-        }
-    }
-
-    /// Whether so many more are within the limit: exact while the space's lock is held exclusively, for areas.
-    #[inline]
-    pub(crate) fn fits(self, more: usize) -> bool {
-        self.total().room.load(Ordering::Relaxed) >= more.cast_signed()
-    }
-
-    /// So many are used. The space's lock is held exclusively, and nothing is charged to this account.
-    #[inline]
-    pub(crate) fn note(self, used: usize) {
-        let total = self.total();
-        let room = total.limit.load(Ordering::Relaxed).cast_signed() - used.cast_signed();
-        // A line that other CPUs read is not written in vain.
-        if total.room.load(Ordering::Relaxed) != room {
-            total.room.store(room, Ordering::Relaxed);
         }
     }
 

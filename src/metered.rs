@@ -30,6 +30,12 @@ impl<M: Frames> Metered<M> {
         &self.frames
     }
 
+    /// All accounts, of which it uses one.
+    #[inline]
+    pub(crate) const fn accounts(&self) -> &Counted<Accounts> {
+        &self.accounts
+    }
+
     /// What is on the account.
     #[inline]
     pub(crate) fn account(&self) -> Account<'_> {

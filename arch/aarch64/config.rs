@@ -107,9 +107,8 @@ impl Stage2 {
         }
         let capabilities = Capabilities { physical_bits, ..*capabilities };
         let by_level = capabilities.features.contains(Features::EXECUTE_NEVER_BY_LEVEL);
-        let never = if by_level { EXECUTE_NEVER } else { EXECUTE_NEVER_ALL };
-        let tracking = Tracking::Software;
-        Ok(Self { capabilities, geometry: geometry(ipa_bits), vmid, tracking, managed: 0, never })
+        let read = if by_level { EXECUTE_NEVER } else { EXECUTE_NEVER_ALL };
+        Ok(Self { capabilities, geometry: geometry(ipa_bits), vmid, tracking: Tracking::Software, read })
     }
 
     /// The same, with the leaves' use noted by `tracking`.
@@ -126,7 +125,7 @@ impl Stage2 {
             return Err(ConfigError::NoTracking(tracking));
         }
         let managed = if tracking == Tracking::DirtyState { DBM } else { 0 };
-        Ok(Self { tracking, managed, ..self })
+        Ok(Self { tracking, read: self.read & EXECUTE_NEVER | managed, ..self })
     }
 
     /// The identifier in the TLBs.

@@ -48,10 +48,9 @@ pub struct Stage2 {
     pub(super) geometry: Geometry,
     pub(super) vmid: Vmid,
     pub(super) tracking: Tracking,
-    /// The bit of a leaf with which the hardware turns a write into its dirty state, where it does (H12).
-    pub(super) managed: u64,
-    /// The bits of XN of which any says that not both exception levels may execute.
-    pub(super) never: u64,
+    /// Which bits of a leaf this CPU reads as more than their neighbours: DBM, where the hardware turns a write into its
+    /// dirty state (H12), and those of XN of which any says that not both exception levels may execute.
+    pub(super) read: u64,
 }
 
 impl Format for Stage2 {
@@ -267,18 +266,19 @@ impl Stage2 {
     #[inline]
     fn decode_flags(&self, entry: u64) -> MappingFlags {
         // Where the hardware sets S2AP\[1\] with the first write, DBM allows it.
-        let access = entry & (READ | WRITE) | (entry & self.managed) >> (DBM.trailing_zeros() - WRITE.trailing_zeros());
+        let access =
+            entry & (READ | WRITE) | (entry & self.read & DBM) >> (DBM.trailing_zeros() - WRITE.trailing_zeros());
         let mut flags = MEMORY[((entry & MEM_ATTR) >> 2) as usize]
             | MappingFlags::from_bits_retain((access >> READ.trailing_zeros()) as usize);
         // `EXECUTE` is what both exception levels may.
-        flags.set(MappingFlags::EXECUTE, entry & self.never == 0);
+        flags.set(MappingFlags::EXECUTE, entry & self.read & EXECUTE_NEVER == 0);
         flags
     }
 
     /// Whether the hardware turns a write into the dirty state of this leaf (H12).
     #[inline]
     fn hardware_dirty(&self, entry: u64) -> bool {
-        entry & self.managed != 0
+        entry & self.read & DBM != 0
     }
 
     #[inline]

@@ -25,8 +25,7 @@ impl Baseline for Stage2 {
         geometry: Geometry { page_shift: 12, index_bits: 9, root_level: Level(3), root_index_bits: 9 },
         vmid: Vmid(0),
         tracking: Tracking::Software,
-        managed: 0,
-        never: EXECUTE_NEVER_ALL,
+        read: EXECUTE_NEVER_ALL,
     };
     const ENTRY: &'static str = "Stage2Entry";
 }

@@ -35,7 +35,7 @@ pub(super) fn check<P: Platform, L: LockFamily>(
         (Resource::Areas, map.areas().len()),
     ];
     for (what, found) in resources {
-        let counted = held.account(what).used();
+        let counted = if what == Resource::Areas { held.counted_areas() } else { held.account(what).used() };
         // Areas change with the lock held alone, which is held here.
         let is_exact = meanwhile == Meanwhile::Nothing || what == Resource::Areas;
         if counted < found || (counted > found && is_exact) {

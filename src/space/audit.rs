@@ -94,11 +94,16 @@ impl<P: Platform, L: LockFamily> Audited<'_, P, L> {
     }
 
     pub(crate) fn payer(&self) -> &Payer {
-        &self.space.accounts
+        self.space.accounts()
     }
 
     pub(crate) fn account(&self, what: Resource) -> Account<'_> {
         self.space.account(what)
+    }
+
+    /// How many areas are on the account.
+    pub(crate) fn counted_areas(&self) -> usize {
+        self.space.accounts().areas().used()
     }
 }
 
@@ -107,7 +112,7 @@ impl<P: Platform, L: LockFamily> Audited<'_, P, L> {
 impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// Has so many areas on the account, until the lock is taken again.
     pub(crate) fn miscount_areas(&self, areas: usize) {
-        self.account(Resource::Areas).note(areas);
+        self.accounts().areas().note(areas);
     }
 
     pub(crate) fn damage<R>(&self, change: impl FnOnce(&mut MemorySet<Backend>, &mut Loans) -> R) -> R {

@@ -72,7 +72,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         frame: Owned<'_, P::Frames>,
     ) -> Result<Copied<'_, P, L>, Error> {
         let (gpa, access) = (fault.gpa, fault.access);
-        let (range, page, payer) = (Context::<P>::page_of(gpa), inherit::page(gpa), &self.accounts);
+        let (range, page, payer) = (Context::<P>::page_of(gpa), inherit::page(gpa), self.accounts());
         let (operations, account) = (self.context.operations(), self.context.frames.account());
         let inherited = state.inherited.as_deref();
         // A page that is on the account already, or whose copy takes its place there, is charged no more.
@@ -123,7 +123,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     fn given(&self, state: &State, heritage: &Heritage, fault: &Fault) -> Given {
         let (page, pool) = (inherit::page(fault.gpa), Pool::of(self.context.frames.plain()));
         let inherited = state.inherited.as_deref();
-        match inherited.map_or(Taken::Nothing, |inherited| inherited.take(page, pool, &self.accounts)) {
+        match inherited.map_or(Taken::Nothing, |inherited| inherited.take(page, pool, self.accounts())) {
             Taken::Page(at, was_paid) => Given::Taken(at, was_paid),
             Taken::Shared(at) if fault.access == Access::Write => Given::Copied(at),
             Taken::Shared(_) => Given::Nothing,

@@ -49,6 +49,8 @@ pub(super) const LITTLE: usize = 16;
 pub(super) struct Debt {
     /// Whether anything may be. It is changed with the lock held, and read without: what is passed over stays for the next.
     is_owed: AtomicBool,
+    /// Whether a CPU has all but the memory, and brings back what it does not free. It is read and changed with the lock held.
+    is_out: AtomicBool,
     owed: RwLock<Owed>,
 }
 
@@ -59,8 +61,6 @@ pub(super) struct Owed {
     regions: RemovedRegions,
     /// All else. A space that owes nothing has no room for it: it is as large as the rest of the space.
     rest: Option<Counted<Removed>>,
-    /// A CPU has all but the memory, and brings back what it does not free.
-    is_out: bool,
 }
 
 impl Owed {
@@ -142,17 +142,16 @@ impl Debt {
             if let Some(rest) = owed.rest_mut() {
                 rest.memory.free(context, budget);
             }
-            if *budget == 0 || owed.is_out {
+            if *budget == 0 || self.is_out.swap(true, Ordering::Relaxed) {
                 return;
             }
-            owed.is_out = true;
             owed.take_out()
         };
         let _ = rest.step(context, None, budget);
         {
             let mut owed = self.owed.write();
             owed.put_back(&mut rest);
-            owed.is_out = false;
+            self.is_out.store(false, Ordering::Relaxed);
             self.is_owed.store(!owed.is_empty(), Ordering::Relaxed);
         }
         while rest.step(context, None, &mut { usize::MAX }) == super::Progress::More {}
@@ -160,7 +159,7 @@ impl Debt {
 
     /// Nothing of it is out, since no call is under way: one that panicked may have lost what it had.
     pub(super) fn is_back(&mut self) {
-        self.owed.get_mut().is_out = false;
+        *self.is_out.get_mut() = false;
     }
 
     /// What is owed, for an audit: it stays as it is while the guard is held.

@@ -137,7 +137,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         flushed.map_err(|cause| Error::Invalidation { range, cause })?;
         // Nothing fails from here on.
         if let Some(inherited) = inherited {
-            inherits().for_each(|part| inherited.cut(&inherit::pages(part), &self.accounts));
+            inherits().for_each(|part| inherited.cut(&inherit::pages(part), self.accounts()));
             into.areas.inherited = Some(inherited.clone());
             if refill == Refill::Zeros {
                 into.areas.areas = plan.rebase(|area| is_supplied(area).then(|| private.clone()));

@@ -64,7 +64,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         #[allow(unsafe_code, reason = "the tables' end")]
         let memory = unsafe { table.end(&self.context) };
         if let Some(inherited) = left {
-            inherited.cut_all(&self.accounts);
+            inherited.cut_all(self.context.frames.accounts());
             areas.inherited = Some(inherited);
         }
         let mut ended = Removed { memory, areas, ..Removed::default() };

@@ -243,7 +243,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         // Nothing fails from here on. What waits already is freed in somebody else's steps.
         let mut budget = if inherited.is_settled() { usize::MAX } else { 0 };
         vacancy.fill_joined(area);
-        inherit::put(&*inherited, core::iter::once(range), comes, &self.accounts);
+        inherit::put(&*inherited, core::iter::once(range), comes, self.accounts());
         drop(state);
         inherited.free_some(&mut budget);
         Ok(())

@@ -4,7 +4,6 @@ use core::ops::{Deref, DerefMut};
 
 use super::{GuestSpace, Progress, State, removed::Removed};
 use crate::{
-    account::Resource,
     addr::GuestPhysRange,
     error::Error,
     lock::{LockFamily, SpaceLock},
@@ -35,7 +34,7 @@ impl<L: LockFamily> Drop for Held<'_, L> {
     #[inline]
     fn drop(&mut self) {
         let State { accounts, areas, .. } = &*self.0;
-        accounts.of(Resource::Areas).note(areas.len());
+        accounts.areas().note(areas.len());
     }
 }
 
@@ -102,7 +101,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let range = flush.range();
         let mut memory = RemovedMemory::default();
         flush.detach(&mut memory).map_err(|cause| Error::Invalidation { range, cause })?;
-        removed.give_back(&self.accounts);
+        removed.give_back(self.accounts());
         let mut let_go = Removed { memory, ..Removed::default() };
         // No CPU writes by them any more: the regions may be frozen from now on.
         while let Some(lease) = removed_leases.pop() {

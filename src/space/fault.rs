@@ -63,7 +63,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// snapshot is being taken in steps, for which no CPU is in the guest; [`Error::NotMapped`] never, unless tables and
     /// areas disagree.
     pub fn fault(&self, cpu: CpuId, fault: Fault) -> Result<Outcome, Error> {
-        self.accounts.count_fault(cpu);
+        self.accounts().count_fault(cpu);
         if fault.gpa.as_usize() >= self.context.limit() {
             return Ok(nothing_there(&fault));
         }

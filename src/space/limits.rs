@@ -2,9 +2,10 @@
 
 use super::GuestSpace;
 use crate::{
-    account::{Account, Limits, Resource, Usage},
+    account::{Account, Accounts, Limits, Resource, Usage},
     addr::{GuestPhysRange, Level},
     backend::Backend,
+    counted::Counted,
     error::Error,
     fault::{Fault, Outcome},
     lock::LockFamily,
@@ -20,8 +21,8 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// What is about to be installed counts, and so does what was taken away until it is freed. Of what runs at the same
     /// time it may have seen a part.
     pub fn usage(&self) -> Usage {
-        let [frames, tables, areas] =
-            [Resource::Frames, Resource::TableFrames, Resource::Areas].map(|what| self.account(what));
+        let (frames, tables) = (self.account(Resource::Frames), self.account(Resource::TableFrames));
+        let areas = self.accounts().areas();
         Usage {
             frames: frames.used(),
             table_frames: tables.used(),
@@ -36,12 +37,18 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let _state = self.hold();
         self.account(Resource::Frames).set_limit(limits.frames);
         self.account(Resource::TableFrames).set_limit(limits.table_frames);
-        self.account(Resource::Areas).set_limit(limits.areas);
+        self.accounts().areas().set_limit(limits.areas);
     }
 
     #[inline]
     pub(super) fn account(&self, what: Resource) -> Account<'_> {
-        self.accounts.of(what)
+        self.accounts().of(what)
+    }
+
+    /// All of the space's accounts.
+    #[inline]
+    pub(super) fn accounts(&self) -> &Counted<Accounts> {
+        self.context.frames.accounts()
     }
 
     /// Refuses what would make more areas of the `now` that there are than the limit allows: `more` at most, and `after` tells
@@ -63,14 +70,14 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     #[cold]
     #[inline(never)]
     fn check_areas_left(&self, range: GuestPhysRange, now: usize, after: impl FnOnce() -> usize) -> Result<(), Error> {
-        let (account, after) = (self.account(Resource::Areas), after());
+        let (account, after) = (self.accounts().areas(), after());
         if after <= now || account.fits(after - now) { Ok(()) } else { Err(account.refusal().at(range)) }
     }
 
     /// Whether the limit allows so many areas more. The lock is held exclusively.
     #[inline]
     pub(super) fn has_room_for_areas(&self, more: usize) -> bool {
-        self.account(Resource::Areas).fits(more)
+        self.accounts().areas().fits(more)
     }
 
     /// Refuses an area that comes to where nothing is, if there would be too many.

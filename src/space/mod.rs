@@ -144,7 +144,6 @@ pub struct Config<P: Platform> {
 pub struct GuestSpace<P: Platform, L: LockFamily = Spin> {
     context: Context<P>,
     state: L::Lock<State>,
-    accounts: Counted<Accounts>,
     debt: Debt,
 }
 
@@ -195,7 +194,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let root = config.format.root(table.root_address());
         let state = State {
             areas: MemorySet::new(),
-            accounts: accounts.clone(),
+            accounts,
             table,
             removed: RemovedAreas::default(),
             removed_leases: Few::new(),
@@ -216,7 +215,6 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 shootdown: Shootdown::new(config.invalidate, root, cpus),
             },
             state,
-            accounts,
             debt: Debt::default(),
         })
     }

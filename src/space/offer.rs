@@ -123,7 +123,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
                 let inherited = self.state.shared(super::any_cpu()).inherited.clone();
                 match (inherited, heritage.source(number)) {
                     (Some(inherited), Some((pager, _))) => {
-                        inherited.offer(number, pager, &self.accounts, missing, page)
+                        inherited.offer(number, pager, self.accounts(), missing, page)
                     }
                     _ => Ok(Offer::Gone),
                 }

@@ -182,7 +182,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             shared_frames: census.shared_frames,
             lent_frames: census.lent_frames,
             borrowed_frames: census.borrowed_frames,
-            faults: self.accounts.faults(),
+            faults: self.accounts().faults(),
             invalidations: self.context.shootdown.counts(),
         }
     }

@@ -155,9 +155,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         // Nothing fails from here on.
         into.areas.areas = plan.replace_with(flags, backend.clone());
         into.areas.inherited = inherited.filter(|_| comes.is_none()).cloned();
-        into.areas.give_back(&self.accounts);
+        into.areas.give_back(self.accounts());
         if let (Some(inherited), Some(comes)) = (inherited, comes) {
-            inherit::put(&**inherited, [range].into_iter(), comes, &self.accounts);
+            inherit::put(&**inherited, [range].into_iter(), comes, self.accounts());
             into.areas.inherited = Some(inherited.clone());
         }
         areas.join_all(range);

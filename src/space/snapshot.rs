@@ -56,7 +56,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             let mut changes = Changes::new(range);
             table.freeze(&self.context, range, &mut changes);
             let flush = table.frozen(&self.context, changes);
-            draft.unpay_some(&self.accounts, &mut 0, &mut { usize::MAX });
+            draft.unpay_some(self.accounts(), &mut 0, &mut { usize::MAX });
             draft.hand_over(areas);
             (draft, flush.finish())
         };
@@ -157,7 +157,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         }
         // Nothing fails from here on. What waits already is freed in somebody else's steps.
         let mut budget = if inherited.is_settled() { usize::MAX } else { 0 };
-        inherit::put(&*inherited, ranges(), comes, &self.accounts);
+        inherit::put(&*inherited, ranges(), comes, self.accounts());
         ranges().for_each(|range| state.areas.join_all(range));
         drop(state);
         inherited.free_some(&mut budget);

@@ -88,7 +88,7 @@ impl<P: Platform, L: LockFamily> Snapshotting<'_, P, L> {
             }
             Phase::Unpaying(mut next) => {
                 // No page comes to be on the account: nothing is asked for on behalf of a guest that is at rest.
-                let is_done = draft.unpay_some(&self.space.accounts, &mut next, &mut { entries });
+                let is_done = draft.unpay_some(self.space.accounts(), &mut next, &mut { entries });
                 self.phase = Phase::Unpaying(next);
                 return Ok(if is_done { Progress::Done } else { Progress::More });
             }
@@ -99,7 +99,7 @@ impl<P: Platform, L: LockFamily> Snapshotting<'_, P, L> {
                 draft.adopt(&self.space.context, &state.table, part);
                 state.table.freeze(&self.space.context, part, &mut self.changes);
                 let rest = GuestPhysRange { start: end, ..rest };
-                let is_done = rest.is_empty() && draft.unpay_some(&self.space.accounts, &mut 0, &mut 0);
+                let is_done = rest.is_empty() && draft.unpay_some(self.space.accounts(), &mut 0, &mut 0);
                 self.phase = if rest.is_empty() { Phase::Unpaying(0) } else { Phase::Freezing(rest) };
                 if is_done {
                     return Ok(Progress::Done);

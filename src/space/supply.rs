@@ -120,7 +120,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let page = inherit::page(missing.gpa);
         let inherited = self.state.shared(super::any_cpu()).inherited.clone();
         match (inherited, heritage.source(page)) {
-            (Some(inherited), Some(source)) => inherited.bring(page, source, &self.accounts, missing),
+            (Some(inherited), Some(source)) => inherited.bring(page, source, self.accounts(), missing),
             _ => Ok(Supplied::Ready),
         }
     }

@@ -124,7 +124,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         match flushed {
             Ok(()) => {
                 if !is_plain {
-                    into.areas.give_back(&self.accounts);
+                    into.areas.give_back(self.accounts());
                     drop(guard);
                     into.areas.end_waits();
                 }

@@ -64,14 +64,14 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         let failed = |exhausted: Exhausted| exhausted.at(span);
         let mut unpaid = 0;
         for page in pages() {
-            unpaid += usize::from(!inherited.prepare(page, &self.accounts).map_err(failed)?);
+            unpaid += usize::from(!inherited.prepare(page, self.accounts()).map_err(failed)?);
         }
         let charge = self.context.frames.account().charge(unpaid).map_err(failed)?;
         if let Some(area) = state.areas.find(gpa).filter(|_| !is_mapped) {
             self.map_page(state, area, gpa)?;
         }
         for page in pages() {
-            inherited.take(page, pool, &self.accounts);
+            inherited.take(page, pool, self.accounts());
         }
         charge.keep();
         state.table.change_owners(&self.context, span, Owner::Frozen, Owner::Space);

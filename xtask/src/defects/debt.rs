@@ -161,8 +161,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["R14", "C8"],
         edits: &[Edit {
             file: SNAPSHOTTING,
-            text: "let is_done = draft.unpay_some(&self.space.accounts, &mut next, &mut { entries });",
-            instead: "let is_done = draft.unpay_some(&self.space.accounts, &mut next, &mut 0) || true;",
+            text: "let is_done = draft.unpay_some(self.space.accounts(), &mut next, &mut { entries });",
+            instead: "let is_done = draft.unpay_some(self.space.accounts(), &mut next, &mut 0) || true;",
         }],
         host: &[toy("sources::snapshots::that_go_in_steps_take")],
         emulator: NO_CLOCK,

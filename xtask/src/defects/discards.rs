@@ -17,7 +17,7 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["R16"],
         edits: &[Edit {
             file: DISCARD,
-            text: "inherits().for_each(|part| inherited.cut(&inherit::pages(part), &self.accounts));",
+            text: "inherits().for_each(|part| inherited.cut(&inherit::pages(part), self.accounts()));",
             instead: "",
         }],
         host: &[

@@ -39,8 +39,8 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["R9"],
         edits: &[Edit {
             file: EXCLUSIVE,
-            text: "accounts.of(Resource::Areas).note(areas.len());",
-            instead: "let account = accounts.of(Resource::Areas);\n        account.note(account.used().max(areas.len()));",
+            text: "accounts.areas().note(areas.len());",
+            instead: "let account = accounts.areas();\n        account.note(account.used().max(areas.len()));",
         }],
         host: &[
             toy("areas_limit::an_unmap"),

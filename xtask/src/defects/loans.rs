@@ -62,7 +62,7 @@ pub const DEFECTS: &[Defect] = &[
             file: UNMAP,
             text: "                *removed = core::mem::take(&mut into.areas);
 ",
-            instead: "                into.areas.give_back(&self.accounts);
+            instead: "                into.areas.give_back(self.accounts());
                 *removed = core::mem::take(&mut into.areas);
 ",
         }],
