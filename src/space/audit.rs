@@ -2,12 +2,7 @@
 
 use spin::rwlock::RwLockReadGuard;
 
-use super::{
-    GuestSpace, State,
-    debt::Owed,
-    exclusive::Held,
-    removed::{Removed, RemovedAreas},
-};
+use super::{GuestSpace, State, debt::Owed, dismantle::Life, exclusive::Held, removed::Removed};
 use crate::{
     account::{Account, Resource},
     addr::GuestPhysRange,
@@ -61,8 +56,7 @@ impl<P: Platform, L: LockFamily> Audited<'_, P, L> {
 
     /// The areas that an unfinished operation removed: what stands behind them goes with the invalidation.
     pub(crate) fn removed(&self) -> impl Iterator<Item = &MemoryArea<Backend>> {
-        let RemovedAreas { areas, .. } = &self.state().removed;
-        areas.iter()
+        self.state().removed.iter()
     }
 
     /// The permissions to write regions that an unfinished operation removed.
@@ -90,7 +84,8 @@ impl<P: Platform, L: LockFamily> Audited<'_, P, L> {
 
     /// The range of which a snapshot is being taken in steps.
     pub(crate) fn snapshotting(&self) -> Option<GuestPhysRange> {
-        self.state().snapshotting
+        let State { life, snapshotting, .. } = self.state();
+        (*life == Life::Rests).then_some(*snapshotting)
     }
 
     pub(crate) fn payer(&self) -> &Payer {

@@ -2,7 +2,7 @@
 
 use super::{
     GuestSpace, Progress, State,
-    removed::{Removed, Rest},
+    removed::{Removed, RemovedAreas, Rest},
 };
 use crate::{
     error::Error,
@@ -15,6 +15,8 @@ use crate::{
 pub(super) enum Life {
     /// It has.
     Lives,
+    /// It has, and nothing of it changes: a snapshot is being taken in steps.
+    Rests,
     /// It is freed elsewhere.
     Ended,
 }
@@ -57,7 +59,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
         self.state.get_mut().end_loans();
         let State { table, removed, removed_leases, life, inherited, .. } = self.state.get_mut();
         *life = Life::Ended;
-        let mut areas = core::mem::take(removed);
+        let mut areas = RemovedAreas { areas: core::mem::take(removed), inherited: None };
         let left = inherited.take();
         // SAFETY: no CPU is in the guest, all were made to forget, and a CPU that enters needs `&self`, which none has
         // any more. Nothing looks at the table after this.

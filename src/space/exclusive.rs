@@ -2,7 +2,12 @@
 
 use core::ops::{Deref, DerefMut};
 
-use super::{GuestSpace, Progress, State, removed::Removed};
+use super::{
+    GuestSpace, Progress, State,
+    dismantle::Life,
+    inherit,
+    removed::{Removed, RemovedAreas},
+};
 use crate::{
     addr::GuestPhysRange,
     error::Error,
@@ -96,18 +101,19 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
     /// What that removed is owed from then on: nothing of it is freed here, where a guest may wait.
     #[cold]
     fn settle(&self, mut state: Held<'_, L>) -> Result<(), Error> {
-        let State { table, removed, removed_leases, .. } = &mut *state;
+        let State { table, removed, removed_leases, inherited, .. } = &mut *state;
         let Some(flush) = table.unfinished(&self.context) else { return Ok(()) };
         let range = flush.range();
         let mut memory = RemovedMemory::default();
         flush.detach(&mut memory).map_err(|cause| Error::Invalidation { range, cause })?;
-        removed.give_back(self.accounts());
-        let mut let_go = Removed { memory, ..Removed::default() };
+        let inherited = inherited.as_ref().filter(|_| removed.iter().any(inherit::is_inherited)).cloned();
+        let areas = RemovedAreas { areas: core::mem::take(removed), inherited };
+        areas.give_back(self.accounts());
+        let mut let_go = Removed { memory, areas, ..Removed::default() };
         // No CPU writes by them any more: the regions may be frozen from now on.
         while let Some(lease) = removed_leases.pop() {
             let_go.regions.end(lease);
         }
-        let_go.areas = core::mem::take(removed);
         self.debt.add(&mut let_go);
         drop(state);
         // What there was no memory to name.
@@ -120,6 +126,6 @@ impl State {
     /// Comes before anything that changes map or memory: refuses it while a snapshot is being taken.
     #[inline]
     pub(super) fn check_rest(&self) -> Result<(), Error> {
-        self.snapshotting.map_or(Ok(()), |range| Err(Error::Snapshotting(range)))
+        if self.life == Life::Rests { Err(Error::Snapshotting(self.snapshotting)) } else { Ok(()) }
     }
 }

@@ -106,7 +106,7 @@ impl State {
     pub(super) fn take_removed_missing(&self, from: &mut Option<usize>) -> Option<Gone> {
         let first = from.take()?;
         let inherited = self.inherited.as_deref()?;
-        let areas = self.removed.areas.iter().filter(|area| is_inherited(area)).map(|area| pages(area.va_range()));
+        let areas = self.removed.iter().filter(|area| is_inherited(area)).map(|area| pages(area.va_range()));
         // They are in order.
         let mut rest = areas.map(|pages| pages.start.max(first)..pages.end).find(|pages| !pages.is_empty())?;
         let missing = inherited.take_missing(&mut rest);

@@ -207,7 +207,7 @@ impl State {
     /// is its borrowers' until they return it. What they have returned already is to be freed.
     pub(super) fn end_loans(&self) {
         self.areas.iter().for_each(super::shared::give_back);
-        self.removed.areas.iter().for_each(super::shared::give_back);
+        self.removed.iter().for_each(super::shared::give_back);
         self.loans.entries().for_each(|(loan, part)| loan.terms().lender_ends(part));
     }
 }

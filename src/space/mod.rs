@@ -37,7 +37,7 @@ mod unshare;
 mod window;
 
 pub(crate) use self::audit::Audited;
-use self::{debt::Debt, dismantle::Life, removed::RemovedAreas};
+use self::{debt::Debt, dismantle::Life};
 pub use self::{
     discard::Refill,
     discard_region::Discarding,
@@ -66,7 +66,7 @@ use crate::{
     pages::Inherited,
     platform::{Platform, Root},
     region::Lease,
-    set::{Few, MemorySet},
+    set::{Few, MemoryArea, MemorySet},
     shootdown::Shootdown,
     stripes::any_cpu,
     table::{Context, Table},
@@ -153,13 +153,13 @@ struct State {
     /// Where the number of areas is noted.
     accounts: Counted<Accounts>,
     table: Table,
-    /// What the table's unfinished operation removed, if its invalidation failed.
-    removed: RemovedAreas,
+    /// The areas that the table's unfinished operation removed, if its invalidation failed.
+    removed: Few<MemoryArea<Backend>>,
     /// The permissions to write regions that it took from areas which are still there.
     removed_leases: Few<Lease>,
-    /// The range of which a snapshot is being taken in steps: it must not change meanwhile.
-    snapshotting: Option<GuestPhysRange>,
     life: Life,
+    /// While it rests, the range of which a snapshot is being taken in steps: it must not change meanwhile.
+    snapshotting: GuestPhysRange,
     /// The loans that this space gave to others.
     loans: Loans,
     /// What it inherited and has no copies of, once there is any.
@@ -196,9 +196,9 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             areas: MemorySet::new(),
             accounts,
             table,
-            removed: RemovedAreas::default(),
+            removed: Few::new(),
             removed_leases: Few::new(),
-            snapshotting: None,
+            snapshotting: GuestPhysRange { start: 0.into(), end: 0.into() },
             loans: Loans::default(),
             inherited: None,
             life: Life::Lives,

@@ -1,6 +1,6 @@
 //! Freezing a guest's memory a part at a time, while it is at rest.
 
-use super::{GuestSpace, Progress, State, snapshot::Draft};
+use super::{GuestSpace, Progress, State, dismantle::Life, snapshot::Draft};
 use crate::{
     addr::GuestPhysRange,
     error::Error,
@@ -55,7 +55,7 @@ where
         let draft = self.draft(&mut state)?;
         self.context.shootdown.close().map_err(Error::InGuest)?;
         let range = draft.range();
-        state.snapshotting = Some(range);
+        (state.life, state.snapshotting) = (Life::Rests, range);
         Ok(Snapshotting {
             space: self,
             draft: Some(draft),
@@ -122,7 +122,7 @@ impl<P: Platform, L: LockFamily> Snapshotting<'_, P, L> {
     /// Hands over what is frozen, all of it.
     fn conclude(&mut self) -> Result<Snapshot, Error> {
         let mut guard = self.space.hold();
-        let State { areas, table, snapshotting, .. } = &mut *guard;
+        let State { areas, table, life, .. } = &mut *guard;
         let Some(mut draft) = self.draft.take() else {
             return Err(Error::NotMapped(self.space.context.everything()));
         };
@@ -131,7 +131,7 @@ impl<P: Platform, L: LockFamily> Snapshotting<'_, P, L> {
         let flush = table.frozen(&self.space.context, changes);
         draft.hand_over(areas);
         let flushed = flush.finish();
-        *snapshotting = None;
+        *life = Life::Lives;
         self.space.context.shootdown.open();
         drop(guard);
         flushed.map_err(|cause| Error::Invalidation { range, cause })?;
@@ -154,7 +154,7 @@ impl<P: Platform, L: LockFamily> Drop for Snapshotting<'_, P, L> {
                 log::error!("a snapshot is given up: {error}");
             }
         } else {
-            self.space.hold().snapshotting = None;
+            self.space.hold().life = Life::Lives;
             self.space.context.shootdown.open();
         }
     }

@@ -132,7 +132,7 @@ impl<P: Platform, L: LockFamily> GuestSpace<P, L> {
             }
             Err(cause) => {
                 // A CPU may still reach it: it goes when an exclusive operation has told all CPUs.
-                *removed = core::mem::take(&mut into.areas);
+                *removed = core::mem::take(&mut into.areas.areas);
                 drop(guard);
                 self.end_removed_waits();
                 Err(Error::Invalidation { range, cause })

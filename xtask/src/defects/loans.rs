@@ -60,10 +60,10 @@ pub const DEFECTS: &[Defect] = &[
         rules: &["T6"],
         edits: &[Edit {
             file: UNMAP,
-            text: "                *removed = core::mem::take(&mut into.areas);
+            text: "                *removed = core::mem::take(&mut into.areas.areas);
 ",
             instead: "                into.areas.give_back(self.accounts());
-                *removed = core::mem::take(&mut into.areas);
+                *removed = core::mem::take(&mut into.areas.areas);
 ",
         }],
         host: &[toy("loans::deaf_cpus::what_a_borrowers_cpu_still_reaches")],

@@ -146,7 +146,7 @@ pub const DEFECTS: &[Defect] = &[
     Defect {
         name: "waits-outlive-what-was-finished-late",
         rules: &["L4"],
-        edits: &[Edit { file: "src/space/exclusive.rs", text: "removed.give_back(self.accounts());", instead: "" }],
+        edits: &[Edit { file: "src/space/exclusive.rs", text: "areas.give_back(self.accounts());", instead: "" }],
         host: &[toy("sources::private::what_is_finished_meanwhile")],
         emulator: BETWEEN,
     },
