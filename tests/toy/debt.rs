@@ -129,6 +129,19 @@ mod finished_late {
         }
     }
 
+    /// A call that frees nothing of its own pays too.
+    #[test]
+    fn a_change_of_flags_pays_a_part() {
+        let board = board();
+        let space = owing(&board);
+        space.map(range(0, 2 * PAGE), PAGES, RW).unwrap();
+        for flags in [READ, RW, READ, RW] {
+            board.events();
+            space.protect(range(0, 2 * PAGE), flags).unwrap();
+            assert!((1..=512).contains(&freed(&board)), "{flags:?}");
+        }
+    }
+
     /// A step that has time left frees what is owed with that.
     #[test]
     fn steps_pay_with_what_is_left_of_their_budget() {

@@ -55,7 +55,7 @@ pub const DEFECTS: &[Defect] = &[
         name: "no-call-pays",
         rules: &["R14"],
         edits: &[Edit { file: DEBT, text: "        self.pay(&mut { PART });\n", instead: "" }],
-        host: &[toy("debt::finished_late::")],
+        host: &[toy("debt::finished_late::a_change_of_flags")],
         emulator: NO_CLOCK,
     },
     Defect {
